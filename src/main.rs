@@ -1,0 +1,2 @@
+//! attnc
+fn main() {}
