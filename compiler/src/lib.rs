@@ -1,1 +1,2 @@
 //! attn-compiler
+pub mod artifact;
