@@ -1,4 +1,5 @@
-//! The contract between the compiler and the runtime, free of other imports.
+//! The contract between the compiler and the runtime. Imports nothing but the scalar expressions of
+//! `crate::expr`, in which sizes, tables and launch conditions are written.
 //!
 //! What comes out of a backend is an [`Artifact`]: an ordered list of launches over named workspace
 //! buffers, with everything the runtime must know to check arguments and to launch. Nothing about
@@ -8,6 +9,175 @@
 //! calls through a pointer in its arguments (see `docs/abi.md`).
 
 use serde::{Deserialize, Serialize};
+
+use crate::expr::eval::Value;
+use crate::expr::{ExprId, Pool, TensorId, VarId};
+
+/// Everything the runtime is told about a kernel. All expressions live in `pool`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Kernel name.
+    pub name: String,
+    /// What the code was made for, as [`crate::target::Target`] prints it.
+    pub target: String,
+    /// Sizes, tables, conditions.
+    pub pool: Pool,
+    /// Run-time lengths, then parameters, in argument order.
+    pub scalars: Vec<ScalarSpec>,
+    /// Tensor table in argument order; `TensorId(n)` is the n-th.
+    pub tensors: Vec<TensorSpec>,
+    /// Launch conditions over dims and params.
+    pub requires: Vec<RequireSpec>,
+    /// Indices and divisors that must be proved when arguments are bound.
+    pub checks: Vec<BindCheck>,
+    /// Interval of each index variable that occurs in `checks`: (variable, lowest, highest), int expressions over dims.
+    pub check_vars: Vec<(VarId, ExprId, ExprId)>,
+    /// In order.
+    pub launches: Vec<LaunchSpec>,
+    /// Position-independent machine code of all launches, without relocations.
+    pub code: Vec<u8>,
+    /// The schedule in words, for `explain`, `bench` and traces.
+    pub schedule: String,
+}
+
+/// A run-time scalar.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ScalarSpec {
+    /// Name that the host binds.
+    pub name: String,
+    /// Its variable; the pool knows the type.
+    pub var: VarId,
+    /// A length read from tensors, or a parameter of the kernel.
+    pub is_dim: bool,
+    /// Default of a parameter.
+    pub default: Option<Value>,
+}
+
+/// What a tensor of the argument table is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum TensorRole {
+    /// Bound by the host, read only.
+    Input,
+    /// Bound by the host, written.
+    Output,
+    /// Made at bind: entry at (vars - origin) is `value`.
+    Table {
+        /// One int variable for each dim.
+        vars: Vec<VarId>,
+        /// First value of each variable.
+        origin: Vec<ExprId>,
+        /// The entry.
+        value: ExprId,
+    },
+    /// Contiguous scratch shared by the launches, 64-byte aligned.
+    Workspace,
+}
+
+/// A tensor of the argument table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TensorSpec {
+    /// Name that the host binds.
+    pub name: String,
+    /// Role.
+    pub role: TensorRole,
+    /// Storage type.
+    pub dtype: DType,
+    /// Logical sizes over dims and params.
+    pub shape: Vec<ExprId>,
+    /// The logical dim at each axis of the bound tensor.
+    pub layout: Vec<usize>,
+    /// 1: never decreases along the last dim. 2: never decreases or never increases. 0: nothing promised.
+    pub order: u8,
+}
+
+/// A condition on dims and params.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequireSpec {
+    /// Bool expression.
+    pub cond: ExprId,
+    /// What is wrong and how to mend it.
+    pub message: String,
+}
+
+/// Something about an expression over index variables that interval arithmetic must prove at bind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum BindCheck {
+    /// `index` lies in 0..size of that dim of the tensor.
+    Index {
+        /// Indexed tensor.
+        tensor: TensorId,
+        /// Which dim.
+        dim: usize,
+        /// Int expression.
+        index: ExprId,
+        /// The text of the access, for the error.
+        text: String,
+    },
+    /// The divisor of a `div` or `mod` is not zero.
+    Divisor {
+        /// Int expression.
+        divisor: ExprId,
+        /// The text of the division, for the error.
+        text: String,
+    },
+}
+
+/// One launch: `code[entry..]` is `extern "C" fn(args: *const u64, scratch: *mut u8, task: i64)`, called once for
+/// each task in 0..product of `grid`, in ascending order of starting, on any threads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    /// Name for traces.
+    pub name: String,
+    /// Extents over dims and params, outermost first.
+    pub grid: Vec<ExprId>,
+    /// Bytes of 64-byte aligned scratch that each running task needs.
+    pub scratch_bytes: usize,
+    /// Byte offset of the function in `code`.
+    pub entry: usize,
+}
+
+/// Where things lie in the argument block, an array of 64-bit words:
+/// word 0 is the address of the table of intrinsics; then for each tensor its address, its sizes and its strides
+/// (elements, logical dim order); then one word for each scalar (int, f32 bits zero-extended, or 0/1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArgLayout {
+    /// First word of each tensor and its rank.
+    pub tensors: Vec<(usize, usize)>,
+    /// Word of each scalar.
+    pub scalars: Vec<usize>,
+    /// Words in all.
+    pub words: usize,
+}
+
+impl ArgLayout {
+    /// Lays out tensors of these ranks and this many scalars.
+    pub fn new(ranks: impl IntoIterator<Item = usize>, n_scalars: usize) -> ArgLayout {
+        let mut words = 1;
+        let mut tensors = Vec::new();
+        for rank in ranks {
+            tensors.push((words, rank));
+            words += 1 + 2 * rank;
+        }
+        let scalars = (words..words + n_scalars).collect();
+        ArgLayout { tensors, scalars, words: words + n_scalars }
+    }
+
+    /// Word that holds the address of tensor `t`.
+    pub fn address(&self, t: usize) -> usize {
+        self.tensors[t].0
+    }
+
+    /// Word that holds the size of dim `d` of tensor `t`.
+    pub fn size(&self, t: usize, d: usize) -> usize {
+        self.tensors[t].0 + 1 + d
+    }
+
+    /// Word that holds the stride of dim `d` of tensor `t`, in elements.
+    pub fn stride(&self, t: usize, d: usize) -> usize {
+        let (first, rank) = self.tensors[t];
+        first + 1 + rank + d
+    }
+}
 
 /// Storage type of tensor elements. The discriminant is the code that intrinsics receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,2 +1,9 @@
-//! attn-compiler
+//! The attnc compiler: `.attn` text to an [`artifact::Artifact`].
+//!
+//! Pure: no I/O but the sources it is given, no threads, no device. The stages stand in `pipeline.rs`, in order.
+
 pub mod artifact;
+pub mod attn_ir;
+pub mod expr;
+pub mod target;
+pub mod tile_ir;

@@ -1,0 +1,231 @@
+//! The attention IR: WHAT is computed. No tiles, no targets, no loops.
+//!
+//! Comes in from `sema`: a checked kernel with its statics folded, its feature dims and head counts fixed and
+//! its dtypes chosen. Goes out to `mask`, `schedule` and `lower`. What holds: every name is resolved, every
+//! expression is typed, every tensor axis has a role. Not here: how anything is tiled, packed or launched.
+//!
+//! Meaning of an [`Attention`], for each batch b, query head h and query row:
+//! `i = row + offset`; over all keys j in 0..seq_k, `score(b, h, i, j)` with each dot variable standing for the
+//! dot product of the query row of (b, h, row) and the key row of (b, kv_head(h), j); pairs where `mask` is
+//! false or the score is -inf take no part; the weights follow [`Weight`]; `o = sum_j w_j v_j`.
+//! [`dense`] evaluates exactly this in f64.
+
+pub mod dense;
+pub mod text;
+
+use crate::artifact::DType;
+use crate::expr::eval::Value;
+use crate::expr::{ExprId, Pool, TensorId, VarId};
+
+/// A named size.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dim {
+    /// Name in the specification.
+    pub name: String,
+    /// A constant (specialised or fixed), the variable of a run-time length, or an expression of other dims.
+    pub size: ExprId,
+    /// Inclusive bounds declared with `lo..hi`.
+    pub bounds: Option<(i64, i64)>,
+}
+
+/// A run-time scalar argument.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Param {
+    /// Name in the specification; also the printed name of `var`.
+    pub name: String,
+    /// Its variable in the pool; the type is the variable's.
+    pub var: VarId,
+    /// Value when the host gives none.
+    pub default: Option<Value>,
+}
+
+/// A fact about the contents of a one-dimensional-per-row integer tensor, verified at every bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// Nothing is promised.
+    None,
+    /// Non-decreasing along its last dim.
+    Sorted,
+    /// Non-decreasing or non-increasing along its last dim.
+    Monotone,
+}
+
+/// An input tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Name in the specification.
+    pub name: String,
+    /// Storage type (`float` already resolved).
+    pub dtype: DType,
+    /// Sizes of the logical dims, in the order of the declaration. Int expressions over dims.
+    pub shape: Vec<ExprId>,
+    /// The logical dim at each axis of the bound tensor: `[1, 0, 2]` for `float[Hq, T, D] layout (T, Hq, D)`.
+    pub layout: Vec<usize>,
+    /// Promise about the contents.
+    pub fact: Fact,
+}
+
+/// A tensor of rows: which logical dim plays which role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// The tensor.
+    pub tensor: TensorId,
+    /// The batch dim, if there is one.
+    pub batch: Option<usize>,
+    /// The head dim, if there is one.
+    pub head: Option<usize>,
+    /// The sequence dim.
+    pub seq: usize,
+    /// The feature dim.
+    pub feature: usize,
+}
+
+/// A dot product over a feature dim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dot {
+    /// Read at (b, h, row).
+    pub x: Rows,
+    /// Read at (b, kv_head(h), j).
+    pub y: Rows,
+    /// The float variable that stands for it in the score.
+    pub var: VarId,
+}
+
+/// How scores become weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// `exp(s) / (sum_j exp(s_j) + exp(sink))`; the sink is a float expression of b and h.
+    Softmax {
+        /// Extra logit that takes weight and gives no value.
+        sink: Option<ExprId>,
+    },
+    /// `1 / (1 + exp(-s))`
+    Sigmoid,
+    /// `max(s, 0)`
+    Relu,
+    /// `s`
+    Plain,
+}
+
+/// What an output holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputKind {
+    /// `weight @ v`: the query's dims with the value's feature dim, in the query's layout.
+    O,
+    /// Natural log of the sum of exp of the scores, f32 `[B, H, Sq]`.
+    Lse,
+    /// Largest score of the row, -inf where no key is seen, f32 `[B, H, Sq]`.
+    MaxLogit,
+}
+
+/// A returned tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// Name that the host binds.
+    pub name: String,
+    /// What it holds.
+    pub kind: OutputKind,
+    /// Storage type.
+    pub dtype: DType,
+}
+
+/// The index variables of an attention, all int.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexVars {
+    /// Batch.
+    pub b: VarId,
+    /// Query head.
+    pub h: VarId,
+    /// Logical query position.
+    pub i: VarId,
+    /// Key position.
+    pub j: VarId,
+    /// Row of the query tensor.
+    pub row: VarId,
+}
+
+/// How rounding and reproducibility are asked for (`numerics { ... }`), as far as CPU kernels are concerned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numerics {
+    /// `dot = exact`: one rounding on every path (always true of the CPU target).
+    pub exact_dot: bool,
+}
+
+/// Tile overrides from `schedule cpu { ... }`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TileOverride {
+    /// Query rows of a tile.
+    pub tile_q: Option<i64>,
+    /// Keys of a tile.
+    pub tile_kv: Option<i64>,
+}
+
+/// One attention kernel.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// Kernel name.
+    pub name: String,
+    /// Every expression below lives here.
+    pub pool: Pool,
+    /// All dims in order of declaration.
+    pub dims: Vec<Dim>,
+    /// Run-time scalars in order of declaration.
+    pub params: Vec<Param>,
+    /// Inputs in order of declaration; `TensorId(n)` is the n-th.
+    pub tensors: Vec<Tensor>,
+    /// Index variables.
+    pub index: IndexVars,
+    /// Batch size (constant 1 without a batch dim).
+    pub batch: ExprId,
+    /// Query heads, a constant.
+    pub n_heads: i64,
+    /// Key heads, a constant.
+    pub n_kv_heads: i64,
+    /// Key head of query head h: an int expression of `index.h`.
+    pub kv_head: ExprId,
+    /// Query rows.
+    pub seq_q: ExprId,
+    /// Keys.
+    pub seq_k: ExprId,
+    /// `i - row`: 0, or `seq_k - seq_q` for `align bottom_right`.
+    pub offset: ExprId,
+    /// The dots of the score, at least one. `dots[0].x` is "the query".
+    pub dots: Vec<Dot>,
+    /// Float expression of b, h, i, j, row, dots, dims, params, tensors.
+    pub score: ExprId,
+    /// Bool expression of the same without dots; constant true when there is no mask.
+    pub mask: ExprId,
+    /// Score to weight.
+    pub weight: Weight,
+    /// The values, read at (b, kv_head(h), j).
+    pub value: Rows,
+    /// Outputs in order of `return`.
+    pub outputs: Vec<Output>,
+    /// Overrides of the CPU schedule.
+    pub cpu_tiles: TileOverride,
+    /// Rounding.
+    pub numerics: Numerics,
+}
+
+impl Attention {
+    /// The tensor's declaration.
+    pub fn tensor(&self, id: TensorId) -> &Tensor {
+        &self.tensors[id.0 as usize]
+    }
+
+    /// The constant size of a feature dim.
+    pub fn feature_dim(&self, rows: Rows) -> i64 {
+        self.pool.as_int(self.tensor(rows.tensor).shape[rows.feature]).unwrap_or(0)
+    }
+
+    /// The dims whose sizes are only known at launch: (name, variable).
+    pub fn runtime_dims(&self) -> Vec<(String, VarId)> {
+        self.dims
+            .iter()
+            .filter_map(|d| match self.pool.op(d.size) {
+                crate::expr::Op::Var(v) => Some((d.name.clone(), *v)),
+                _ => None,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,378 @@
+//! The tile IR: EVERYTHING DECIDED. Loops over tiles, buffers in memory spaces, products, maps, row steps,
+//! launch geometry. Backends read this and nothing above it; nothing here knows what attention is.
+//!
+//! A [`Program`] is an ordered list of launches over the tensors of one table: arguments, outputs, tables made
+//! at bind time and workspace. Each launch runs its body once per point of its grid, in any order and on any
+//! number of threads; what two points write never overlaps ([`verify`] checks what can be checked).
+//!
+//! Semantics, op by op, stand with [`Stmt`]; [`interp`] executes them in f64, [`verify`] holds the numbered
+//! invariants, [`text`] prints and parses.
+//!
+//! Scalars are expressions of `crate::expr` over *uniform* variables: dims, params, grid coordinates, loop
+//! counters and `let`s; inside a [`Stmt::Map`] also its row and column and the elements that it reads.
+
+pub mod interp;
+pub mod text;
+pub mod verify;
+
+use crate::artifact::{DType, MathFn};
+use crate::expr::eval::Value;
+use crate::expr::{ExprId, Pool, TensorId, VarId};
+
+/// Index of a tile buffer in its launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufId(pub u32);
+
+/// What a tensor of the table is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorKind {
+    /// Bound by the host, read only. Strided.
+    Input,
+    /// Bound by the host, written. Strided.
+    Output,
+    /// Made by the runtime when arguments are bound: contiguous; the element at `vars` (one int variable for
+    /// each dim, starting at `origin[d]`) is the value of `value` (int, float or bool expression over `vars`,
+    /// dims, params).
+    Table {
+        /// One variable for each dim.
+        vars: Vec<VarId>,
+        /// Smallest value of each variable; the dim's size counts from here. Int expressions of dims and params.
+        origin: Vec<ExprId>,
+        /// The entry.
+        value: ExprId,
+    },
+    /// Scratch memory shared by the launches, contiguous, uninitialised.
+    Workspace,
+}
+
+/// A tensor of the table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorDecl {
+    /// Name for the host, text and errors.
+    pub name: String,
+    /// Kind.
+    pub kind: TensorKind,
+    /// Storage type. Workspace is f32 or i32; tables f32, i32 or bit.
+    pub dtype: DType,
+    /// Logical sizes: int expressions over dims and params.
+    pub shape: Vec<ExprId>,
+    /// The logical dim at each axis of the bound tensor (identity but for `layout` inputs and outputs).
+    pub layout: Vec<usize>,
+    /// Elements along the last dim never decrease (1), never decrease or never increase (2), or nothing (0).
+    pub fact: crate::attn_ir::Fact,
+}
+
+/// A run-time scalar argument.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScalarArg {
+    /// Name for the host; the printed name of `var`.
+    pub name: String,
+    /// Its variable; the type says int, float or bool.
+    pub var: VarId,
+    /// Default of a parameter; `None` for dims and for parameters without one.
+    pub default: Option<Value>,
+}
+
+/// A whole kernel.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Kernel name.
+    pub name: String,
+    /// All expressions.
+    pub pool: Pool,
+    /// Run-time lengths (all int).
+    pub dims: Vec<ScalarArg>,
+    /// Run-time parameters.
+    pub params: Vec<ScalarArg>,
+    /// Tensor table; `TensorId(n)` is the n-th.
+    pub tensors: Vec<TensorDecl>,
+    /// Conditions on dims, params that must hold at launch, with what to say if not.
+    pub requires: Vec<Require>,
+    /// In order; each starts when the one before has ended.
+    pub launches: Vec<Launch>,
+}
+
+/// A condition checked before anything is launched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Require {
+    /// Bool expression over dims and params.
+    pub cond: ExprId,
+    /// What is wrong and how to mend it when it is false.
+    pub message: String,
+}
+
+/// One grid of independent tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Name in text, traces and symbols.
+    pub name: String,
+    /// Coordinates, outermost first, with their extents. Tasks are handed out in ascending linear order.
+    pub grid: Vec<(VarId, ExprId)>,
+    /// Tile buffers, private to a task.
+    pub buffers: Vec<Buffer>,
+    /// The task.
+    pub body: Vec<Stmt>,
+}
+
+/// A tile buffer of f32 in SRAM (L1/L2 of a core, shared memory of a thread block): `rows` x `cols`, row-major,
+/// leading dimension `cols`. A vector has one column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// Name in text.
+    pub name: String,
+    /// Rows, a constant.
+    pub rows: i64,
+    /// Columns and leading dimension, a constant: 1 or a multiple of 16.
+    pub cols: i64,
+}
+
+/// A run of rows of a tensor: element (r, x) is at `index` with `index[row_dim] + r` and `index[col_dim] + x`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowsRef {
+    /// The tensor.
+    pub tensor: TensorId,
+    /// Start, one int expression for each logical dim.
+    pub index: Vec<ExprId>,
+    /// Dim along which rows run.
+    pub row_dim: usize,
+    /// Dim along which columns run.
+    pub col_dim: usize,
+}
+
+/// A matrix packed in panels of 32 columns in a workspace tensor: element (t, x) is at flat position
+/// `offset + (x / 32) * panel_stride + t * 32 + x % 32`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PanelRef {
+    /// Workspace tensor of f32.
+    pub tensor: TensorId,
+    /// Flat element offset.
+    pub offset: ExprId,
+    /// Elements between panels.
+    pub panel_stride: ExprId,
+}
+
+/// How a [`Stmt::Map`] reads a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Element (row, col).
+    Tile,
+    /// Element (row, 0): a value for the row.
+    Row,
+    /// Element (0, col): a value for the column.
+    Col,
+}
+
+/// The three weights that are not normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum WeightKind {
+    /// `1 / (1 + exp(-x))`
+    Sigmoid = 0,
+    /// `max(x, 0)`
+    Relu = 1,
+    /// `x`
+    Plain = 2,
+}
+
+/// A statement. Row and column counts are int expressions, at most the buffer's size.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stmt {
+    /// Names a uniform value for what follows in this block.
+    Let {
+        /// Defined once.
+        var: VarId,
+        /// Its value.
+        value: ExprId,
+    },
+    /// `for var in lo..hi { body }`, ascending, `hi` excluded.
+    For {
+        /// Counter.
+        var: VarId,
+        /// First.
+        lo: ExprId,
+        /// One past the last.
+        hi: ExprId,
+        /// Body.
+        body: Vec<Stmt>,
+    },
+    /// `if cond { then } else { otherwise }`
+    If {
+        /// Uniform bool.
+        cond: ExprId,
+        /// Taken when true.
+        then: Vec<Stmt>,
+        /// Taken when false.
+        otherwise: Vec<Stmt>,
+    },
+    /// Every element of the buffer becomes `value`.
+    Fill {
+        /// Buffer.
+        dst: BufId,
+        /// Constant.
+        value: f64,
+    },
+    /// `dst[r, x] = src(r, x)` for r < rows, x < d; zero for d <= x < cols of the buffer.
+    LoadRows {
+        /// Buffer.
+        dst: BufId,
+        /// Tensor rows.
+        src: RowsRef,
+        /// Rows.
+        rows: ExprId,
+        /// Columns, a constant.
+        d: i64,
+    },
+    /// Packs `n` rows of d features (keys) with keys along the columns of the panels: element (x, r) of `dst`
+    /// is `src(r, x)`; missing keys of the last panel are zero. n may be 0.
+    PackK {
+        /// Destination; one panel holds d * 32 elements.
+        dst: PanelRef,
+        /// Tensor rows.
+        src: RowsRef,
+        /// Rows.
+        n: ExprId,
+        /// Features, a constant.
+        d: i64,
+    },
+    /// Packs `n` rows of d features with features along the columns of the panels: element (r, x) of `dst` is
+    /// `src(r, x)`; missing features of the last panel are zero. `flag` becomes 1 if any element is NaN or
+    /// infinite, else 0.
+    PackV {
+        /// Destination.
+        dst: PanelRef,
+        /// Tensor rows.
+        src: RowsRef,
+        /// Rows.
+        n: ExprId,
+        /// Features, a constant.
+        d: i64,
+        /// An i32 workspace tensor and an index into it.
+        flag: (TensorId, Vec<ExprId>),
+    },
+    /// `c[r, x] = sum_{t<k} a[r, t] * b(t, x)` for r < rows, x < n (n rounded up to 16 is written); with
+    /// `accumulate` added to `c[r, x] * row_scale[r]` (1 without `row_scale`). Where `skip_zero` holds, terms
+    /// with `a[r, t] == 0` are left out, so that NaN and infinity in b do not leak through a zero weight.
+    Gemm {
+        /// Result.
+        c: BufId,
+        /// Left operand.
+        a: BufId,
+        /// Right operand.
+        b: PanelRef,
+        /// Rows of c.
+        rows: ExprId,
+        /// Length of the sum.
+        k: ExprId,
+        /// Columns of c.
+        n: ExprId,
+        /// Factor of the old c, a vector buffer.
+        row_scale: Option<BufId>,
+        /// Add to the old c.
+        accumulate: bool,
+        /// Uniform bool.
+        skip_zero: ExprId,
+    },
+    /// `dst[r, c] = value` for r < rows, c < cols. `reads` name elements of buffers; `dst` may be among them
+    /// only as [`Access::Tile`]. Loads of tensors in `value` with an index out of range give an arbitrary value,
+    /// never a fault: the compiler has proved that it is not used, or a `require` excludes it.
+    Map {
+        /// Buffer.
+        dst: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
+        /// Int variable of the row.
+        row: VarId,
+        /// Int variable of the column.
+        col: VarId,
+        /// Float variables that stand for elements.
+        reads: Vec<(VarId, BufId, Access)>,
+        /// Float expression.
+        value: ExprId,
+    },
+    /// `dst[r, c] = f(dst[r, c])` for r < rows and every column.
+    Math {
+        /// Function.
+        f: MathFn,
+        /// Buffer.
+        dst: BufId,
+        /// Rows.
+        rows: ExprId,
+    },
+    /// One step of the online softmax over columns 0..cols of `s`, in place
+    /// (`crate::artifact::Intrinsic::SoftmaxStep`).
+    SoftmaxStep {
+        /// Scores in, unnormalised weights out.
+        s: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
+        /// Float constant or uniform: factor of the scores.
+        scale: ExprId,
+        /// Running maximum, a vector.
+        row_max: BufId,
+        /// Running sum, a vector.
+        row_sum: BufId,
+        /// Factor for what was accumulated before, a vector, written.
+        alpha: BufId,
+        /// Uniform bool: weights of unmasked pairs are never exactly zero.
+        floor_unmasked: ExprId,
+    },
+    /// Unnormalised weights in place, and the running maximum of the scaled scores.
+    WeightStep {
+        /// Which weight.
+        kind: WeightKind,
+        /// Scores in, weights out.
+        s: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
+        /// Float: factor of the scores.
+        scale: ExprId,
+        /// Running maximum, a vector.
+        row_max: BufId,
+        /// Uniform bool, as in `SoftmaxStep`.
+        floor_unmasked: ExprId,
+    },
+    /// `inv_sum` and `lse` of finished rows (`crate::artifact::Intrinsic::FinishSoftmax`).
+    FinishSoftmax {
+        /// Rows.
+        rows: ExprId,
+        /// Maximum, a vector.
+        row_max: BufId,
+        /// Sum, a vector.
+        row_sum: BufId,
+        /// Float: the sink logit, -inf for none.
+        sink: ExprId,
+        /// 1 / sum or 0, a vector, written.
+        inv_sum: BufId,
+        /// Natural log of the sum, a vector, written.
+        lse: BufId,
+    },
+    /// `dst(r, x) = src[r, x] * row_scale[r]` for r < rows, x < d, rounded to the storage type; 0 where
+    /// `row_scale[r]` is 0.
+    StoreRows {
+        /// Output rows.
+        dst: RowsRef,
+        /// Buffer.
+        src: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns, a constant.
+        d: i64,
+        /// Factor, a vector; 1 without.
+        row_scale: Option<BufId>,
+    },
+    /// `dst(r) = src[r]` for r < rows: `dst` runs along its `row_dim`; `col_dim` is the same.
+    StoreVec {
+        /// Output.
+        dst: RowsRef,
+        /// Vector buffer.
+        src: BufId,
+        /// Count.
+        rows: ExprId,
+    },
+}
