@@ -5,5 +5,6 @@
 pub mod artifact;
 pub mod attn_ir;
 pub mod expr;
+pub mod mask;
 pub mod target;
 pub mod tile_ir;
