@@ -1,0 +1,300 @@
+//! The attend launch: one task takes one query tile of one head through the key tiles that it can see.
+//!
+//! The body, in order: load the query tile; clear the accumulator and the row state; for each key tile in the
+//! range that the mask allows, if the tile is not empty: scores, score expression and mask (the mask only where
+//! the tile is not full), one step of the weights, product with the values; then normalise and store.
+
+use super::pack::{PackedKeys, PackedValues};
+use super::{Builder, Input, rows_index, scale};
+use crate::attn_ir::{OutputKind, Weight};
+use crate::expr::{ExprId, Ty, VarId};
+use crate::mask::{self, MaskAnalysis, TileBox};
+use crate::schedule::QueryOrder;
+use crate::tile_ir::{Access, BufId, Buffer, Launch, RowsRef, Stmt, WeightKind};
+
+/// Buffers of a task.
+struct Tiles {
+    q: Vec<BufId>,
+    s: Vec<BufId>,
+    o: BufId,
+    row_max: BufId,
+    row_sum: BufId,
+    alpha: BufId,
+    inv_sum: BufId,
+    lse: BufId,
+}
+
+/// The task's coordinates.
+struct Task {
+    b: ExprId,
+    h: ExprId,
+    g: ExprId,
+    row0: ExprId,
+    rows: ExprId,
+    i_lo: ExprId,
+    i_hi: ExprId,
+}
+
+struct Attend<'a> {
+    builder: &'a mut Builder,
+    input: &'a Input<'a>,
+    keys: &'a [PackedKeys],
+    values: &'a PackedValues,
+    buffers: Vec<Buffer>,
+}
+
+/// Builds the launch.
+pub fn attend(builder: &mut Builder, input: &Input, keys: &[PackedKeys], values: &PackedValues) -> Launch {
+    let mut a = Attend { builder, input, keys, values, buffers: Vec::new() };
+    let tiles = a.declare();
+    let (grid, task, mut body) = a.coordinates();
+    a.start(&tiles, &task, &mut body);
+    a.key_loop(&tiles, &task, &mut body);
+    a.finish(&tiles, &task, &mut body);
+    Launch { name: "attend".into(), grid, buffers: a.buffers, body }
+}
+
+impl Attend<'_> {
+    fn buffer(&mut self, name: &str, rows: i64, cols: i64) -> BufId {
+        let cols = if cols == 1 { 1 } else { (cols + 15) / 16 * 16 };
+        self.buffers.push(Buffer { name: name.into(), rows, cols });
+        BufId(self.buffers.len() as u32 - 1)
+    }
+
+    fn declare(&mut self) -> Tiles {
+        let (tq, tk) = (self.input.schedule.tile_q, self.input.schedule.tile_kv);
+        let attn = self.input.attn;
+        let n_dots = attn.dots.len();
+        let q = (0..n_dots).map(|n| self.buffer(&format!("q{n}"), tq, attn.feature_dim(attn.dots[n].x))).collect();
+        let s = (0..n_dots).map(|n| self.buffer(&format!("s{n}"), tq, tk)).collect();
+        Tiles {
+            q,
+            s,
+            o: self.buffer("acc", tq, self.values.d),
+            row_max: self.buffer("row_max", tq, 1),
+            row_sum: self.buffer("row_sum", tq, 1),
+            alpha: self.buffer("alpha", tq, 1),
+            inv_sum: self.buffer("inv_sum", tq, 1),
+            lse: self.buffer("lse_row", tq, 1),
+        }
+    }
+
+    fn define(&mut self, body: &mut Vec<Stmt>, name: &str, value: ExprId) -> ExprId {
+        let pool = self.builder.pool();
+        let var = pool.add_var(name, pool.ty(value));
+        body.push(Stmt::Let { var, value });
+        self.builder.pool().var(var)
+    }
+
+    fn coordinates(&mut self) -> (Vec<(VarId, ExprId)>, Task, Vec<Stmt>) {
+        let attn = self.input.attn;
+        let tile = self.input.schedule.tile_q;
+        let pool = self.builder.pool();
+        let vt = pool.add_var("qt", Ty::Int);
+        let (b, h, t) = (pool.var(attn.index.b), pool.var(attn.index.h), pool.var(vt));
+        let n_tiles = pool.ceil_div(attn.seq_q, tile);
+        let n_heads = pool.int(attn.n_heads);
+        let grid = vec![(attn.index.b, attn.batch), (attn.index.h, n_heads), (vt, n_tiles)];
+        let at = match self.input.schedule.order {
+            QueryOrder::Ascending => t,
+            QueryOrder::Descending => {
+                let last = pool.add_int(n_tiles, -1);
+                pool.sub(last, t)
+            }
+        };
+        let tile_expr = pool.int(tile);
+        let first = pool.mul(at, tile_expr);
+        let mut body = Vec::new();
+        let row0 = self.define(&mut body, "row0", first);
+        let pool = self.builder.pool();
+        let left = pool.sub(attn.seq_q, row0);
+        let some = pool.min(left, tile_expr);
+        let rows = self.define(&mut body, "rows", some);
+        let g = self.define(&mut body, "g", attn.kv_head);
+        let pool = self.builder.pool();
+        let low = pool.add(row0, attn.offset);
+        let i_lo = self.define(&mut body, "i_lo", low);
+        let pool = self.builder.pool();
+        let end = pool.add(i_lo, rows);
+        let high = pool.add_int(end, -1);
+        let i_hi = self.define(&mut body, "i_hi", high);
+        (grid, Task { b, h, g, row0, rows, i_lo, i_hi }, body)
+    }
+
+    fn start(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
+        let attn = self.input.attn;
+        for (n, dot) in attn.dots.iter().enumerate() {
+            let index = rows_index(self.builder.pool(), attn, dot.x, task.b, task.h, task.row0);
+            let src = RowsRef { tensor: dot.x.tensor, index, row_dim: dot.x.seq, col_dim: dot.x.feature };
+            body.push(Stmt::LoadRows { dst: tiles.q[n], src, rows: task.rows, d: attn.feature_dim(dot.x) });
+        }
+        body.push(Stmt::Fill { dst: tiles.o, value: 0.0 });
+        body.push(Stmt::Fill { dst: tiles.row_max, value: f64::NEG_INFINITY });
+        body.push(Stmt::Fill { dst: tiles.row_sum, value: 0.0 });
+    }
+
+    fn key_loop(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
+        let attn = self.input.attn;
+        let tile = self.input.schedule.tile_kv;
+        let facts = mask::Facts::of(attn, &self.builder.program.tensors);
+        let analysis = mask::analyze(&mut self.builder.program.pool, attn.mask, &facts);
+        let pool = self.builder.pool();
+        let (zero, last) = (pool.int(0), pool.add_int(attn.seq_k, -1));
+        let all = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: zero, j_hi: last };
+        let (lo, hi) = analysis.key_range(pool, &all);
+        let tile_expr = pool.int(tile);
+        let first = pool.idiv(lo, tile_expr);
+        let end = pool.idiv(hi, tile_expr);
+        let end = pool.add_int(end, 1);
+        let some = pool.le(lo, hi);
+        let end = pool.select(some, end, first);
+        let first = self.define(body, "kt_first", first);
+        let end = self.define(body, "kt_end", end);
+        let pool = self.builder.pool();
+        let counter = pool.add_var("kt", Ty::Int);
+        let inner = self.key_tile(tiles, task, &analysis, counter);
+        body.push(Stmt::For { var: counter, lo: first, hi: end, body: inner });
+    }
+
+    fn key_tile(&mut self, tiles: &Tiles, task: &Task, analysis: &MaskAnalysis, counter: VarId) -> Vec<Stmt> {
+        let mut body = Vec::new();
+        let tile = self.input.schedule.tile_kv;
+        let pool = self.builder.pool();
+        let kt = pool.var(counter);
+        let tile_expr = pool.int(tile);
+        let first = pool.mul(kt, tile_expr);
+        let j0 = self.define(&mut body, "j0", first);
+        let pool = self.builder.pool();
+        let left = pool.sub(self.input.attn.seq_k, j0);
+        let some = pool.min(left, tile_expr);
+        let cols = self.define(&mut body, "cols", some);
+        let pool = self.builder.pool();
+        let end = pool.add(j0, cols);
+        let last = pool.add_int(end, -1);
+        let j_hi = self.define(&mut body, "j_hi", last);
+        let at = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: j0, j_hi };
+        let may = analysis.may(self.builder.pool(), &at);
+        let step = self.tile_step(tiles, task, analysis, &at, kt, cols);
+        body.push(Stmt::If { cond: may, then: step, otherwise: vec![] });
+        body
+    }
+
+    /// What is done with a tile that is not empty.
+    fn tile_step(
+        &mut self,
+        tiles: &Tiles,
+        task: &Task,
+        analysis: &MaskAnalysis,
+        at: &TileBox,
+        kt: ExprId,
+        cols: ExprId,
+    ) -> Vec<Stmt> {
+        let mut step = Vec::new();
+        let (b, g, j0) = (task.b, task.g, at.j_lo);
+        let no = self.builder.pool().bool(false);
+        for (n, keys) in self.keys.iter().enumerate() {
+            let panels = keys.panels(self.builder, self.input, b, g, j0);
+            let k = self.builder.pool().int(keys.d);
+            step.push(Stmt::Gemm {
+                c: tiles.s[n],
+                a: tiles.q[n],
+                b: panels,
+                rows: task.rows,
+                k,
+                n: cols,
+                row_scale: None,
+                accumulate: false,
+                skip_zero: no,
+            });
+        }
+        let (core, factor) = scale::split(self.builder.pool(), self.input.attn.score);
+        let minus_inf = self.builder.pool().float(f64::NEG_INFINITY);
+        let masked = self.builder.pool().select(self.input.attn.mask, core, minus_inf);
+        let full = self.map(tiles, task, j0, cols, core);
+        let partial = self.map(tiles, task, j0, cols, masked);
+        let must = analysis.must(self.builder.pool(), at);
+        step.push(Stmt::If { cond: must, then: vec![full], otherwise: vec![partial] });
+        let flag = self.values.nonfinite(self.builder, self.input, b, g, kt);
+        let nonfinite = self.define(&mut step, "nonfinite", flag);
+        let scale = self.builder.pool().float(factor);
+        step.push(self.weights(tiles, task, cols, scale, nonfinite));
+        let panels = self.values.panels(self.builder, self.input, b, g, j0);
+        let n = self.builder.pool().int(self.values.d);
+        let softmax = matches!(self.input.attn.weight, Weight::Softmax { .. });
+        step.push(Stmt::Gemm {
+            c: tiles.o,
+            a: tiles.s[0],
+            b: panels,
+            rows: task.rows,
+            k: cols,
+            n,
+            row_scale: softmax.then_some(tiles.alpha),
+            accumulate: true,
+            skip_zero: nonfinite,
+        });
+        step
+    }
+
+    /// `s[r, c] = value` with the attention's variables replaced by those of the tile.
+    fn map(&mut self, tiles: &Tiles, task: &Task, j0: ExprId, cols: ExprId, value: ExprId) -> Stmt {
+        let attn = self.input.attn;
+        let pool = self.builder.pool();
+        let (row, col) = (pool.add_var("r", Ty::Int), pool.add_var("c", Ty::Int));
+        let (r, c) = (pool.var(row), pool.var(col));
+        let at_row = pool.add(task.row0, r);
+        let at_i = pool.add(task.i_lo, r);
+        let at_j = pool.add(j0, c);
+        let mut subst = vec![(attn.index.row, at_row), (attn.index.i, at_i), (attn.index.j, at_j)];
+        let mut reads = Vec::new();
+        for (n, dot) in attn.dots.iter().enumerate() {
+            let element = pool.add_var(&format!("x{n}"), Ty::Float);
+            subst.push((dot.var, pool.var(element)));
+            reads.push((element, tiles.s[n], Access::Tile));
+        }
+        let value = pool.substitute(value, &subst);
+        let used = pool.free_vars(value);
+        reads.retain(|(var, _, _)| used.contains(var));
+        Stmt::Map { dst: tiles.s[0], rows: task.rows, cols, row, col, reads, value }
+    }
+
+    fn weights(&mut self, tiles: &Tiles, task: &Task, cols: ExprId, scale: ExprId, floor_unmasked: ExprId) -> Stmt {
+        let (s, rows, row_max) = (tiles.s[0], task.rows, tiles.row_max);
+        let kind = match self.input.attn.weight {
+            Weight::Softmax { .. } => {
+                let (row_sum, alpha) = (tiles.row_sum, tiles.alpha);
+                return Stmt::SoftmaxStep { s, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked };
+            }
+            Weight::Sigmoid => WeightKind::Sigmoid,
+            Weight::Relu => WeightKind::Relu,
+            Weight::Plain => WeightKind::Plain,
+        };
+        Stmt::WeightStep { kind, s, rows, cols, scale, row_max, floor_unmasked }
+    }
+
+    fn finish(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
+        let attn = self.input.attn;
+        let mut row_scale = None;
+        if let Weight::Softmax { sink } = attn.weight {
+            let none = self.builder.pool().float(f64::NEG_INFINITY);
+            let (rows, row_max, row_sum) = (task.rows, tiles.row_max, tiles.row_sum);
+            let (inv_sum, lse) = (tiles.inv_sum, tiles.lse);
+            body.push(Stmt::FinishSoftmax { rows, row_max, row_sum, sink: sink.unwrap_or(none), inv_sum, lse });
+            row_scale = Some(inv_sum);
+        }
+        let query = attn.dots[0].x;
+        for (n, out) in attn.outputs.iter().enumerate() {
+            let tensor = self.builder.outputs[n];
+            let mut index = rows_index(self.builder.pool(), attn, query, task.b, task.h, task.row0);
+            if out.kind == OutputKind::O {
+                let dst = RowsRef { tensor, index, row_dim: query.seq, col_dim: query.feature };
+                body.push(Stmt::StoreRows { dst, src: tiles.o, rows: task.rows, d: self.values.d, row_scale });
+                continue;
+            }
+            index.remove(query.feature);
+            let seq = query.seq - usize::from(query.feature < query.seq);
+            let dst = RowsRef { tensor, index, row_dim: seq, col_dim: seq };
+            let src = if out.kind == OutputKind::Lse { tiles.lse } else { tiles.row_max };
+            body.push(Stmt::StoreVec { dst, src, rows: task.rows });
+        }
+    }
+}

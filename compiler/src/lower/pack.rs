@@ -1,0 +1,192 @@
+//! The packing launches: K with keys along the lanes of a panel, V with features along them.
+//!
+//! Each key tensor of the score and the value tensor get one workspace tensor and one launch with a task for
+//! every (batch, key head, key tile). The V launch also notes for each tile whether it holds a NaN or an
+//! infinity, so that masked pairs can be kept out of the product where that matters (language.md, rule 4).
+
+use super::{Builder, Input, rows_index};
+use crate::artifact::{DType, PANEL};
+use crate::attn_ir::Rows;
+use crate::expr::{ExprId, TensorId, Ty, VarId};
+use crate::tile_ir::{Launch, PanelRef, RowsRef, Stmt, TensorKind};
+
+/// A packed key tensor.
+pub struct PackedKeys {
+    /// Source.
+    pub rows: Rows,
+    /// The source's tensor (packed once even if several dots read it).
+    pub tensor: TensorId,
+    /// Workspace.
+    pub packed: TensorId,
+    /// Features.
+    pub d: i64,
+}
+
+/// The packed values.
+pub struct PackedValues {
+    /// Source.
+    pub rows: Rows,
+    /// Workspace.
+    pub packed: TensorId,
+    /// One i32 for each (batch, key head, key tile): 1 if the tile holds a NaN or an infinity.
+    pub flags: TensorId,
+    /// Features.
+    pub d: i64,
+}
+
+const LANES: i64 = PANEL as i64;
+
+/// Batches and heads that the tensor has on its own: 1 where the dim is missing.
+fn extents(builder: &mut Builder, input: &Input, rows: Rows) -> (ExprId, ExprId) {
+    let one = builder.pool().int(1);
+    let shape = &input.attn.tensor(rows.tensor).shape;
+    (rows.batch.map_or(one, |d| shape[d]), rows.head.map_or(one, |d| shape[d]))
+}
+
+/// Panels of keys.
+fn n_panels(builder: &mut Builder, input: &Input) -> ExprId {
+    builder.pool().ceil_div(input.attn.seq_k, LANES)
+}
+
+fn feature_panels(d: i64) -> i64 {
+    (d + LANES - 1) / LANES
+}
+
+/// Declares the workspace of a key tensor; the same tensor is declared once.
+pub fn declare_keys(builder: &mut Builder, input: &Input, rows: Rows) -> PackedKeys {
+    let name = format!("{}_packed", input.attn.tensor(rows.tensor).name);
+    let d = input.attn.feature_dim(rows);
+    let known = builder.program.tensors.iter().position(|t| t.kind == TensorKind::Workspace && t.name == name);
+    let packed = match known {
+        Some(n) => TensorId(n as u32),
+        None => {
+            let (batches, heads) = extents(builder, input, rows);
+            let panels = n_panels(builder, input);
+            let (d_expr, lanes) = (builder.pool().int(d), builder.pool().int(LANES));
+            builder.tensor(&name, TensorKind::Workspace, DType::F32, vec![batches, heads, panels, d_expr, lanes])
+        }
+    };
+    PackedKeys { rows, tensor: rows.tensor, packed, d }
+}
+
+/// Declares the workspace of the values.
+pub fn declare_values(builder: &mut Builder, input: &Input) -> PackedValues {
+    let rows = input.attn.value;
+    let d = input.attn.feature_dim(rows);
+    let (batches, heads) = extents(builder, input, rows);
+    let panels = n_panels(builder, input);
+    let lanes = builder.pool().int(LANES);
+    let padded = builder.pool().mul(panels, lanes);
+    let fp = builder.pool().int(feature_panels(d));
+    let shape = vec![batches, heads, fp, padded, lanes];
+    let packed = builder.tensor("v_packed_panels", TensorKind::Workspace, DType::F32, shape);
+    let tiles = builder.pool().ceil_div(input.attn.seq_k, input.schedule.tile_kv);
+    let flags = builder.tensor("v_nonfinite", TensorKind::Workspace, DType::I32, vec![batches, heads, tiles]);
+    PackedValues { rows, packed, flags, d }
+}
+
+impl PackedKeys {
+    /// The panels that start at key `j0` (a multiple of 32).
+    pub fn panels(&self, builder: &mut Builder, input: &Input, b: ExprId, g: ExprId, j0: ExprId) -> PanelRef {
+        let (b, g, heads) = own_coordinates(builder, input, self.rows, b, g);
+        let panels = n_panels(builder, input);
+        let pool = builder.pool();
+        let per_panel = pool.int(self.d * LANES);
+        let d = pool.int(self.d);
+        let head = flat(pool, b, heads, g);
+        let first = pool.mul(head, panels);
+        let head_offset = pool.mul(first, per_panel);
+        // j0 / 32 panels of d * 32 elements are j0 * d elements.
+        let within = pool.mul(j0, d);
+        let offset = pool.add(head_offset, within);
+        PanelRef { tensor: self.packed, offset, panel_stride: per_panel }
+    }
+}
+
+impl PackedValues {
+    /// The panels from key `j0` on.
+    pub fn panels(&self, builder: &mut Builder, input: &Input, b: ExprId, g: ExprId, j0: ExprId) -> PanelRef {
+        let (b, g, heads) = own_coordinates(builder, input, self.rows, b, g);
+        let panels = n_panels(builder, input);
+        let pool = builder.pool();
+        let lanes = pool.int(LANES);
+        let keys = pool.mul(panels, lanes);
+        let panel_stride = pool.mul(keys, lanes);
+        let fp = pool.int(feature_panels(self.d));
+        let head = flat(pool, b, heads, g);
+        let per_head = pool.mul(fp, panel_stride);
+        let first = pool.mul(head, per_head);
+        let within = pool.mul(j0, lanes);
+        let offset = pool.add(first, within);
+        PanelRef { tensor: self.packed, offset, panel_stride }
+    }
+
+    /// Whether the values of key tile `jt` hold a NaN or an infinity.
+    pub fn nonfinite(&self, builder: &mut Builder, input: &Input, b: ExprId, g: ExprId, jt: ExprId) -> ExprId {
+        let (b, g, _) = own_coordinates(builder, input, self.rows, b, g);
+        let pool = builder.pool();
+        let flag = pool.load(self.flags, vec![b, g, jt], Ty::Int);
+        let zero = pool.int(0);
+        pool.ne(flag, zero)
+    }
+}
+
+/// Batch and head as the tensor knows them (0 where it has no such dim), and its number of heads.
+fn own_coordinates(builder: &mut Builder, input: &Input, rows: Rows, b: ExprId, g: ExprId) -> (ExprId, ExprId, ExprId) {
+    let (_, heads) = extents(builder, input, rows);
+    let zero = builder.pool().int(0);
+    (rows.batch.map_or(zero, |_| b), rows.head.map_or(zero, |_| g), heads)
+}
+
+fn flat(pool: &mut crate::expr::Pool, b: ExprId, heads: ExprId, g: ExprId) -> ExprId {
+    let base = pool.mul(b, heads);
+    pool.add(base, g)
+}
+
+/// Grid coordinates of a packing task and its run of keys.
+struct PackTask {
+    grid: Vec<(VarId, ExprId)>,
+    b: ExprId,
+    g: ExprId,
+    t: ExprId,
+    j0: ExprId,
+    n: ExprId,
+}
+
+fn pack_task(builder: &mut Builder, input: &Input, rows: Rows) -> PackTask {
+    let (batches, heads) = extents(builder, input, rows);
+    let tile = input.schedule.tile_kv;
+    let pool = builder.pool();
+    let (vb, vg, vt) = (pool.add_var("pb", Ty::Int), pool.add_var("pg", Ty::Int), pool.add_var("pt", Ty::Int));
+    let (b, g, t) = (pool.var(vb), pool.var(vg), pool.var(vt));
+    let tiles = pool.ceil_div(input.attn.seq_k, tile);
+    let tile_expr = pool.int(tile);
+    let j0 = pool.mul(t, tile_expr);
+    let left = pool.sub(input.attn.seq_k, j0);
+    let n = pool.min(left, tile_expr);
+    PackTask { grid: vec![(vb, batches), (vg, heads), (vt, tiles)], b, g, t, j0, n }
+}
+
+/// The launch that packs one key tensor.
+pub fn pack_keys(builder: &mut Builder, input: &Input, keys: &PackedKeys) -> Launch {
+    let task = pack_task(builder, input, keys.rows);
+    let dst = keys.panels(builder, input, task.b, task.g, task.j0);
+    let src = source(builder, input, keys.rows, &task);
+    let name = format!("pack_{}", input.attn.tensor(keys.tensor).name);
+    Launch { name, grid: task.grid, buffers: vec![], body: vec![Stmt::PackK { dst, src, n: task.n, d: keys.d }] }
+}
+
+/// The launch that packs the values.
+pub fn pack_values(builder: &mut Builder, input: &Input, values: &PackedValues) -> Launch {
+    let task = pack_task(builder, input, values.rows);
+    let dst = values.panels(builder, input, task.b, task.g, task.j0);
+    let src = source(builder, input, values.rows, &task);
+    let name = format!("pack_{}_values", input.attn.tensor(values.rows.tensor).name);
+    let flag = (values.flags, vec![task.b, task.g, task.t]);
+    Launch { name, grid: task.grid, buffers: vec![], body: vec![Stmt::PackV { dst, src, n: task.n, d: values.d, flag }] }
+}
+
+fn source(builder: &mut Builder, input: &Input, rows: Rows, task: &PackTask) -> RowsRef {
+    let index = rows_index(builder.pool(), input.attn, rows, task.b, task.g, task.j0);
+    RowsRef { tensor: rows.tensor, index, row_dim: rows.seq, col_dim: rows.feature }
+}

@@ -1,0 +1,202 @@
+//! The schedule: HOW an attention is computed on one target. Data, printable; never changes meaning.
+//!
+//! Comes in: an [`Attention`] and the facts of a CPU. Goes out: a [`CpuSchedule`] whose buffers fit the cache
+//! budget, or an error with the numbers. Not here: loops and statements, which `lower` writes from this.
+//!
+//! The cost model. One tile step multiplies `tile_q x D` by `D x tile_kv` and `tile_q x tile_kv` by
+//! `tile_kv x Dv`. The query tile, the scores and the output tile are used in every step and must stay in L2
+//! beside one packed tile of K and V that streams through; one panel of K (32 keys) must stay in L1 while the
+//! rows of the query tile pass over it. Larger tiles amortise the row steps and the rescaling; smaller ones
+//! follow the mask more closely.
+
+use std::fmt;
+
+use crate::artifact::PANEL;
+use crate::attn_ir::Attention;
+use crate::expr::{BinaryOp, ExprId, Op};
+use crate::target::CpuFacts;
+
+/// Order in which the query tiles of a head are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryOrder {
+    /// From the first.
+    Ascending,
+    /// From the last: under causal masks the longest rows first, which balances threads.
+    Descending,
+}
+
+/// One buffer of the budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageBytes {
+    /// What it holds.
+    pub name: String,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// Decisions for one kernel on one CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuSchedule {
+    /// Query rows of a tile.
+    pub tile_q: i64,
+    /// Keys of a tile, a multiple of the panel width.
+    pub tile_kv: i64,
+    /// Order of query tiles.
+    pub order: QueryOrder,
+    /// What a running task keeps in the cache.
+    pub sram: Vec<StageBytes>,
+    /// L2 bytes that the budget may use.
+    pub budget: usize,
+}
+
+impl CpuSchedule {
+    /// Bytes that one task keeps in the cache.
+    pub fn sram_bytes(&self) -> usize {
+        self.sram.iter().map(|s| s.bytes).sum()
+    }
+}
+
+impl fmt::Display for CpuSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let order = match self.order {
+            QueryOrder::Ascending => "ascending",
+            QueryOrder::Descending => "descending",
+        };
+        write!(f, "cpu tile = [{}, {}], order = {order}, sram = {}", self.tile_q, self.tile_kv, self.sram_bytes())
+    }
+}
+
+/// A schedule that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScheduleError {
+    /// An override outside the allowed values.
+    #[error("{what} = {value}: {rule}")]
+    BadTile {
+        /// `tile_q` or `tile_kv`.
+        what: &'static str,
+        /// The value asked for.
+        value: i64,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// The buffers do not fit.
+    #[error(
+        "a tile of [{tile_q}, {tile_kv}] needs {needed} bytes of L2 ({detail}), and {budget} are available: \
+         take a smaller tile, such as [{better_q}, {better_kv}]"
+    )]
+    TooLarge {
+        /// Query rows.
+        tile_q: i64,
+        /// Keys.
+        tile_kv: i64,
+        /// Bytes needed.
+        needed: usize,
+        /// Bytes available.
+        budget: usize,
+        /// Bytes of each buffer.
+        detail: String,
+        /// Query rows of a tile that fits.
+        better_q: i64,
+        /// Keys of a tile that fits.
+        better_kv: i64,
+    },
+}
+
+/// Largest override of either tile size.
+const MAX_TILE: i64 = 1024;
+
+/// Chooses the schedule: the overrides of the text where it has them, else the cost model.
+pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, ScheduleError> {
+    // A quarter of L2 is left to what streams through: K and V of the next step, scores' tensors, the stack.
+    let budget = facts.l2 - facts.l2 / 4;
+    let (auto_q, auto_kv) = automatic(attn, budget);
+    let tile_q = attn.cpu_tiles.tile_q.unwrap_or(auto_q);
+    let tile_kv = attn.cpu_tiles.tile_kv.unwrap_or(auto_kv);
+    if !(1..=MAX_TILE).contains(&tile_q) {
+        return Err(ScheduleError::BadTile { what: "tile_q", value: tile_q, rule: "1 to 1024 query rows are possible" });
+    }
+    if !(PANEL as i64..=MAX_TILE).contains(&tile_kv) || tile_kv % PANEL as i64 != 0 {
+        let rule = "a multiple of 32 keys (one packed panel) from 32 to 1024 is possible";
+        return Err(ScheduleError::BadTile { what: "tile_kv", value: tile_kv, rule });
+    }
+    let sram = stages(attn, tile_q, tile_kv);
+    let schedule = CpuSchedule { tile_q, tile_kv, order: order(attn), sram, budget };
+    if schedule.sram_bytes() > budget {
+        let detail: Vec<String> = schedule.sram.iter().map(|s| format!("{} {}", s.name, s.bytes)).collect();
+        return Err(ScheduleError::TooLarge {
+            tile_q,
+            tile_kv,
+            needed: schedule.sram_bytes(),
+            budget,
+            detail: detail.join(", "),
+            better_q: auto_q,
+            better_kv: auto_kv,
+        });
+    }
+    Ok(schedule)
+}
+
+/// Bytes per buffer of a task, with the packed K and V of one step.
+fn stages(attn: &Attention, tile_q: i64, tile_kv: i64) -> Vec<StageBytes> {
+    let pad = |n: i64| (n + 15) / 16 * 16;
+    let bytes = |elements: i64| (elements * 4) as usize;
+    let dv = attn.feature_dim(attn.value);
+    let mut out = Vec::new();
+    for (n, dot) in attn.dots.iter().enumerate() {
+        let d = attn.feature_dim(dot.x);
+        out.push(StageBytes { name: format!("q{n} tile"), bytes: bytes(tile_q * pad(d)) });
+        out.push(StageBytes { name: format!("scores {n}"), bytes: bytes(tile_q * tile_kv) });
+        out.push(StageBytes { name: format!("k{n} panels"), bytes: bytes(tile_kv * d) });
+    }
+    out.push(StageBytes { name: "v panels".into(), bytes: bytes(tile_kv * (dv + 31) / 32 * 32) });
+    out.push(StageBytes { name: "output tile".into(), bytes: bytes(tile_q * pad(dv)) });
+    out.push(StageBytes { name: "row state".into(), bytes: bytes(tile_q * 5) });
+    out
+}
+
+/// The largest preferred tile that fits the budget and divides the blocks of the mask.
+fn automatic(attn: &Attention, budget: usize) -> (i64, i64) {
+    let (block_q, block_kv) = mask_blocks(attn);
+    let fits = |q: i64, kv: i64| stages(attn, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
+    for (q, kv) in PREFERRED {
+        let (q, kv) = (dividing(q, block_q, 8), dividing(kv, block_kv, PANEL as i64));
+        if fits(q, kv) {
+            return (q, kv);
+        }
+    }
+    (1, PANEL as i64)
+}
+
+/// Candidates, best first (measured by `runtime/examples/intrinsics_bench.rs`).
+const PREFERRED: [(i64, i64); 7] = [(64, 128), (64, 64), (32, 64), (32, 32), (16, 32), (8, 32), (4, 32)];
+
+/// `tile`, or the block size if that is smaller, so that tiles do not straddle blocks needlessly.
+fn dividing(tile: i64, block: Option<i64>, unit: i64) -> i64 {
+    match block {
+        Some(block) if block % tile != 0 && block % unit == 0 && block < tile => block,
+        _ => tile,
+    }
+}
+
+/// Smallest constants by which query and key positions are divided in the mask: its block sizes.
+fn mask_blocks(attn: &Attention) -> (Option<i64>, Option<i64>) {
+    let pool = &attn.pool;
+    let divisor_of = |var| {
+        pool.reachable(&[attn.mask])
+            .into_iter()
+            .filter_map(|id| match *pool.op(id) {
+                Op::Binary(BinaryOp::IDiv, x, c) if pool.depends_on(x, &[var]) => pool.as_int(c),
+                _ => None,
+            })
+            .filter(|c| *c > 1)
+            .min()
+    };
+    (divisor_of(attn.index.i), divisor_of(attn.index.j))
+}
+
+/// Longest first where the last query tile is the longest: whenever the mask compares `j` with `i` at all.
+fn order(attn: &Attention) -> QueryOrder {
+    let pool = &attn.pool;
+    let both = |id: ExprId| pool.depends_on(id, &[attn.index.i]) && pool.depends_on(id, &[attn.index.j]);
+    if both(attn.mask) { QueryOrder::Descending } else { QueryOrder::Ascending }
+}
