@@ -5,6 +5,9 @@
 pub mod artifact;
 pub mod attn_ir;
 pub mod expr;
+pub mod lower;
 pub mod mask;
+pub mod passes;
+pub mod schedule;
 pub mod target;
 pub mod tile_ir;

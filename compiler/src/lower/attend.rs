@@ -6,8 +6,8 @@
 
 use super::pack::{PackedKeys, PackedValues};
 use super::{Builder, Input, rows_index, scale};
-use crate::attn_ir::{OutputKind, Weight};
-use crate::expr::{ExprId, Ty, VarId};
+use crate::attn_ir::{Attention, OutputKind, Weight};
+use crate::expr::{ExprId, TensorId, Ty, VarId};
 use crate::mask::{self, MaskAnalysis, TileBox};
 use crate::schedule::QueryOrder;
 use crate::tile_ir::{Access, BufId, Buffer, Launch, RowsRef, Stmt, WeightKind};
@@ -54,6 +54,17 @@ pub fn attend(builder: &mut Builder, input: &Input, keys: &[PackedKeys], values:
     Launch { name: "attend".into(), grid, buffers: a.buffers, body }
 }
 
+fn analyze_mask(builder: &mut Builder, attn: &Attention) -> MaskAnalysis {
+    let decls = builder.program.tensors.clone();
+    let tensors = |id: TensorId| {
+        let decl = &decls[id.0 as usize];
+        mask::TensorFacts { fact: decl.fact, shape: decl.shape.clone() }
+    };
+    let ix = attn.index;
+    let facts = mask::Facts { i: ix.i, j: ix.j, row: ix.row, offset: attn.offset, tensors: &tensors };
+    mask::analyze(&mut builder.program.pool, attn.mask, &facts)
+}
+
 impl Attend<'_> {
     fn buffer(&mut self, name: &str, rows: i64, cols: i64) -> BufId {
         let cols = if cols == 1 { 1 } else { (cols + 15) / 16 * 16 };
@@ -65,7 +76,9 @@ impl Attend<'_> {
         let (tq, tk) = (self.input.schedule.tile_q, self.input.schedule.tile_kv);
         let attn = self.input.attn;
         let n_dots = attn.dots.len();
-        let q = (0..n_dots).map(|n| self.buffer(&format!("q{n}"), tq, attn.feature_dim(attn.dots[n].x))).collect();
+        let q = (0..n_dots)
+            .map(|n| self.buffer(&format!("q{n}"), tq, attn.feature_dim(attn.dots[n].x)))
+            .collect();
         let s = (0..n_dots).map(|n| self.buffer(&format!("s{n}"), tq, tk)).collect();
         Tiles {
             q,
@@ -136,8 +149,7 @@ impl Attend<'_> {
     fn key_loop(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
         let attn = self.input.attn;
         let tile = self.input.schedule.tile_kv;
-        let facts = mask::Facts::of(attn, &self.builder.program.tensors);
-        let analysis = mask::analyze(&mut self.builder.program.pool, attn.mask, &facts);
+        let analysis = analyze_mask(self.builder, attn);
         let pool = self.builder.pool();
         let (zero, last) = (pool.int(0), pool.add_int(attn.seq_k, -1));
         let all = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: zero, j_hi: last };
@@ -257,7 +269,14 @@ impl Attend<'_> {
         Stmt::Map { dst: tiles.s[0], rows: task.rows, cols, row, col, reads, value }
     }
 
-    fn weights(&mut self, tiles: &Tiles, task: &Task, cols: ExprId, scale: ExprId, floor_unmasked: ExprId) -> Stmt {
+    fn weights(
+        &mut self,
+        tiles: &Tiles,
+        task: &Task,
+        cols: ExprId,
+        scale: ExprId,
+        floor_unmasked: ExprId,
+    ) -> Stmt {
         let (s, rows, row_max) = (tiles.s[0], task.rows, tiles.row_max);
         let kind = match self.input.attn.weight {
             Weight::Softmax { .. } => {
@@ -278,7 +297,14 @@ impl Attend<'_> {
             let none = self.builder.pool().float(f64::NEG_INFINITY);
             let (rows, row_max, row_sum) = (task.rows, tiles.row_max, tiles.row_sum);
             let (inv_sum, lse) = (tiles.inv_sum, tiles.lse);
-            body.push(Stmt::FinishSoftmax { rows, row_max, row_sum, sink: sink.unwrap_or(none), inv_sum, lse });
+            body.push(Stmt::FinishSoftmax {
+                rows,
+                row_max,
+                row_sum,
+                sink: sink.unwrap_or(none),
+                inv_sum,
+                lse,
+            });
             row_scale = Some(inv_sum);
         }
         let query = attn.dots[0].x;
@@ -287,7 +313,13 @@ impl Attend<'_> {
             let mut index = rows_index(self.builder.pool(), attn, query, task.b, task.h, task.row0);
             if out.kind == OutputKind::O {
                 let dst = RowsRef { tensor, index, row_dim: query.seq, col_dim: query.feature };
-                body.push(Stmt::StoreRows { dst, src: tiles.o, rows: task.rows, d: self.values.d, row_scale });
+                body.push(Stmt::StoreRows {
+                    dst,
+                    src: tiles.o,
+                    rows: task.rows,
+                    d: self.values.d,
+                    row_scale,
+                });
                 continue;
             }
             index.remove(query.feature);

@@ -36,7 +36,8 @@ pub fn lower(input: &Input) -> Program {
     let attn = input.attn;
     let mut builder = Builder { program: header(input), outputs: Vec::new() };
     builder.declare_outputs(attn);
-    let keys: Vec<pack::PackedKeys> = attn.dots.iter().map(|dot| pack::declare_keys(&mut builder, input, dot.y)).collect();
+    let keys: Vec<pack::PackedKeys> =
+        attn.dots.iter().map(|dot| pack::declare_keys(&mut builder, input, dot.y)).collect();
     let values = pack::declare_values(&mut builder, input);
     let mut launches: Vec<Launch> = keys
         .iter()
@@ -67,7 +68,14 @@ impl Builder {
     /// Adds a tensor to the table.
     pub fn tensor(&mut self, name: &str, kind: TensorKind, dtype: DType, shape: Vec<ExprId>) -> TensorId {
         let layout = (0..shape.len()).collect();
-        self.program.tensors.push(TensorDecl { name: name.into(), kind, dtype, shape, layout, fact: Fact::None });
+        self.program.tensors.push(TensorDecl {
+            name: name.into(),
+            kind,
+            dtype,
+            shape,
+            layout,
+            fact: Fact::None,
+        });
         TensorId(self.program.tensors.len() as u32 - 1)
     }
 
@@ -108,13 +116,13 @@ pub fn output_shape(attn: &Attention, kind: OutputKind) -> Vec<ExprId> {
 fn header(input: &Input) -> Program {
     let attn = input.attn;
     let pool = attn.pool.clone();
-    let dims = attn
-        .runtime_dims()
-        .into_iter()
-        .map(|(name, var)| ScalarArg { name, var, default: None })
+    let dims =
+        attn.runtime_dims().into_iter().map(|(name, var)| ScalarArg { name, var, default: None }).collect();
+    let params = attn
+        .params
+        .iter()
+        .map(|p| ScalarArg { name: p.name.clone(), var: p.var, default: p.default })
         .collect();
-    let params =
-        attn.params.iter().map(|p| ScalarArg { name: p.name.clone(), var: p.var, default: p.default }).collect();
     let mut tensors: Vec<TensorDecl> = attn
         .tensors
         .iter()
@@ -128,8 +136,15 @@ fn header(input: &Input) -> Program {
         })
         .collect();
     tensors.extend(input.tables.iter().map(Table::declare));
-    let mut program =
-        Program { name: attn.name.clone(), pool, dims, params, tensors, requires: Vec::new(), launches: Vec::new() };
+    let mut program = Program {
+        name: attn.name.clone(),
+        pool,
+        dims,
+        params,
+        tensors,
+        requires: Vec::new(),
+        launches: Vec::new(),
+    };
     program.requires = requires(attn, &mut program.pool);
     program
 }
@@ -149,7 +164,14 @@ fn requires(attn: &Attention, pool: &mut Pool) -> Vec<Require> {
 }
 
 /// Where a row tensor is read: one index for each logical dim, 0 in the row and feature dims unless given.
-pub(crate) fn rows_index(pool: &mut Pool, attn: &Attention, rows: Rows, b: ExprId, head: ExprId, first: ExprId) -> Vec<ExprId> {
+pub(crate) fn rows_index(
+    pool: &mut Pool,
+    attn: &Attention,
+    rows: Rows,
+    b: ExprId,
+    head: ExprId,
+    first: ExprId,
+) -> Vec<ExprId> {
     let rank = attn.tensor(rows.tensor).shape.len();
     let zero = pool.int(0);
     let mut index = vec![zero; rank];

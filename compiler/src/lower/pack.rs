@@ -56,14 +56,20 @@ fn feature_panels(d: i64) -> i64 {
 pub fn declare_keys(builder: &mut Builder, input: &Input, rows: Rows) -> PackedKeys {
     let name = format!("{}_packed", input.attn.tensor(rows.tensor).name);
     let d = input.attn.feature_dim(rows);
-    let known = builder.program.tensors.iter().position(|t| t.kind == TensorKind::Workspace && t.name == name);
+    let known =
+        builder.program.tensors.iter().position(|t| t.kind == TensorKind::Workspace && t.name == name);
     let packed = match known {
         Some(n) => TensorId(n as u32),
         None => {
             let (batches, heads) = extents(builder, input, rows);
             let panels = n_panels(builder, input);
             let (d_expr, lanes) = (builder.pool().int(d), builder.pool().int(LANES));
-            builder.tensor(&name, TensorKind::Workspace, DType::F32, vec![batches, heads, panels, d_expr, lanes])
+            builder.tensor(
+                &name,
+                TensorKind::Workspace,
+                DType::F32,
+                vec![batches, heads, panels, d_expr, lanes],
+            )
         }
     };
     PackedKeys { rows, tensor: rows.tensor, packed, d }
@@ -122,7 +128,14 @@ impl PackedValues {
     }
 
     /// Whether the values of key tile `jt` hold a NaN or an infinity.
-    pub fn nonfinite(&self, builder: &mut Builder, input: &Input, b: ExprId, g: ExprId, jt: ExprId) -> ExprId {
+    pub fn nonfinite(
+        &self,
+        builder: &mut Builder,
+        input: &Input,
+        b: ExprId,
+        g: ExprId,
+        jt: ExprId,
+    ) -> ExprId {
         let (b, g, _) = own_coordinates(builder, input, self.rows, b, g);
         let pool = builder.pool();
         let flag = pool.load(self.flags, vec![b, g, jt], Ty::Int);
@@ -132,7 +145,13 @@ impl PackedValues {
 }
 
 /// Batch and head as the tensor knows them (0 where it has no such dim), and its number of heads.
-fn own_coordinates(builder: &mut Builder, input: &Input, rows: Rows, b: ExprId, g: ExprId) -> (ExprId, ExprId, ExprId) {
+fn own_coordinates(
+    builder: &mut Builder,
+    input: &Input,
+    rows: Rows,
+    b: ExprId,
+    g: ExprId,
+) -> (ExprId, ExprId, ExprId) {
     let (_, heads) = extents(builder, input, rows);
     let zero = builder.pool().int(0);
     (rows.batch.map_or(zero, |_| b), rows.head.map_or(zero, |_| g), heads)
@@ -157,7 +176,8 @@ fn pack_task(builder: &mut Builder, input: &Input, rows: Rows) -> PackTask {
     let (batches, heads) = extents(builder, input, rows);
     let tile = input.schedule.tile_kv;
     let pool = builder.pool();
-    let (vb, vg, vt) = (pool.add_var("pb", Ty::Int), pool.add_var("pg", Ty::Int), pool.add_var("pt", Ty::Int));
+    let (vb, vg, vt) =
+        (pool.add_var("pb", Ty::Int), pool.add_var("pg", Ty::Int), pool.add_var("pt", Ty::Int));
     let (b, g, t) = (pool.var(vb), pool.var(vg), pool.var(vt));
     let tiles = pool.ceil_div(input.attn.seq_k, tile);
     let tile_expr = pool.int(tile);
@@ -173,7 +193,12 @@ pub fn pack_keys(builder: &mut Builder, input: &Input, keys: &PackedKeys) -> Lau
     let dst = keys.panels(builder, input, task.b, task.g, task.j0);
     let src = source(builder, input, keys.rows, &task);
     let name = format!("pack_{}", input.attn.tensor(keys.tensor).name);
-    Launch { name, grid: task.grid, buffers: vec![], body: vec![Stmt::PackK { dst, src, n: task.n, d: keys.d }] }
+    Launch {
+        name,
+        grid: task.grid,
+        buffers: vec![],
+        body: vec![Stmt::PackK { dst, src, n: task.n, d: keys.d }],
+    }
 }
 
 /// The launch that packs the values.
@@ -183,7 +208,12 @@ pub fn pack_values(builder: &mut Builder, input: &Input, values: &PackedValues) 
     let src = source(builder, input, values.rows, &task);
     let name = format!("pack_{}_values", input.attn.tensor(values.rows.tensor).name);
     let flag = (values.flags, vec![task.b, task.g, task.t]);
-    Launch { name, grid: task.grid, buffers: vec![], body: vec![Stmt::PackV { dst, src, n: task.n, d: values.d, flag }] }
+    Launch {
+        name,
+        grid: task.grid,
+        buffers: vec![],
+        body: vec![Stmt::PackV { dst, src, n: task.n, d: values.d, flag }],
+    }
 }
 
 fn source(builder: &mut Builder, input: &Input, rows: Rows, task: &PackTask) -> RowsRef {

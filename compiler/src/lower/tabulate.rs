@@ -41,7 +41,11 @@ impl Table {
     pub fn declare(&self) -> TensorDecl {
         TensorDecl {
             name: self.name.clone(),
-            kind: TensorKind::Table { vars: self.vars.clone(), origin: self.origin.clone(), value: self.value },
+            kind: TensorKind::Table {
+                vars: self.vars.clone(),
+                origin: self.origin.clone(),
+                value: self.value,
+            },
             dtype: self.dtype,
             shape: self.shape.clone(),
             layout: (0..self.shape.len()).collect(),
@@ -126,7 +130,13 @@ impl Domain {
         }
     }
 
-    fn binary_interval(&self, pool: &mut Pool, op: BinaryOp, a: ExprId, b: ExprId) -> Option<(ExprId, ExprId)> {
+    fn binary_interval(
+        &self,
+        pool: &mut Pool,
+        op: BinaryOp,
+        a: ExprId,
+        b: ExprId,
+    ) -> Option<(ExprId, ExprId)> {
         let (al, ah) = self.interval(pool, a)?;
         let (bl, bh) = self.interval(pool, b)?;
         match op {
@@ -134,7 +144,9 @@ impl Domain {
             BinaryOp::Sub => Some((pool.sub(al, bh), pool.sub(ah, bl))),
             BinaryOp::Min => Some((pool.min(al, bl), pool.min(ah, bh))),
             BinaryOp::Max => Some((pool.max(al, bl), pool.max(ah, bh))),
-            BinaryOp::IDiv if pool.as_int(b).is_some_and(|c| c > 0) => Some((pool.idiv(al, b), pool.idiv(ah, b))),
+            BinaryOp::IDiv if pool.as_int(b).is_some_and(|c| c > 0) => {
+                Some((pool.idiv(al, b), pool.idiv(ah, b)))
+            }
             _ => None,
         }
     }
@@ -168,7 +180,9 @@ impl Tabulator {
                 return Ok(load);
             }
             if matches!(pool.op(id), Op::Unary(UnaryOp::ToInt, _)) {
-                return Err(NotTabulable { text: crate::expr::print::print(pool, id, &|t| format!("t{}", t.0)) });
+                return Err(NotTabulable {
+                    text: crate::expr::print::print(pool, id, &|t| format!("t{}", t.0)),
+                });
             }
         }
         let operands = pool.operands(id);
@@ -230,7 +244,8 @@ impl Tabulator {
             let mut probe = pool.clone();
             let cut = probe.int(0);
             let rest = probe.rewrite(id, &mut |_, n| (n == node).then_some(cut));
-            if probe.depends_on(rest, &vars) || pool.reachable(&[node]).iter().any(|&n| pool.ty(n) != Ty::Int) {
+            if probe.depends_on(rest, &vars) || pool.reachable(&[node]).iter().any(|&n| pool.ty(n) != Ty::Int)
+            {
                 continue;
             }
             if let Some((lo, hi)) = self.domain.interval(pool, node) {
@@ -246,7 +261,9 @@ impl Tabulator {
         let (mut origin, mut shape, mut index) = (Vec::new(), Vec::new(), Vec::new());
         for (name, x) in [("head", head), ("row", row), ("col", col)] {
             let Some((lo, hi)) = self.domain.interval(pool, x) else {
-                return Err(NotTabulable { text: crate::expr::print::print(pool, x, &|t| format!("t{}", t.0)) });
+                return Err(NotTabulable {
+                    text: crate::expr::print::print(pool, x, &|t| format!("t{}", t.0)),
+                });
             };
             vars.push(pool.add_var(name, Ty::Int));
             let span = pool.sub(hi, lo);

@@ -11,7 +11,9 @@ pub fn run(program: &mut Program) {
     rewrite_blocks(program, &mut |pool, stmt| match stmt {
         Stmt::Map { dst, ref reads, value, .. } => {
             let same = match pool.op(value) {
-                Op::Var(v) => reads.iter().any(|(w, buf, access)| w == v && *buf == dst && *access == Access::Tile),
+                Op::Var(v) => {
+                    reads.iter().any(|(w, buf, access)| w == v && *buf == dst && *access == Access::Tile)
+                }
                 _ => false,
             };
             if same { vec![] } else { vec![stmt] }

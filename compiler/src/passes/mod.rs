@@ -43,7 +43,10 @@ pub const PASSES: [Pass; 3] = [
 ];
 
 /// Rewrites every block of a program, innermost first: `f` maps one statement to what replaces it.
-pub(crate) fn rewrite_blocks(program: &mut Program, f: &mut dyn FnMut(&mut crate::expr::Pool, Stmt) -> Vec<Stmt>) {
+pub(crate) fn rewrite_blocks(
+    program: &mut Program,
+    f: &mut dyn FnMut(&mut crate::expr::Pool, Stmt) -> Vec<Stmt>,
+) {
     let mut launches = std::mem::take(&mut program.launches);
     for launch in &mut launches {
         let body = std::mem::take(&mut launch.body);

@@ -24,7 +24,8 @@ pub fn run(program: &mut Program) {
 fn split(pool: &mut Pool, stmt: &Stmt) -> Option<Vec<Stmt>> {
     let Stmt::Map { dst, rows, cols, row, col, reads, value } = stmt else { return None };
     let (dst, rows, cols) = (*dst, *rows, *cols);
-    let tile_vars: Vec<VarId> = reads.iter().filter(|(_, b, a)| *b == dst && *a == Access::Tile).map(|r| r.0).collect();
+    let tile_vars: Vec<VarId> =
+        reads.iter().filter(|(_, b, a)| *b == dst && *a == Access::Tile).map(|r| r.0).collect();
     let (call, f, argument) = elementary_calls(pool, *value, &tile_vars)?;
     let carried = pool.add_var("y", Ty::Float);
     let y = pool.var(carried);
@@ -51,7 +52,11 @@ fn split(pool: &mut Pool, stmt: &Stmt) -> Option<Vec<Stmt>> {
     Some(parts)
 }
 
-fn reads_of(pool: &Pool, value: ExprId, reads: &[(VarId, crate::tile_ir::BufId, Access)]) -> Vec<(VarId, crate::tile_ir::BufId, Access)> {
+fn reads_of(
+    pool: &Pool,
+    value: ExprId,
+    reads: &[(VarId, crate::tile_ir::BufId, Access)],
+) -> Vec<(VarId, crate::tile_ir::BufId, Access)> {
     let used = pool.free_vars(value);
     reads.iter().filter(|(v, _, _)| used.contains(v)).copied().collect()
 }

@@ -62,7 +62,13 @@ impl fmt::Display for CpuSchedule {
             QueryOrder::Ascending => "ascending",
             QueryOrder::Descending => "descending",
         };
-        write!(f, "cpu tile = [{}, {}], order = {order}, sram = {}", self.tile_q, self.tile_kv, self.sram_bytes())
+        write!(
+            f,
+            "cpu tile = [{}, {}], order = {order}, sram = {}",
+            self.tile_q,
+            self.tile_kv,
+            self.sram_bytes()
+        )
     }
 }
 
@@ -113,7 +119,11 @@ pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, Schedul
     let tile_q = attn.cpu_tiles.tile_q.unwrap_or(auto_q);
     let tile_kv = attn.cpu_tiles.tile_kv.unwrap_or(auto_kv);
     if !(1..=MAX_TILE).contains(&tile_q) {
-        return Err(ScheduleError::BadTile { what: "tile_q", value: tile_q, rule: "1 to 1024 query rows are possible" });
+        return Err(ScheduleError::BadTile {
+            what: "tile_q",
+            value: tile_q,
+            rule: "1 to 1024 query rows are possible",
+        });
     }
     if !(PANEL as i64..=MAX_TILE).contains(&tile_kv) || tile_kv % PANEL as i64 != 0 {
         let rule = "a multiple of 32 keys (one packed panel) from 32 to 1024 is possible";
@@ -148,7 +158,7 @@ fn stages(attn: &Attention, tile_q: i64, tile_kv: i64) -> Vec<StageBytes> {
         out.push(StageBytes { name: format!("scores {n}"), bytes: bytes(tile_q * tile_kv) });
         out.push(StageBytes { name: format!("k{n} panels"), bytes: bytes(tile_kv * d) });
     }
-    out.push(StageBytes { name: "v panels".into(), bytes: bytes(tile_kv * (dv + 31) / 32 * 32) });
+    out.push(StageBytes { name: "v panels".into(), bytes: bytes(tile_kv * ((dv + 31) / 32 * 32)) });
     out.push(StageBytes { name: "output tile".into(), bytes: bytes(tile_q * pad(dv)) });
     out.push(StageBytes { name: "row state".into(), bytes: bytes(tile_q * 5) });
     out
