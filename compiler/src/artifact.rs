@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::expr::eval::Value;
-use crate::expr::{ExprId, Pool, TensorId, VarId};
+use crate::expr::{ExprId, Pool, TensorId, Ty, VarId};
 
 /// Everything the runtime is told about a kernel. All expressions live in `pool`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -230,6 +230,15 @@ impl DType {
     pub fn from_name(name: &str) -> Option<DType> {
         use DType::*;
         [F32, F16, Bf16, F64, I8, I32, I64, Bit].into_iter().find(|d| d.name() == name)
+    }
+
+    /// The type of an element in an expression.
+    pub const fn value_ty(self) -> Ty {
+        match self {
+            DType::F32 | DType::F16 | DType::Bf16 | DType::F64 => Ty::Float,
+            DType::I8 | DType::I32 | DType::I64 => Ty::Int,
+            DType::Bit => Ty::Bool,
+        }
     }
 
     /// True for the types that `float` may bind to on a target.

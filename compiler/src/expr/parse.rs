@@ -182,6 +182,31 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Takes a string literal in double quotes, in which `\\`, `\"` and `\n` are escapes.
+    pub fn string(&mut self) -> Result<String, ParseError> {
+        self.skip_space();
+        let Some(body) = self.text[self.pos..].strip_prefix('"') else {
+            return self.error("expected a string in double quotes");
+        };
+        let mut out = String::new();
+        let mut escaped = false;
+        for (n, c) in body.char_indices() {
+            match c {
+                _ if escaped => {
+                    out.push(if c == 'n' { '\n' } else { c });
+                    escaped = false;
+                }
+                '\\' => escaped = true,
+                '"' => {
+                    self.pos += n + 2;
+                    return Ok(out);
+                }
+                _ => out.push(c),
+            }
+        }
+        self.error("a string without an end")
+    }
+
     /// An error that names what is next.
     pub fn expected<T>(&mut self, what: &str) -> Result<T, ParseError> {
         let found = match self.peek()? {

@@ -1,0 +1,245 @@
+//! Reads statements: one keyword each, operands in the fixed order in which they are printed.
+
+use super::super::print::{ACCESSES, MATH_FNS, WEIGHTS};
+use super::{Parser, Result};
+use crate::expr::{ExprId, Ty};
+use crate::tile_ir::{BufId, Stmt};
+
+impl Parser<'_> {
+    /// Statements up to the closing brace, which is taken.
+    pub(super) fn block(&mut self, depth: usize) -> Result<Vec<Stmt>> {
+        if depth == 0 {
+            return self.r.error("blocks are nested too deeply");
+        }
+        let mut body = Vec::new();
+        while !self.r.eat("}")? {
+            body.push(self.stmt(depth)?);
+        }
+        Ok(body)
+    }
+
+    fn stmt(&mut self, depth: usize) -> Result<Stmt> {
+        match self.r.word()?.as_str() {
+            "let" => self.let_(),
+            "for" => self.for_(depth),
+            "if" => self.if_(depth),
+            "fill" => {
+                let dst = self.buf()?;
+                self.r.expect("=")?;
+                Ok(Stmt::Fill { dst, value: self.float()? })
+            }
+            "load_rows" => self.load_rows(),
+            "pack_k" => self.pack_k(),
+            "pack_v" => self.pack_v(),
+            "gemm" => self.gemm(),
+            "map" => self.map(),
+            "math" => {
+                let f = self.named("a function", &MATH_FNS)?;
+                let dst = self.buf()?;
+                Ok(Stmt::Math { f, dst, rows: self.key("rows")? })
+            }
+            "softmax_step" => self.softmax_step(),
+            "weight_step" => self.weight_step(),
+            "finish_softmax" => self.finish_softmax(),
+            "store_rows" => self.store_rows(),
+            "store_vec" => {
+                let dst = self.rows()?;
+                self.r.expect("<-")?;
+                let src = self.buf()?;
+                Ok(Stmt::StoreVec { dst, src, rows: self.key("rows")? })
+            }
+            other => self.r.error(format!("`{other}` is no statement")),
+        }
+    }
+
+    fn let_(&mut self) -> Result<Stmt> {
+        let name = self.r.word()?;
+        self.r.expect("=")?;
+        let value = self.expr()?;
+        let var = self.variable(&name, self.pool.ty(value))?;
+        Ok(Stmt::Let { var, value })
+    }
+
+    fn for_(&mut self, depth: usize) -> Result<Stmt> {
+        let name = self.r.word()?;
+        self.r.expect_word("in")?;
+        let lo = self.expr()?;
+        self.r.expect("..")?;
+        let hi = self.expr()?;
+        self.r.expect("{")?;
+        let var = self.variable(&name, Ty::Int)?;
+        Ok(Stmt::For { var, lo, hi, body: self.block(depth - 1)? })
+    }
+
+    fn if_(&mut self, depth: usize) -> Result<Stmt> {
+        let cond = self.expr()?;
+        self.r.expect("{")?;
+        let then = self.block(depth - 1)?;
+        let otherwise = if self.r.eat_word("else")? {
+            self.r.expect("{")?;
+            self.block(depth - 1)?
+        } else {
+            Vec::new()
+        };
+        Ok(Stmt::If { cond, then, otherwise })
+    }
+
+    fn load_rows(&mut self) -> Result<Stmt> {
+        let dst = self.buf()?;
+        self.r.expect("<-")?;
+        let src = self.rows()?;
+        Ok(Stmt::LoadRows { dst, src, rows: self.key("rows")?, d: self.constant_key("d")? })
+    }
+
+    fn pack_k(&mut self) -> Result<Stmt> {
+        let dst = self.panel()?;
+        self.r.expect("<-")?;
+        let src = self.rows()?;
+        Ok(Stmt::PackK { dst, src, n: self.key("n")?, d: self.constant_key("d")? })
+    }
+
+    fn pack_v(&mut self) -> Result<Stmt> {
+        let dst = self.panel()?;
+        self.r.expect("<-")?;
+        let src = self.rows()?;
+        let (n, d) = (self.key("n")?, self.constant_key("d")?);
+        self.key_name("flag")?;
+        let tensor = self.tensor()?;
+        self.r.expect("[")?;
+        Ok(Stmt::PackV { dst, src, n, d, flag: (tensor, self.exprs("]")?) })
+    }
+
+    fn gemm(&mut self) -> Result<Stmt> {
+        let c = self.buf()?;
+        let accumulate = self.r.eat("+=")?;
+        if !accumulate {
+            self.r.expect("=")?;
+        }
+        let a = self.buf()?;
+        self.r.expect("*")?;
+        let b = self.panel()?;
+        let (rows, k, n) = (self.key("rows")?, self.key("k")?, self.key("n")?);
+        self.r.expect(",")?;
+        let row_scale = self.optional_row_scale()?;
+        if row_scale.is_some() {
+            self.r.expect(",")?;
+        }
+        self.r.expect_word("skip_zero")?;
+        self.r.expect("=")?;
+        Ok(Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero: self.expr()? })
+    }
+
+    fn map(&mut self) -> Result<Stmt> {
+        let dst = self.buf()?;
+        self.r.expect("[")?;
+        let row = self.define(Ty::Int)?;
+        self.r.expect("<")?;
+        let rows = self.expr()?;
+        self.r.expect(",")?;
+        let col = self.define(Ty::Int)?;
+        self.r.expect("<")?;
+        let cols = self.expr()?;
+        self.r.expect("]")?;
+        let mut reads = Vec::new();
+        while self.r.eat(",")? {
+            let var = self.define(Ty::Float)?;
+            self.r.expect("=")?;
+            let access = self.named("`tile`, `row` or `col`", &ACCESSES)?;
+            self.r.expect("(")?;
+            reads.push((var, self.buf()?, access));
+            self.r.expect(")")?;
+        }
+        self.r.expect(":")?;
+        Ok(Stmt::Map { dst, rows, cols, row, col, reads, value: self.expr()? })
+    }
+
+    fn softmax_step(&mut self) -> Result<Stmt> {
+        let s = self.buf()?;
+        let (rows, cols, scale) = (self.key("rows")?, self.key("cols")?, self.key("scale")?);
+        let (row_max, row_sum) = (self.buf_key("row_max")?, self.buf_key("row_sum")?);
+        let alpha = self.buf_key("alpha")?;
+        let floor_unmasked = self.key("floor_unmasked")?;
+        Ok(Stmt::SoftmaxStep { s, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked })
+    }
+
+    fn weight_step(&mut self) -> Result<Stmt> {
+        let kind = self.named("a weight", &WEIGHTS)?;
+        let s = self.buf()?;
+        let (rows, cols, scale) = (self.key("rows")?, self.key("cols")?, self.key("scale")?);
+        let row_max = self.buf_key("row_max")?;
+        Ok(Stmt::WeightStep {
+            kind,
+            s,
+            rows,
+            cols,
+            scale,
+            row_max,
+            floor_unmasked: self.key("floor_unmasked")?,
+        })
+    }
+
+    fn finish_softmax(&mut self) -> Result<Stmt> {
+        self.r.expect_word("rows")?;
+        self.r.expect("=")?;
+        let rows = self.expr()?;
+        let (row_max, row_sum) = (self.buf_key("row_max")?, self.buf_key("row_sum")?);
+        let sink = self.key("sink")?;
+        let (inv_sum, lse) = (self.buf_key("inv_sum")?, self.buf_key("lse")?);
+        Ok(Stmt::FinishSoftmax { rows, row_max, row_sum, sink, inv_sum, lse })
+    }
+
+    fn store_rows(&mut self) -> Result<Stmt> {
+        let dst = self.rows()?;
+        self.r.expect("<-")?;
+        let src = self.buf()?;
+        let (rows, d) = (self.key("rows")?, self.constant_key("d")?);
+        let row_scale = if self.r.eat(",")? { self.optional_row_scale()? } else { None };
+        Ok(Stmt::StoreRows { dst, src, rows, d, row_scale })
+    }
+
+    fn optional_row_scale(&mut self) -> Result<Option<BufId>> {
+        if !self.r.eat_word("row_scale")? {
+            return Ok(None);
+        }
+        self.r.expect("=")?;
+        Ok(Some(self.buf()?))
+    }
+
+    fn buf(&mut self) -> Result<BufId> {
+        let name = self.r.word()?;
+        match self.buffers.iter().position(|b| b.name == name) {
+            Some(n) => Ok(BufId(n as u32)),
+            None => self.r.error(format!("no buffer `{name}` in this launch")),
+        }
+    }
+
+    fn named<T: Copy>(&mut self, what: &str, table: &[(&str, T)]) -> Result<T> {
+        let name = self.r.word()?;
+        match table.iter().find(|(n, _)| *n == name) {
+            Some((_, x)) => Ok(*x),
+            None => self.r.error(format!("expected {what}, found `{name}`")),
+        }
+    }
+
+    /// `, name =`
+    fn key_name(&mut self, name: &str) -> Result<()> {
+        self.r.expect(",")?;
+        self.r.expect_word(name)?;
+        self.r.expect("=")
+    }
+
+    fn key(&mut self, name: &str) -> Result<ExprId> {
+        self.key_name(name)?;
+        self.expr()
+    }
+
+    fn constant_key(&mut self, name: &str) -> Result<i64> {
+        self.key_name(name)?;
+        self.r.integer()
+    }
+
+    fn buf_key(&mut self, name: &str) -> Result<BufId> {
+        self.key_name(name)?;
+        self.buf()
+    }
+}

@@ -1,0 +1,310 @@
+//! Writes a [`Program`] as text: a line for each declaration and statement, blocks indented by two spaces.
+//!
+//! Comes in: any program, well-formed or not. Goes out: text that [`super::parse`] reads.
+//!
+//! ```text
+//! program scale2 {
+//!   dim n: int
+//!   input x: f32[n, 16]
+//!   output y: f32[n, 16]
+//!   require 0 < n: "n must be positive"
+//!   launch main {
+//!     grid t < n
+//!     buffer a[1, 16]
+//!     load_rows a <- x[t : r, 0 : x], rows = 1, d = 16
+//!     map a[r < 1, c < 16], e = tile(a): 2.0 * e
+//!     store_rows y[t : r, 0 : x] <- a, rows = 1, d = 16
+//!   }
+//! }
+//! ```
+
+use std::fmt::Write;
+
+use crate::artifact::MathFn;
+use crate::attn_ir::Fact;
+use crate::expr::eval::Value;
+use crate::expr::print::{float_text, ty_name};
+use crate::expr::{ExprId, TensorId, VarId};
+use crate::tile_ir::{
+    Access, BufId, Launch, PanelRef, Program, RowsRef, ScalarArg, Stmt, TensorDecl, TensorKind, WeightKind,
+};
+
+/// The whole program.
+pub fn print(program: &Program) -> String {
+    let p = Printer { program, launch: None };
+    let mut out = format!("program {} {{\n", program.name);
+    for dim in &program.dims {
+        let _ = writeln!(out, "  dim {}", p.scalar(dim));
+    }
+    for param in &program.params {
+        let _ = writeln!(out, "  param {}", p.scalar(param));
+    }
+    for tensor in &program.tensors {
+        let _ = writeln!(out, "  {}", p.tensor_decl(tensor));
+    }
+    for require in &program.requires {
+        let _ = writeln!(out, "  require {}: {}", p.expr(require.cond), quote(&require.message));
+    }
+    for launch in &program.launches {
+        Printer { program, launch: Some(launch) }.launch(launch, &mut out);
+    }
+    out.push_str("}\n");
+    out
+}
+
+/// One statement on one line, without its blocks: how errors name it.
+pub fn stmt_head(program: &Program, launch: &Launch, stmt: &Stmt) -> String {
+    Printer { program, launch: Some(launch) }.head(stmt)
+}
+
+/// A string literal with escapes for quotes, backslashes and line ends.
+pub(crate) fn quote(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("\"{escaped}\"")
+}
+
+/// A constant as IR text.
+pub(crate) fn value_text(value: Value) -> String {
+    match value {
+        Value::Bool(x) => x.to_string(),
+        Value::Int(x) => x.to_string(),
+        Value::Float(x) => float_text(x),
+    }
+}
+
+/// Names of the elementary functions in text.
+pub(super) const MATH_FNS: [(&str, MathFn); 8] = [
+    ("exp", MathFn::Exp),
+    ("exp2", MathFn::Exp2),
+    ("log", MathFn::Log),
+    ("log2", MathFn::Log2),
+    ("tanh", MathFn::Tanh),
+    ("sigmoid", MathFn::Sigmoid),
+    ("sin", MathFn::Sin),
+    ("cos", MathFn::Cos),
+];
+
+/// Names of the weights in text.
+pub(super) const WEIGHTS: [(&str, WeightKind); 3] =
+    [("sigmoid", WeightKind::Sigmoid), ("relu", WeightKind::Relu), ("plain", WeightKind::Plain)];
+
+/// Names of the ways a map reads a buffer.
+pub(super) const ACCESSES: [(&str, Access); 3] =
+    [("tile", Access::Tile), ("row", Access::Row), ("col", Access::Col)];
+
+fn name_of<T: PartialEq>(table: &[(&'static str, T)], x: &T) -> &'static str {
+    table.iter().find(|(_, y)| y == x).map_or("?", |(name, _)| name)
+}
+
+struct Printer<'a> {
+    program: &'a Program,
+    launch: Option<&'a Launch>,
+}
+
+impl Printer<'_> {
+    fn expr(&self, id: ExprId) -> String {
+        crate::expr::print::print(&self.program.pool, id, &|t| self.tensor(t))
+    }
+
+    fn exprs(&self, ids: &[ExprId]) -> String {
+        ids.iter().map(|&x| self.expr(x)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn var(&self, var: VarId) -> &str {
+        &self.program.pool.var_info(var).name
+    }
+
+    fn tensor(&self, id: TensorId) -> String {
+        self.program
+            .tensors
+            .get(id.0 as usize)
+            .map_or_else(|| format!("no_tensor_{}", id.0), |t| t.name.clone())
+    }
+
+    fn buf(&self, id: BufId) -> String {
+        self.launch
+            .and_then(|l| l.buffers.get(id.0 as usize))
+            .map_or_else(|| format!("no_buffer_{}", id.0), |b| b.name.clone())
+    }
+
+    /// `name: type = default`, with the variable in parentheses where its printed name differs.
+    fn scalar(&self, arg: &ScalarArg) -> String {
+        let info = self.program.pool.var_info(arg.var);
+        let alias = if info.name == arg.name { String::new() } else { format!("({})", info.name) };
+        let default = arg.default.map_or_else(String::new, |v| format!(" = {}", value_text(v)));
+        format!("{}{alias}: {}{default}", arg.name, ty_name(info.ty))
+    }
+
+    fn tensor_decl(&self, t: &TensorDecl) -> String {
+        let kind = match &t.kind {
+            TensorKind::Input => "input",
+            TensorKind::Output => "output",
+            TensorKind::Table { .. } => "table",
+            TensorKind::Workspace => "workspace",
+        };
+        let mut out = format!("{kind} {}: {}[{}]", t.name, t.dtype, self.exprs(&t.shape));
+        out.push_str(&layout_text(&t.layout));
+        out.push_str(fact_text(t.fact));
+        if let TensorKind::Table { vars, origin, value } = &t.kind {
+            let vars: Vec<String> = vars
+                .iter()
+                .zip(origin)
+                .map(|(&v, &o)| format!("{} from {}", self.var(v), self.expr(o)))
+                .collect();
+            let _ = write!(out, " ({}) = {}", vars.join(", "), self.expr(*value));
+        }
+        out
+    }
+
+    fn launch(&self, launch: &Launch, out: &mut String) {
+        let _ = writeln!(out, "  launch {} {{", launch.name);
+        let grid: Vec<String> =
+            launch.grid.iter().map(|(v, n)| format!("{} < {}", self.var(*v), self.expr(*n))).collect();
+        if !grid.is_empty() {
+            let _ = writeln!(out, "    grid {}", grid.join(", "));
+        }
+        for b in &launch.buffers {
+            let _ = writeln!(out, "    buffer {}[{}, {}]", b.name, b.rows, b.cols);
+        }
+        self.block(&launch.body, 4, out);
+        out.push_str("  }\n");
+    }
+
+    fn block(&self, body: &[Stmt], indent: usize, out: &mut String) {
+        for stmt in body {
+            let _ = writeln!(out, "{:indent$}{}", "", self.head(stmt));
+            match stmt {
+                Stmt::For { body, .. } => {
+                    self.block(body, indent + 2, out);
+                    let _ = writeln!(out, "{:indent$}}}", "");
+                }
+                Stmt::If { then, otherwise, .. } => {
+                    self.block(then, indent + 2, out);
+                    if !otherwise.is_empty() {
+                        let _ = writeln!(out, "{:indent$}}} else {{", "");
+                        self.block(otherwise, indent + 2, out);
+                    }
+                    let _ = writeln!(out, "{:indent$}}}", "");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// One arm for each statement: long, but flat.
+    fn head(&self, stmt: &Stmt) -> String {
+        let e = |x: &ExprId| self.expr(*x);
+        let buf = |b: &BufId| self.buf(*b);
+        let scale_by =
+            |b: &Option<BufId>| b.map_or_else(String::new, |b| format!(", row_scale = {}", self.buf(b)));
+        match stmt {
+            Stmt::Let { var, value } => format!("let {} = {}", self.var(*var), e(value)),
+            Stmt::For { var, lo, hi, .. } => format!("for {} in {}..{} {{", self.var(*var), e(lo), e(hi)),
+            Stmt::If { cond, .. } => format!("if {} {{", e(cond)),
+            Stmt::Fill { dst, value } => format!("fill {} = {}", buf(dst), float_text(*value)),
+            Stmt::LoadRows { dst, src, rows, d } => {
+                format!("load_rows {} <- {}, rows = {}, d = {d}", buf(dst), self.rows(src), e(rows))
+            }
+            Stmt::PackK { dst, src, n, d } => {
+                format!("pack_k {} <- {}, n = {}, d = {d}", self.panel(dst), self.rows(src), e(n))
+            }
+            Stmt::PackV { dst, src, n, d, flag: (t, idx) } => {
+                let flag = format!("{}[{}]", self.tensor(*t), self.exprs(idx));
+                format!(
+                    "pack_v {} <- {}, n = {}, d = {d}, flag = {flag}",
+                    self.panel(dst),
+                    self.rows(src),
+                    e(n)
+                )
+            }
+            Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } => {
+                let assign = if *accumulate { "+=" } else { "=" };
+                let product = format!("{} {assign} {} * {}", buf(c), buf(a), self.panel(b));
+                let sizes = format!("rows = {}, k = {}, n = {}", e(rows), e(k), e(n));
+                format!("gemm {product}, {sizes}{}, skip_zero = {}", scale_by(row_scale), e(skip_zero))
+            }
+            Stmt::Map { dst, rows, cols, row, col, reads, value } => {
+                let read = |(v, b, a): &(VarId, BufId, Access)| {
+                    format!(", {} = {}({})", self.var(*v), name_of(&ACCESSES, a), buf(b))
+                };
+                let reads: String = reads.iter().map(read).collect();
+                let over = format!("{} < {}, {} < {}", self.var(*row), e(rows), self.var(*col), e(cols));
+                format!("map {}[{over}]{reads}: {}", buf(dst), e(value))
+            }
+            Stmt::Math { f, dst, rows } => {
+                format!("math {} {}, rows = {}", name_of(&MATH_FNS, f), buf(dst), e(rows))
+            }
+            Stmt::SoftmaxStep { s, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked } => {
+                let tile =
+                    format!("{}, rows = {}, cols = {}, scale = {}", buf(s), e(rows), e(cols), e(scale));
+                let state =
+                    format!("row_max = {}, row_sum = {}, alpha = {}", buf(row_max), buf(row_sum), buf(alpha));
+                format!("softmax_step {tile}, {state}, floor_unmasked = {}", e(floor_unmasked))
+            }
+            Stmt::WeightStep { kind, s, rows, cols, scale, row_max, floor_unmasked } => {
+                let tile =
+                    format!("{}, rows = {}, cols = {}, scale = {}", buf(s), e(rows), e(cols), e(scale));
+                let (kind, max) = (name_of(&WEIGHTS, kind), buf(row_max));
+                format!("weight_step {kind} {tile}, row_max = {max}, floor_unmasked = {}", e(floor_unmasked))
+            }
+            Stmt::FinishSoftmax { rows, row_max, row_sum, sink, inv_sum, lse } => {
+                let state =
+                    format!("rows = {}, row_max = {}, row_sum = {}", e(rows), buf(row_max), buf(row_sum));
+                format!(
+                    "finish_softmax {state}, sink = {}, inv_sum = {}, lse = {}",
+                    e(sink),
+                    buf(inv_sum),
+                    buf(lse)
+                )
+            }
+            Stmt::StoreRows { dst, src, rows, d, row_scale } => {
+                let copy = format!("{} <- {}, rows = {}, d = {d}", self.rows(dst), buf(src), e(rows));
+                format!("store_rows {copy}{}", scale_by(row_scale))
+            }
+            Stmt::StoreVec { dst, src, rows } => {
+                format!("store_vec {} <- {}, rows = {}", self.rows(dst), buf(src), e(rows))
+            }
+        }
+    }
+
+    /// `q[b, h, row0 : r, 0 : x]`: rows run along the dim marked `r`, columns along `x`, both along `rx`.
+    fn rows(&self, rows: &RowsRef) -> String {
+        let index: Vec<String> = rows
+            .index
+            .iter()
+            .enumerate()
+            .map(|(d, &x)| {
+                let mark = match (d == rows.row_dim, d == rows.col_dim) {
+                    (true, true) => " : rx",
+                    (true, false) => " : r",
+                    (false, true) => " : x",
+                    (false, false) => "",
+                };
+                format!("{}{mark}", self.expr(x))
+            })
+            .collect();
+        format!("{}[{}]", self.tensor(rows.tensor), index.join(", "))
+    }
+
+    fn panel(&self, p: &PanelRef) -> String {
+        format!("panel({}, {}, {})", self.tensor(p.tensor), self.expr(p.offset), self.expr(p.panel_stride))
+    }
+}
+
+/// ` layout [1, 0, 2]`, or nothing for the identity.
+pub(crate) fn layout_text(layout: &[usize]) -> String {
+    if layout.iter().enumerate().all(|(n, &d)| n == d) {
+        return String::new();
+    }
+    let dims: Vec<String> = layout.iter().map(usize::to_string).collect();
+    format!(" layout [{}]", dims.join(", "))
+}
+
+/// ` sorted`, ` monotone` or nothing.
+pub(crate) fn fact_text(fact: Fact) -> &'static str {
+    match fact {
+        Fact::None => "",
+        Fact::Sorted => " sorted",
+        Fact::Monotone => " monotone",
+    }
+}
