@@ -4,10 +4,12 @@
 
 pub mod artifact;
 pub mod attn_ir;
+pub mod diagnostic;
 pub mod expr;
 pub mod lower;
 pub mod mask;
 pub mod passes;
 pub mod schedule;
+pub mod syntax;
 pub mod target;
 pub mod tile_ir;
