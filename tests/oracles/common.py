@@ -94,7 +94,7 @@ def additive(mask, dtype=torch.float64):
     return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, float("-inf"))
 
 
-def write(name, spec, kernel, dims, inputs, outputs, call, package="torch", params=None, dtype="f32", note=""):
+def write(name, spec, kernel, dims, inputs, outputs, call, package="torch", params=None, dtype="f32", note="", kind="attention", tolerance_class=None):
     """Writes tests/goldens/<name>.safetensors.
 
     f64 outputs are stored as f32; outputs that are low precision already (`o_low`) stay as they are.
@@ -107,7 +107,7 @@ def write(name, spec, kernel, dims, inputs, outputs, call, package="torch", para
         tensors[key] = value.contiguous().clone()
     metadata = {
         "format": "attnc-golden-1",
-        "kind": "attention",
+        "kind": kind,
         "spec": spec if "/" in spec else f"{SPECS}/{spec}",
         "kernel": kernel,
         "params": json.dumps(params or {}),
@@ -115,7 +115,7 @@ def write(name, spec, kernel, dims, inputs, outputs, call, package="torch", para
         "dtype": dtype,
         "inputs": json.dumps(list(inputs)),
         "outputs": json.dumps(list(outputs)),
-        "tolerance_class": dtype,
+        "tolerance_class": tolerance_class or dtype,
         "provenance": json.dumps(provenance(package, call, note)),
     }
     emit(name, tensors, metadata)

@@ -4,6 +4,7 @@ import alibi
 import bigbird
 import dense
 import gqa
+import lightning
 import patterns
 import rope
 import sequences
@@ -14,5 +15,5 @@ import unnormalised
 import windows
 
 if __name__ == "__main__":
-    for family in (dense, gqa, alibi, t5, windows, sinks, softcap, sequences, bigbird, unnormalised, patterns, rope):
+    for family in (dense, gqa, alibi, t5, windows, sinks, softcap, sequences, bigbird, unnormalised, patterns, rope, lightning):
         family.main()

