@@ -40,7 +40,7 @@ def main():
     """Writes the whole family."""
     call = {"bloom": "BloomAttention(cfg, 0).double()(x, 0, build_alibi_tensor(ones, H, f64), causal), projections fixed",
             "mpt": "MptAttention(cfg, 0).double()(x, build_mpt_alibi_tensor(H, S), attention_mask=~causal), projections fixed"}
-    for module, h, s, d in [(bloom, 8, 33, 32), (mpt, 8, 17, 32), (bloom, 12, 17, 32), (mpt, 12, 17, 32), (bloom, 4, 33, 80)]:
+    for module, h, s, d in [(bloom, 8, 33, 32), (mpt, 8, 17, 32), (bloom, 12, 17, 32), (mpt, 12, 17, 32), (bloom, 4, 17, 80)]:
         name = f"alibi_{module.__name__}_h{h}_{s}"
         q, k, v = qkv(generator(name), 1, h, s, d)
         dims, inputs = dict(B=1, H=h, S=s, D=d), dict(q=q, k=k, v=v)

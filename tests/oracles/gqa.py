@@ -31,13 +31,13 @@ def main():
         dims = dict(B=1, Hq=hq, Hkv=hkv, S=s, D=d)
         write(name, "gqa.attn", "gqa_causal", dims, dict(q=q, k=k, v=v), outputs, SDPA, dtype=dtype)
 
-    name = "gqa_interleaved_4over2_65_d32"
+    name = "gqa_interleaved_4over2_33_d32"
     gen = generator(name)
-    q, k, v = normal(gen, 1, 4, 65, 32), normal(gen, 1, 2, 65, 32), normal(gen, 1, 2, 65, 32)
+    q, k, v = normal(gen, 1, 4, 33, 32), normal(gen, 1, 2, 33, 32), normal(gen, 1, 2, 33, 32)
     k4, v4 = k.repeat(1, 2, 1, 1), v.repeat(1, 2, 1, 1)
     o = F.scaled_dot_product_attention(q.double(), k4.double(), v4.double(), is_causal=True)
     call = "torch.nn.functional.scaled_dot_product_attention(q, k.repeat(1, 2, 1, 1), v.repeat(1, 2, 1, 1), is_causal=True) on f64 copies; lse = torch.logsumexp(f64 scores)"
-    dims = dict(B=1, Hq=4, Hkv=2, S=65, D=32)
+    dims = dict(B=1, Hq=4, Hkv=2, S=33, D=32)
     write(name, "gqa.attn", "gqa_interleaved", dims, dict(q=q, k=k, v=v), dict(o=o, lse=lse_of(q, k4)), call, note="key head = h mod Hkv")
 
     for sq, sk, d in [(1, 129, 32), (8, 65, 64)]:

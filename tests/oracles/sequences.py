@@ -14,7 +14,7 @@ from common import additive, generator, indices, normal, qkv, write
 def prefix():
     """One prefix length per sequence, 0 and beyond the end among them."""
     for name, b, s, d, lengths in [("prefix_lm_33_d32", 3, 33, 32, [0, 10, 33]), ("prefix_lm_129_d32", 1, 129, 32, [77])]:
-        q, k, v = qkv(generator(name), b, 2 if s < 129 else 1, s, d)
+        q, k, v = qkv(generator(name), b, 1, s, d)
         prefix = torch.tensor(lengths, dtype=torch.int32)
         i, j = indices(q, k)
         m = ((j <= i)[None] | (j[None] < prefix[:, None, None]))[:, None]

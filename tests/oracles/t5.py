@@ -31,7 +31,7 @@ def tables():
     for n, far in [(32, 128), (32, 256), (64, 128), (20, 100)]:
         bucket = T5Attention._relative_position_bucket
         out[f"causal_{n}_{far}"] = bucket(past, bidirectional=False, num_buckets=n, max_distance=far).int()
-        if (n, far) in [(32, 128), (20, 100)]:
+        if (n, far) == (32, 128):
             out[f"both_{n}_{far}"] = bucket(both, bidirectional=True, num_buckets=n, max_distance=far).int()
     write_table("table_t5_buckets", out, "T5Attention._relative_position_bucket(j - i, bidirectional, num_buckets, max_distance)", "transformers",
                 note="causal_N_FAR[d]: bucket of i - j = d, 0..4096. both_N_FAR[d + 4096]: bucket of j - i = d, -4096..4096")
