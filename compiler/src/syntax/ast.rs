@@ -346,8 +346,10 @@ pub enum Attr {
     Monotone,
     /// May be absent.
     Optional,
-    /// `paged(size = 16, table = pages, len = kv_len)` or `(len = kv_len)`
+    /// `paged(size = 16, table = pages, len = kv_len)`
     Paged(Vec<Arg>),
+    /// `len = kv_len`: a contiguous cache with a length for each batch.
+    Len(Name),
     /// `scale f16 per (token, head)`
     Scale {
         /// Storage type.

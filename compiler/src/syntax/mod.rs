@@ -4,3 +4,4 @@
 //! keeps its comments. Nothing here knows what a name means.
 
 pub mod ast;
+pub mod print;
