@@ -1,7 +1,19 @@
 //! From text to a syntax tree and back.
 //!
-//! `parse` reads (pest grammar in `attn.pest`), `print` writes a tree as canonical text, `fmt` formats a file and
-//! keeps its comments. Nothing here knows what a name means.
+//! `parse` reads (pest grammar in `attn.pest`; `clause` and `expr` build the tree, `recover` finds several errors,
+//! `limits` keeps recursion bounded), `print` writes a tree as canonical text, `fmt` formats a file and keeps its
+//! comments, `stdlib` holds the standard library. Nothing here knows what a name means.
 
 pub mod ast;
+mod clause;
+mod explain_syntax;
+mod expr;
+pub mod limits;
+mod parse;
 pub mod print;
+mod recover;
+mod scan;
+pub mod words;
+
+pub use clause::CLAUSES;
+pub use parse::parse;

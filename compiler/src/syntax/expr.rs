@@ -1,0 +1,187 @@
+//! Expressions: pest pairs to [`Expr`] by precedence climbing (pest's Pratt parser).
+
+use std::sync::LazyLock;
+
+use pest::iterators::Pair;
+use pest::pratt_parser::{Assoc, Op, PrattParser};
+
+use super::ast::*;
+use super::parse::{Cx, Rule};
+use crate::diagnostic::{Code, Diagnostic, Diagnostics};
+
+/// Loosest first, as in language.md.
+static PRATT: LazyLock<PrattParser<Rule>> = LazyLock::new(|| {
+    let left = |rule| Op::infix(rule, Assoc::Left);
+    PrattParser::new()
+        .op(Op::infix(Rule::ternary, Assoc::Right))
+        .op(left(Rule::or))
+        .op(left(Rule::and))
+        .op(Op::prefix(Rule::not))
+        .op(left(Rule::le)
+            | left(Rule::ge)
+            | left(Rule::eq)
+            | left(Rule::ne)
+            | left(Rule::lt)
+            | left(Rule::gt)
+            | Op::postfix(Rule::within))
+        .op(left(Rule::add) | left(Rule::sub))
+        .op(left(Rule::mul) | left(Rule::div) | left(Rule::idiv) | left(Rule::mod_) | left(Rule::matmul))
+        .op(Op::prefix(Rule::neg))
+        .op(Op::infix(Rule::pow, Assoc::Right))
+        .op(Op::postfix(Rule::index))
+});
+
+/// One expression.
+pub(super) fn expr(cx: Cx, pair: Pair<Rule>, out: &mut Diagnostics) -> Expr {
+    if pair.as_rule() != Rule::expr {
+        return primary(cx, pair, out);
+    }
+    let out = std::cell::RefCell::new(out);
+    PRATT
+        .map_primary(|p| primary(cx, p, &mut out.borrow_mut()))
+        .map_prefix(|op, x| {
+            let span = cx.span(&op).to(x.span);
+            let op = if op.as_rule() == Rule::neg { PrefixOp::Neg } else { PrefixOp::Not };
+            Spanned { node: ExprKind::Prefix { op, operand: Box::new(x) }, span }
+        })
+        .map_postfix(|x, op| postfix(cx, x, op, &mut out.borrow_mut()))
+        .map_infix(|a, op, b| infix(cx, a, op, b, &mut out.borrow_mut()))
+        .parse(pair.into_inner())
+}
+
+fn primary(cx: Cx, pair: Pair<Rule>, out: &mut Diagnostics) -> Expr {
+    let span = cx.span(&pair);
+    let node = match pair.as_rule() {
+        Rule::num => ExprKind::Number(number(cx, &pair, out)),
+        Rule::str => ExprKind::Str(pair.as_str().trim_matches('"').to_string()),
+        Rule::call => {
+            let mut kids = pair.into_inner();
+            let name = kids.next().map_or(Spanned { node: String::new(), span }, |p| cx.name(&p));
+            let args = kids.next().map_or(vec![], |p| args(cx, p, out));
+            ExprKind::Call { name, args }
+        }
+        Rule::paren => match pair.into_inner().next() {
+            Some(p) => ExprKind::Paren(Box::new(expr(cx, p, out))),
+            None => ExprKind::List(vec![]),
+        },
+        Rule::list => ExprKind::List(pair.into_inner().map(|p| expr(cx, p, out)).collect()),
+        Rule::expr => return expr(cx, pair, out),
+        _ => ExprKind::Name(pair.as_str().to_string()),
+    };
+    Spanned { node, span }
+}
+
+/// The arguments of a call.
+pub(super) fn args(cx: Cx, pair: Pair<Rule>, out: &mut Diagnostics) -> Vec<Arg> {
+    pair.into_inner()
+        .map(|p| {
+            let span = cx.span(&p);
+            let mut arg = Arg { name: None, value: Spanned { node: ExprKind::List(vec![]), span } };
+            for k in p.into_inner() {
+                match k.as_rule() {
+                    Rule::arg_name => arg.name = k.into_inner().next().map(|n| cx.name(&n)),
+                    _ => arg.value = expr(cx, k, out),
+                }
+            }
+            arg
+        })
+        .collect()
+}
+
+fn postfix(cx: Cx, x: Expr, op: Pair<Rule>, out: &mut Diagnostics) -> Expr {
+    let span = x.span.to(cx.span(&op));
+    if op.as_rule() == Rule::index {
+        let index = op.into_inner().map(|p| expr(cx, p, out)).collect();
+        return Spanned { node: ExprKind::Index { base: Box::new(x), index }, span };
+    }
+    let (mut lo_included, mut hi_included) = (true, true);
+    let mut ends = Vec::new();
+    for p in op.into_inner() {
+        match p.as_rule() {
+            Rule::open => lo_included = p.as_str() == "[",
+            Rule::close => hi_included = p.as_str() == "]",
+            Rule::IN => {}
+            _ => ends.push(expr(cx, p, out)),
+        }
+    }
+    let hi = ends.pop().unwrap_or_else(|| x.clone());
+    let lo = ends.pop().unwrap_or_else(|| x.clone());
+    let interval = Box::new(Interval { lo_included, lo, hi, hi_included });
+    Spanned { node: ExprKind::In { value: Box::new(x), interval }, span }
+}
+
+fn infix(cx: Cx, a: Expr, op: Pair<Rule>, b: Expr, out: &mut Diagnostics) -> Expr {
+    let span = a.span.to(b.span);
+    if op.as_rule() == Rule::ternary {
+        let then = op.into_inner().next().map_or_else(|| b.clone(), |p| expr(cx, p, out));
+        let node = ExprKind::Ternary { cond: Box::new(a), then: Box::new(then), otherwise: Box::new(b) };
+        return Spanned { node, span };
+    }
+    let op = infix_op(op.as_rule());
+    if op.is_comparison() {
+        refuse_chain(cx, &a, &b, out);
+    }
+    Spanned { node: ExprKind::Infix { op, left: Box::new(a), right: Box::new(b) }, span }
+}
+
+/// `a < b < c`: refused, with the form of two comparisons.
+fn refuse_chain(cx: Cx, a: &Expr, b: &Expr, out: &mut Diagnostics) {
+    let span = a.span.to(b.span);
+    let message = "comparisons cannot be chained";
+    match &a.node {
+        ExprKind::Infix { op: first, right: middle, .. } if first.is_comparison() => {
+            let text = cx.slice(middle.span).to_string();
+            out.push(
+                Diagnostic::error(Code::ComparisonChain, span, message)
+                    .label("read from left to right, this compares a truth value")
+                    .suggest(middle.span, format!("{text} & {text}"), "compare twice"),
+            );
+        }
+        ExprKind::In { .. } => out.push(
+            Diagnostic::error(Code::ComparisonChain, span, message)
+                .label("`in` is a comparison too")
+                .help("join the two with `&`"),
+        ),
+        _ => {}
+    }
+}
+
+fn infix_op(rule: Rule) -> InfixOp {
+    match rule {
+        Rule::or => InfixOp::Or,
+        Rule::and => InfixOp::And,
+        Rule::le => InfixOp::Le,
+        Rule::ge => InfixOp::Ge,
+        Rule::eq => InfixOp::Eq,
+        Rule::ne => InfixOp::Ne,
+        Rule::lt => InfixOp::Lt,
+        Rule::gt => InfixOp::Gt,
+        Rule::add => InfixOp::Add,
+        Rule::sub => InfixOp::Sub,
+        Rule::mul => InfixOp::Mul,
+        Rule::div => InfixOp::Div,
+        Rule::idiv => InfixOp::IDiv,
+        Rule::mod_ => InfixOp::Mod,
+        Rule::matmul => InfixOp::MatMul,
+        _ => InfixOp::Pow,
+    }
+}
+
+fn number(cx: Cx, pair: &Pair<Rule>, out: &mut Diagnostics) -> Number {
+    let text = pair.as_str();
+    let suffixes = [("Ki", 1024), ("Mi", 1 << 20), ("K", 1000), ("M", 1_000_000)];
+    let (digits, factor) =
+        suffixes.iter().find_map(|(s, f)| text.strip_suffix(s).map(|d| (d, *f))).unwrap_or((text, 1i64));
+    let value = if digits.contains(['.', 'e']) {
+        digits.parse::<f64>().ok().map(|x| x * factor as f64).filter(|x| x.is_finite()).map(Number::Float)
+    } else {
+        digits.parse::<i64>().ok().and_then(|x| x.checked_mul(factor)).map(Number::Int)
+    };
+    value.unwrap_or_else(|| {
+        out.push(
+            Diagnostic::error(Code::BadNumber, cx.span(pair), format!("`{text}` does not fit"))
+                .label("integers have 64 bits, floats must be finite"),
+        );
+        Number::Int(0)
+    })
+}
