@@ -12,4 +12,6 @@ mod print;
 mod tests;
 
 pub use parse::parse;
+pub(crate) use parse::{dtype, fact, layout, ty};
+pub(crate) use print::{fact_text, layout_text, value_text};
 pub use print::{print, stmt_head};

@@ -1,0 +1,124 @@
+//! Writes an [`Attention`] as text, a line for each declaration in a fixed order.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use super::OUTPUTS;
+use crate::attn_ir::{Attention, Dim, Param, Rows, Tensor, Weight};
+use crate::expr::print::ty_name;
+use crate::expr::{ExprId, TensorId, VarId};
+use crate::tile_ir::text::{fact_text, layout_text, value_text};
+
+/// The whole attention.
+pub fn print(a: &Attention) -> String {
+    let p = Printer(a);
+    let mut out = format!("attention {} {{\n", a.name);
+    let mut line = |text: String| {
+        let _ = writeln!(out, "  {text}");
+    };
+    line(p.vars());
+    a.dims.iter().for_each(|d| line(p.dim(d)));
+    a.params.iter().for_each(|x| line(p.param(x)));
+    a.tensors.iter().for_each(|t| line(p.tensor_decl(t)));
+    let index = [a.index.b, a.index.h, a.index.i, a.index.j, a.index.row].map(|v| p.var(v));
+    line(format!("index {}", index.join(", ")));
+    line(format!("batch {}", p.expr(a.batch)));
+    line(format!("heads {}", a.n_heads));
+    line(format!("kv_heads {}", a.n_kv_heads));
+    line(format!("kv_head {}", p.expr(a.kv_head)));
+    line(format!("seq_q {}", p.expr(a.seq_q)));
+    line(format!("seq_k {}", p.expr(a.seq_k)));
+    line(format!("offset {}", p.expr(a.offset)));
+    for d in &a.dots {
+        line(format!("dot {} = {} * {}", p.var(d.var), p.rows(d.x), p.rows(d.y)));
+    }
+    line(format!("score {}", p.expr(a.score)));
+    line(format!("mask {}", p.expr(a.mask)));
+    line(p.weight());
+    line(format!("value {}", p.rows(a.value)));
+    for o in &a.outputs {
+        let kind = OUTPUTS.iter().find(|(_, k)| *k == o.kind).map_or("?", |(name, _)| name);
+        line(format!("output {}: {} = {kind}", o.name, o.dtype));
+    }
+    if let Some(n) = a.cpu_tiles.tile_q {
+        line(format!("tile_q {n}"));
+    }
+    if let Some(n) = a.cpu_tiles.tile_kv {
+        line(format!("tile_kv {n}"));
+    }
+    if a.numerics.exact_dot {
+        line("exact_dot".into());
+    }
+    out.push_str("}\n");
+    out
+}
+
+struct Printer<'a>(&'a Attention);
+
+impl Printer<'_> {
+    fn expr(&self, id: ExprId) -> String {
+        crate::expr::print::print(&self.0.pool, id, &|t| self.tensor(t))
+    }
+
+    fn var(&self, var: VarId) -> String {
+        self.0.pool.var_info(var).name.clone()
+    }
+
+    fn tensor(&self, id: TensorId) -> String {
+        self.0.tensors.get(id.0 as usize).map_or_else(|| format!("no_tensor_{}", id.0), |t| t.name.clone())
+    }
+
+    /// Every expression, in the order of the text.
+    fn roots(&self) -> Vec<ExprId> {
+        let a = self.0;
+        let sink = if let Weight::Softmax { sink } = a.weight { sink } else { None };
+        let sizes = a.dims.iter().map(|d| d.size);
+        let shapes = a.tensors.iter().flat_map(|t| t.shape.iter().copied());
+        let rest = [a.batch, a.kv_head, a.seq_q, a.seq_k, a.offset, a.score, a.mask];
+        sizes.chain(shapes).chain(rest).chain(sink).collect()
+    }
+
+    fn vars(&self) -> String {
+        let a = self.0;
+        let mut vars: BTreeSet<VarId> = [a.index.b, a.index.h, a.index.i, a.index.j, a.index.row].into();
+        vars.extend(a.params.iter().map(|p| p.var));
+        vars.extend(a.dots.iter().map(|d| d.var));
+        vars.extend(self.roots().into_iter().flat_map(|x| a.pool.free_vars(x)));
+        let text = |v: &VarId| format!("{}: {}", self.var(*v), ty_name(a.pool.var_info(*v).ty));
+        format!("vars {}", vars.iter().map(text).collect::<Vec<_>>().join(", "))
+    }
+
+    fn dim(&self, d: &Dim) -> String {
+        let bounds = d.bounds.map_or_else(String::new, |(lo, hi)| format!(" in {lo}..{hi}"));
+        format!("dim {} = {}{bounds}", d.name, self.expr(d.size))
+    }
+
+    fn param(&self, p: &Param) -> String {
+        let name = self.var(p.var);
+        let alias = if name == p.name { String::new() } else { format!("({name})") };
+        let default = p.default.map_or_else(String::new, |v| format!(" = {}", value_text(v)));
+        format!("param {}{alias}{default}", p.name)
+    }
+
+    fn tensor_decl(&self, t: &Tensor) -> String {
+        let shape: Vec<String> = t.shape.iter().map(|&n| self.expr(n)).collect();
+        let (layout, fact) = (layout_text(&t.layout), fact_text(t.fact));
+        format!("tensor {}: {}[{}]{layout}{fact}", t.name, t.dtype, shape.join(", "))
+    }
+
+    fn rows(&self, rows: Rows) -> String {
+        let role = |name: &str, dim: Option<usize>| dim.map_or_else(String::new, |d| format!("{name} {d}, "));
+        let (batch, head) = (role("batch", rows.batch), role("head", rows.head));
+        format!("{}({batch}{head}seq {}, feature {})", self.tensor(rows.tensor), rows.seq, rows.feature)
+    }
+
+    fn weight(&self) -> String {
+        match self.0.weight {
+            Weight::Softmax { sink: None } => "weight softmax".into(),
+            Weight::Softmax { sink: Some(sink) } => format!("weight softmax sink = {}", self.expr(sink)),
+            Weight::Sigmoid => "weight sigmoid".into(),
+            Weight::Relu => "weight relu".into(),
+            Weight::Plain => "weight plain".into(),
+        }
+    }
+}
