@@ -13,6 +13,7 @@ mod parse;
 pub mod print;
 mod recover;
 mod scan;
+pub mod stdlib;
 pub mod words;
 
 pub use clause::CLAUSES;
