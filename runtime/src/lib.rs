@@ -1,1 +1,2 @@
 //! attn-runtime
+pub mod cpu;

@@ -1,0 +1,110 @@
+//! [`Simd`] on AVX-512 (F, BW, DQ, VL): a vector is one register, a mask is a mask register.
+//!
+//! In: lanes. Out: lanes. Not here: BF16 and FP16 arithmetic instructions, whose rounding differs.
+
+use super::simd::{LANES, Simd, simd_ops};
+use std::arch::x86_64::*;
+
+/// AVX-512 F, BW, DQ, VL.
+pub(super) struct Avx512;
+
+impl Simd for Avx512 {
+    type V = __m512;
+    type M = __mmask16;
+    const ROWS: usize = 8;
+    const COLS: usize = 2;
+
+    simd_ops! {
+        splat(x: f32) -> __m512 { _mm512_set1_ps(x) }
+        splat_bits(x: i32) -> __m512 { _mm512_castsi512_ps(_mm512_set1_epi32(x)) }
+        load(p: *const f32) -> __m512 { _mm512_loadu_ps(p) }
+        store(p: *mut f32, v: __m512) { _mm512_storeu_ps(p, v) }
+        load_first(p: *const f32, n: usize) -> __m512 { _mm512_maskz_loadu_ps(Self::first(n), p) }
+        store_first(p: *mut f32, v: __m512, n: usize) { _mm512_mask_storeu_ps(p, Self::first(n), v) }
+        load_f16(p: *const u16) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+        store_f16(p: *mut u16, v: __m512) {
+            _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v))
+        }
+        load_bf16(p: *const u16) -> __m512 {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
+        }
+        store_bf16(p: *mut u16, v: __m512) { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(bf16_bits(v))) }
+        add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+        sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
+        mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+        div(a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
+        fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+        fnma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fnmadd_ps(a, b, c) }
+        max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
+        min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
+        round(a: __m512) -> __m512 { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+        to_int(a: __m512) -> __m512 { _mm512_castsi512_ps(_mm512_cvtps_epi32(a)) }
+        from_int(a: __m512) -> __m512 { _mm512_cvtepi32_ps(_mm512_castps_si512(a)) }
+        lt(a: __m512, b: __m512) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
+        eq(a: __m512, b: __m512) -> __mmask16 { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) }
+        select(m: __mmask16, a: __m512, b: __m512) -> __m512 { _mm512_mask_blend_ps(m, b, a) }
+        and(a: __m512, b: __m512) -> __m512 { _mm512_and_ps(a, b) }
+        xor(a: __m512, b: __m512) -> __m512 { _mm512_xor_ps(a, b) }
+        add_i(a: __m512, b: __m512) -> __m512 {
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
+        }
+        sub_i(a: __m512, b: __m512) -> __m512 {
+            _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
+        }
+        shl<N>(a: __m512) -> __m512 { _mm512_castsi512_ps(_mm512_slli_epi32::<N>(_mm512_castps_si512(a))) }
+        sra<N>(a: __m512) -> __m512 { _mm512_castsi512_ps(_mm512_srai_epi32::<N>(_mm512_castps_si512(a))) }
+        transpose(rows: &mut [__m512; LANES]) { transpose16(rows) }
+    }
+
+    #[inline(always)]
+    unsafe fn first(n: usize) -> __mmask16 {
+        ((1u32 << n.min(LANES)) - 1) as u16
+    }
+
+    #[inline(always)]
+    unsafe fn any(m: __mmask16) -> bool {
+        m != 0
+    }
+}
+
+/// The bfloat16 of each lane in the low half of a 32-bit lane: nearest even, NaN made quiet.
+#[inline(always)]
+unsafe fn bf16_bits(v: __m512) -> __m512i {
+    // SAFETY: register arithmetic; AVX-512 is there, as for every caller.
+    unsafe {
+        let bits = _mm512_castps_si512(v);
+        let high = _mm512_srli_epi32::<16>(bits);
+        let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+        let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+        let quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        _mm512_mask_blend_epi32(nan, _mm512_srli_epi32::<16>(up), quiet)
+    }
+}
+
+/// 16 x 16 transposition: pairs and quads inside 128-bit lanes, then the lanes themselves.
+#[inline(always)]
+unsafe fn transpose16(r: &mut [__m512; LANES]) {
+    // SAFETY: register shuffles; AVX-512 is there, as for every caller.
+    unsafe {
+        let mut quads = [_mm512_setzero_ps(); LANES];
+        for g in 0..4 {
+            let (a, b, c, d) = (r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]);
+            let (ab0, ab1) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let (cd0, cd1) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            quads[4 * g] = _mm512_shuffle_ps::<0x44>(ab0, cd0);
+            quads[4 * g + 1] = _mm512_shuffle_ps::<0xee>(ab0, cd0);
+            quads[4 * g + 2] = _mm512_shuffle_ps::<0x44>(ab1, cd1);
+            quads[4 * g + 3] = _mm512_shuffle_ps::<0xee>(ab1, cd1);
+        }
+        for i in 0..4 {
+            let (a, b, c, d) = (quads[i], quads[4 + i], quads[8 + i], quads[12 + i]);
+            let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            r[i] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
+            r[8 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
+            r[4 + i] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
+            r[12 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The product of a row-major tile with packed panels: `gemm` and `gemm_skip_zero`.
+//!
+//! In: A row-major, B in panels of [`PANEL`] columns, C row-major, all f32. Out: C. Afterwards: element
+//! (r, x) is one chain of fused multiply-adds over ascending t that starts at zero, and, when
+//! accumulating, a last one that adds `C[r, x] * row_scale[r]`; so the bits depend neither on the
+//! instruction set nor on the sizes of the other dimensions. Not here: packing (`pack.rs`), blocking for
+//! caches (the generated loops do that).
+//!
+//! The register block is `S::ROWS` rows by `S::COLS` vectors; few rows (decode) get more columns instead,
+//! so that enough chains run at a time to hide the latency of an FMA.
+
+use super::simd::{LANES, Simd};
+use attn_compiler::artifact::PANEL;
+
+/// The arguments of `gemm`, as the table's entry receives them.
+#[derive(Clone, Copy)]
+pub(super) struct Gemm {
+    pub c: *mut f32,
+    pub ldc: usize,
+    pub a: *const f32,
+    pub lda: usize,
+    pub b: *const f32,
+    pub panel_stride: usize,
+    pub rows: usize,
+    pub k: usize,
+    pub n: usize,
+    pub row_scale: *const f32,
+    pub accumulate: bool,
+}
+
+impl Gemm {
+    /// The same product from row `row` and column `col` on; `col` is a multiple of 16.
+    #[inline(always)]
+    unsafe fn at(self, row: usize, col: usize) -> Gemm {
+        // SAFETY: `row` and `col` are inside the tile, so the sums stay inside the allocations.
+        unsafe {
+            Gemm {
+                c: self.c.add(row * self.ldc + col),
+                a: self.a.add(row * self.lda),
+                b: self.b.add(col / PANEL * self.panel_stride + col % PANEL),
+                row_scale: if self.row_scale.is_null() { self.row_scale } else { self.row_scale.add(row) },
+                ..self
+            }
+        }
+    }
+}
+
+/// `C = A B` or `C = row_scale C + A B`.
+///
+/// # Safety
+/// The features of `S`; pointers and sizes as `Intrinsic::Gemm` says.
+#[inline(always)]
+pub(super) unsafe fn gemm<S: Simd, const SKIP: bool>(g: Gemm) {
+    // SAFETY: the caller's promise; every block below starts inside rows x round_up(n, 16).
+    unsafe {
+        let n = g.n.next_multiple_of(LANES);
+        match g.rows {
+            0 => {}
+            1 if S::COLS == 2 => few_rows::<S, 1, 8, SKIP>(g, n),
+            2 if S::COLS == 2 => few_rows::<S, 2, 4, SKIP>(g, n),
+            3 if S::COLS == 2 => few_rows::<S, 3, 4, SKIP>(g, n),
+            1 => few_rows::<S, 1, 4, SKIP>(g, n),
+            2 => few_rows::<S, 2, 2, SKIP>(g, n),
+            _ => {
+                let step = S::COLS * LANES;
+                let mut col = 0;
+                while col + step <= n {
+                    if S::COLS == 2 {
+                        all_rows::<S, 2, SKIP>(g, col);
+                    } else {
+                        all_rows::<S, 1, SKIP>(g, col);
+                    }
+                    col += step;
+                }
+                if col < n {
+                    all_rows::<S, 1, SKIP>(g, col);
+                }
+            }
+        }
+    }
+}
+
+/// `R` rows, all columns, `W` vectors at a time.
+#[inline(always)]
+unsafe fn few_rows<S: Simd, const R: usize, const W: usize, const SKIP: bool>(g: Gemm, n: usize) {
+    // SAFETY: as for `gemm`.
+    unsafe {
+        let mut col = 0;
+        while col + W * LANES <= n {
+            block::<S, R, W, SKIP>(g.at(0, col));
+            col += W * LANES;
+        }
+        while col + PANEL <= n {
+            block::<S, R, 2, SKIP>(g.at(0, col));
+            col += PANEL;
+        }
+        if col < n {
+            block::<S, R, 1, SKIP>(g.at(0, col));
+        }
+    }
+}
+
+/// `W` vectors of columns from `col` on, all rows.
+#[inline(always)]
+unsafe fn all_rows<S: Simd, const W: usize, const SKIP: bool>(g: Gemm, col: usize) {
+    // SAFETY: as for `gemm`.
+    unsafe {
+        let mut row = 0;
+        while row + S::ROWS <= g.rows {
+            match S::ROWS {
+                8 => block::<S, 8, W, SKIP>(g.at(row, col)),
+                6 => block::<S, 6, W, SKIP>(g.at(row, col)),
+                _ => block::<S, 4, W, SKIP>(g.at(row, col)),
+            }
+            row += S::ROWS;
+        }
+        let rest = g.at(row, col);
+        match g.rows - row {
+            7 => block::<S, 7, W, SKIP>(rest),
+            6 => block::<S, 6, W, SKIP>(rest),
+            5 => block::<S, 5, W, SKIP>(rest),
+            4 => block::<S, 4, W, SKIP>(rest),
+            3 => block::<S, 3, W, SKIP>(rest),
+            2 => block::<S, 2, W, SKIP>(rest),
+            1 => block::<S, 1, W, SKIP>(rest),
+            _ => {}
+        }
+    }
+}
+
+/// The micro kernel: `R` rows by `W` vectors, kept in registers over the whole of k.
+#[inline(always)]
+unsafe fn block<S: Simd, const R: usize, const W: usize, const SKIP: bool>(g: Gemm) {
+    // SAFETY: as for `gemm`; `g` starts at this block.
+    unsafe {
+        let mut acc = [[S::splat(0.0); W]; R];
+        let mut a = g.a;
+        let mut b = g.b;
+        for _ in 0..g.k {
+            let mut bv = [S::splat(0.0); W];
+            for (w, v) in bv.iter_mut().enumerate() {
+                *v = S::load(b.add(w * LANES / PANEL * g.panel_stride + w * LANES % PANEL));
+            }
+            for (r, row) in acc.iter_mut().enumerate() {
+                let av = S::splat(*a.add(r * g.lda));
+                for (w, sum) in row.iter_mut().enumerate() {
+                    *sum = if SKIP {
+                        let zero = S::eq(av, S::splat(0.0));
+                        S::fma(av, S::select(zero, S::splat(0.0), bv[w]), *sum)
+                    } else {
+                        S::fma(av, bv[w], *sum)
+                    };
+                }
+            }
+            a = a.add(1);
+            b = b.add(PANEL);
+        }
+        for (r, row) in acc.iter().enumerate() {
+            let scale = S::splat(if g.row_scale.is_null() { 1.0 } else { *g.row_scale.add(r) });
+            for (w, &sum) in row.iter().enumerate() {
+                let c = g.c.add(r * g.ldc + w * LANES);
+                S::store(c, if g.accumulate { S::fma(S::load(c), scale, sum) } else { sum });
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The tile intrinsics that generated CPU kernels call, for every instruction set.
+//!
+//! In: an [`Isa`] (what the machine has, or `ATTN_ISA`). Out: an [`IntrinsicTable`], whose address a kernel
+//! receives in its arguments. Afterwards: the entries keep the contracts written in
+//! [`attn_compiler::artifact::Intrinsic`], with the same bits on every instruction set (but for the payload
+//! of a NaN). Each kernel is written once, over [`simd::Simd`], sixteen lanes wide. Not here: loops over
+//! tiles, masks, threads: generated code has them.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod convert;
+mod exp;
+mod gemm;
+mod isa;
+mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod pack;
+mod portable;
+mod probe;
+mod rows;
+mod simd;
+mod softmax;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use isa::{ISA_VARIABLE, Isa, IsaError};
+pub(crate) use table::Probe;
+pub use table::{
+    FinishSoftmaxFn, GemmFn, HalfToF32Fn, IntrinsicTable, LoadRowsFn, Math1Fn, PackKFn, PackVFn, PowFn,
+    SoftmaxStepFn, StoreRowsFn, StoreVecFn, VMathFn, WeightStepFn, table,
+};

@@ -1,0 +1,111 @@
+//! The vector that every intrinsic is written in: sixteen f32 lanes, whatever the registers are.
+//!
+//! In: nothing. Out: [`Simd`], which `avx512.rs` (one register per vector), `avx2.rs` (two), `neon.rs`
+//! (four) and `portable.rs` (an array) implement. Afterwards: each operation gives the same bits in every
+//! implementation, so a kernel that is generic over `Simd` gives the same bits on every machine. For that
+//! reason there is no reassociating reduction here and no operation of less than full precision.
+//! Not here: widths other than sixteen, integers beyond what moving exponents about needs.
+
+/// Lanes of a [`Simd::V`].
+pub const LANES: usize = 16;
+
+/// An instruction set, as operations on vectors of [`LANES`] f32 values.
+///
+/// # Safety
+/// Every method needs the CPU features that the implementing type stands for, and pointers valid for the
+/// lanes that it says it touches. No method needs alignment.
+pub(super) trait Simd {
+    /// Sixteen f32 lanes.
+    type V: Copy;
+    /// Sixteen truth values.
+    type M: Copy;
+    /// Rows of the register block of the matrix product.
+    const ROWS: usize;
+    /// Vectors per row of that block: 1 or 2.
+    const COLS: usize;
+
+    /// `x` in every lane.
+    unsafe fn splat(x: f32) -> Self::V;
+    /// The same 32 bits in every lane.
+    unsafe fn splat_bits(x: i32) -> Self::V;
+    /// Reads 16 lanes.
+    unsafe fn load(p: *const f32) -> Self::V;
+    /// Writes 16 lanes.
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// Reads lanes 0..n (n <= 16) and touches no memory beyond them; zero in the others.
+    unsafe fn load_first(p: *const f32, n: usize) -> Self::V;
+    /// Writes lanes 0..n (n <= 16) and touches no memory beyond them.
+    unsafe fn store_first(p: *mut f32, v: Self::V, n: usize);
+    /// Reads 16 binary16 values.
+    unsafe fn load_f16(p: *const u16) -> Self::V;
+    /// Writes 16 binary16 values, rounded to nearest even.
+    unsafe fn store_f16(p: *mut u16, v: Self::V);
+    /// Reads 16 bfloat16 values.
+    unsafe fn load_bf16(p: *const u16) -> Self::V;
+    /// Writes 16 bfloat16 values, rounded to nearest even.
+    unsafe fn store_bf16(p: *mut u16, v: Self::V);
+
+    /// a + b
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// a - b
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// a * b
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// a / b
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// a * b + c, rounded once
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// c - a * b, rounded once
+    unsafe fn fnma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `if a > b { a } else { b }`: b where either is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// `if a < b { a } else { b }`: b where either is NaN.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// To the nearest i32, ties to even; unspecified where it does not fit.
+    unsafe fn to_int(a: Self::V) -> Self::V;
+    /// From i32.
+    unsafe fn from_int(a: Self::V) -> Self::V;
+
+    /// a < b; false where either is NaN.
+    unsafe fn lt(a: Self::V, b: Self::V) -> Self::M;
+    /// a == b; false where either is NaN.
+    unsafe fn eq(a: Self::V, b: Self::V) -> Self::M;
+    /// Lanes 0..n.
+    unsafe fn first(n: usize) -> Self::M;
+    /// `if m { a } else { b }`
+    unsafe fn select(m: Self::M, a: Self::V, b: Self::V) -> Self::V;
+    /// Is any lane true?
+    unsafe fn any(m: Self::M) -> bool;
+
+    /// Bitwise and.
+    unsafe fn and(a: Self::V, b: Self::V) -> Self::V;
+    /// Bitwise exclusive or.
+    unsafe fn xor(a: Self::V, b: Self::V) -> Self::V;
+    /// Wrapping 32-bit sum.
+    unsafe fn add_i(a: Self::V, b: Self::V) -> Self::V;
+    /// Wrapping 32-bit difference.
+    unsafe fn sub_i(a: Self::V, b: Self::V) -> Self::V;
+    /// Shift left.
+    unsafe fn shl<const N: u32>(a: Self::V) -> Self::V;
+    /// Arithmetic shift right.
+    unsafe fn sra<const N: u32>(a: Self::V) -> Self::V;
+
+    /// Lane i of row j becomes lane j of row i.
+    unsafe fn transpose(rows: &mut [Self::V; LANES]);
+}
+
+/// Defines methods of [`Simd`], each one expression of `std::arch` intrinsics.
+macro_rules! simd_ops {
+    ($( $name:ident $(<$n:ident>)? ( $($arg:ident: $ty:ty),* ) $(-> $ret:ty)? { $body:expr } )*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $name $(<const $n: u32>)? ($($arg: $ty),*) $(-> $ret)? {
+                // SAFETY: the trait's contract: the features are there, the pointers cover the lanes.
+                unsafe { $body }
+            }
+        )*
+    };
+}
+pub(super) use simd_ops;

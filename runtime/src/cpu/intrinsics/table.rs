@@ -1,0 +1,379 @@
+//! The tables of function pointers that CPU kernels receive, one per instruction set.
+//!
+//! In: an [`Isa`]. Out: its [`IntrinsicTable`], in the order of [`Intrinsic::ALL`]. Afterwards: entry i may
+//! be called with the matching `*Fn` type, on a machine that has the instruction set. This is where the
+//! generic kernels meet `#[target_feature]`: each entry is a wrapper into which everything is inlined.
+//!
+//! A count, stride or leading dimension is `i64` (a negative count is taken as 0), a code or flag is `u32`
+//! or `i32`, every pointer is thin. An unknown code writes nothing (`vmath`: NaN): kernels come from our
+//! own compiler, and an intrinsic has no way to fail.
+#![allow(clippy::too_many_arguments, reason = "the ABI of the intrinsics is flat")]
+
+use super::convert::{dtype_of, f16_to_f32};
+use super::isa::Isa;
+use super::{gemm, math, pack, probe, rows, softmax};
+use attn_compiler::artifact::Intrinsic;
+
+/// `gemm` and `gemm_skip_zero`.
+pub type GemmFn = unsafe extern "C" fn(
+    c: *mut f32,
+    ldc: i64,
+    a: *const f32,
+    lda: i64,
+    b: *const f32,
+    panel_stride: i64,
+    rows: i64,
+    k: i64,
+    n: i64,
+    row_scale: *const f32,
+    accumulate: i32,
+);
+/// `softmax_step`.
+pub type SoftmaxStepFn = unsafe extern "C" fn(
+    s: *mut f32,
+    lds: i64,
+    rows: i64,
+    cols: i64,
+    scale: f32,
+    row_max: *mut f32,
+    row_sum: *mut f32,
+    alpha: *mut f32,
+    floor_unmasked: i32,
+);
+/// `weight_step`.
+pub type WeightStepFn = unsafe extern "C" fn(
+    kind: u32,
+    s: *mut f32,
+    lds: i64,
+    rows: i64,
+    cols: i64,
+    scale: f32,
+    row_max: *mut f32,
+    floor_unmasked: i32,
+);
+/// `pack_k`.
+pub type PackKFn = unsafe extern "C" fn(
+    dst: *mut f32,
+    src: *const u8,
+    dtype: u32,
+    n_keys: i64,
+    d: i64,
+    stride_key: i64,
+    stride_d: i64,
+);
+/// `pack_v`.
+pub type PackVFn = unsafe extern "C" fn(
+    dst: *mut f32,
+    panel_stride: i64,
+    src: *const u8,
+    dtype: u32,
+    n_keys: i64,
+    d: i64,
+    stride_key: i64,
+    stride_d: i64,
+) -> i64;
+/// `load_rows`.
+pub type LoadRowsFn = unsafe extern "C" fn(
+    dst: *mut f32,
+    ldd: i64,
+    src: *const u8,
+    dtype: u32,
+    rows: i64,
+    d: i64,
+    stride_row: i64,
+    stride_d: i64,
+);
+/// `store_rows`.
+pub type StoreRowsFn = unsafe extern "C" fn(
+    src: *const f32,
+    lds: i64,
+    dst: *mut u8,
+    dtype: u32,
+    rows: i64,
+    d: i64,
+    stride_row: i64,
+    stride_d: i64,
+    row_scale: *const f32,
+);
+/// `store_vec`.
+pub type StoreVecFn = unsafe extern "C" fn(src: *const f32, dst: *mut u8, dtype: u32, n: i64, stride: i64);
+/// `finish_softmax`.
+pub type FinishSoftmaxFn = unsafe extern "C" fn(
+    rows: i64,
+    row_max: *const f32,
+    row_sum: *const f32,
+    sink: f32,
+    inv_sum: *mut f32,
+    lse: *mut f32,
+);
+/// `vmath`.
+pub type VMathFn = unsafe extern "C" fn(function: u32, dst: *mut f32, src: *const f32, n: i64);
+/// `math1`.
+pub type Math1Fn = unsafe extern "C" fn(function: u32, x: f32) -> f32;
+/// `pow`.
+pub type PowFn = unsafe extern "C" fn(x: f32, y: f32) -> f32;
+/// `half_to_f32`.
+pub type HalfToF32Fn = unsafe extern "C" fn(bits: i32) -> f32;
+
+/// Function pointers in the order of [`Intrinsic::ALL`]: what a kernel gets a pointer to.
+#[repr(transparent)]
+pub struct IntrinsicTable([*const (); Intrinsic::ALL.len()]);
+
+// SAFETY: the pointers are to functions, which any thread may call; the table is never written.
+unsafe impl Sync for IntrinsicTable {}
+
+impl IntrinsicTable {
+    /// The address of the first entry.
+    pub fn as_ptr(&self) -> *const *const () {
+        self.0.as_ptr()
+    }
+
+    /// The address of one intrinsic.
+    pub fn entry(&self, intrinsic: Intrinsic) -> *const () {
+        self.0[intrinsic as usize]
+    }
+}
+
+/// Accessors that give entries their types back, for callers in Rust.
+macro_rules! typed_entries {
+    ($($method:ident, $intrinsic:ident, $ty:ty;)*) => {
+        impl IntrinsicTable {
+            $(
+                #[doc = concat!("[`Intrinsic::", stringify!($intrinsic), "`] under its type.")]
+                pub fn $method(&self) -> $ty {
+                    // SAFETY: `isa_table!` put a function of exactly this type at this place.
+                    unsafe { std::mem::transmute::<*const (), $ty>(self.entry(Intrinsic::$intrinsic)) }
+                }
+            )*
+        }
+    };
+}
+
+typed_entries! {
+    gemm, Gemm, GemmFn;
+    softmax_step, SoftmaxStep, SoftmaxStepFn;
+    weight_step, WeightStep, WeightStepFn;
+    gemm_skip_zero, GemmSkipZero, GemmFn;
+    pack_k, PackK, PackKFn;
+    pack_v, PackV, PackVFn;
+    load_rows, LoadRows, LoadRowsFn;
+    store_rows, StoreRows, StoreRowsFn;
+    store_vec, StoreVec, StoreVecFn;
+    finish_softmax, FinishSoftmax, FinishSoftmaxFn;
+    vmath, VMath, VMathFn;
+    math1, Math1, Math1Fn;
+    pow, Pow, PowFn;
+    half_to_f32, HalfToF32, HalfToF32Fn;
+}
+
+/// A count or a leading dimension.
+#[inline(always)]
+fn count(n: i64) -> usize {
+    usize::try_from(n).unwrap_or(0)
+}
+
+/// Defines a module with the wrappers and the table of one instruction set.
+macro_rules! isa_table {
+    ($name:ident, $simd:ty $(, #[$feature:meta])?) => {
+        mod $name {
+            use super::*;
+
+            isa_table! { @wrap $simd, [$(#[$feature])?],
+                fn gemm(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const f32, panel_stride: i64,
+                    rows: i64, k: i64, n: i64, row_scale: *const f32, accumulate: i32) {
+                    gemm::gemm::<$simd, false>(gemm::Gemm {
+                        c, ldc: count(ldc), a, lda: count(lda), b, panel_stride: count(panel_stride),
+                        rows: count(rows), k: count(k), n: count(n), row_scale, accumulate: accumulate != 0,
+                    })
+                }
+                fn gemm_skip_zero(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const f32,
+                    panel_stride: i64, rows: i64, k: i64, n: i64, row_scale: *const f32, accumulate: i32) {
+                    gemm::gemm::<$simd, true>(gemm::Gemm {
+                        c, ldc: count(ldc), a, lda: count(lda), b, panel_stride: count(panel_stride),
+                        rows: count(rows), k: count(k), n: count(n), row_scale, accumulate: accumulate != 0,
+                    })
+                }
+                fn softmax_step(s: *mut f32, lds: i64, rows: i64, cols: i64, scale: f32, row_max: *mut f32,
+                    row_sum: *mut f32, alpha: *mut f32, floor_unmasked: i32) {
+                    let tile = softmax::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    if floor_unmasked != 0 {
+                        softmax::softmax_step::<$simd, true>(tile, scale, row_max, row_sum, alpha)
+                    } else {
+                        softmax::softmax_step::<$simd, false>(tile, scale, row_max, row_sum, alpha)
+                    }
+                }
+                fn weight_step(kind: u32, s: *mut f32, lds: i64, rows: i64, cols: i64, scale: f32,
+                    row_max: *mut f32, floor_unmasked: i32) {
+                    let tile = softmax::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    let floor = floor_unmasked != 0;
+                    match kind {
+                        0 => softmax::weight_step::<$simd>(softmax::Weight::Sigmoid, tile, scale, row_max, floor),
+                        1 => softmax::weight_step::<$simd>(softmax::Weight::Relu, tile, scale, row_max, floor),
+                        2 => softmax::weight_step::<$simd>(softmax::Weight::Score, tile, scale, row_max, floor),
+                        _ => {}
+                    }
+                }
+                fn pack_k(dst: *mut f32, src: *const u8, dtype: u32, n_keys: i64, d: i64, stride_key: i64,
+                    stride_d: i64) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        let (stride_t, stride_x) = (stride_d as isize, stride_key as isize);
+                        let (n_t, n_x) = (count(d), count(n_keys));
+                        let source = pack::Source { src, dtype, n_t, n_x, stride_t, stride_x };
+                        pack::pack::<$simd, false>(source, dst, n_t * attn_compiler::artifact::PANEL);
+                    }
+                }
+                fn pack_v(dst: *mut f32, panel_stride: i64, src: *const u8, dtype: u32, n_keys: i64, d: i64,
+                    stride_key: i64, stride_d: i64) -> i64 {
+                    let Some(dtype) = dtype_of(dtype) else { return 0 };
+                    let (stride_t, stride_x) = (stride_key as isize, stride_d as isize);
+                    let (n_t, n_x) = (count(n_keys), count(d));
+                    let source = pack::Source { src, dtype, n_t, n_x, stride_t, stride_x };
+                    i64::from(pack::pack::<$simd, true>(source, dst, count(panel_stride)))
+                }
+                fn load_rows(dst: *mut f32, ldd: i64, src: *const u8, dtype: u32, rows: i64, d: i64,
+                    stride_row: i64, stride_d: i64) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        let (stride_row, stride_d) = (stride_row as isize, stride_d as isize);
+                        let shape = rows::Strided { dtype, rows: count(rows), d: count(d), stride_row, stride_d };
+                        rows::load_rows::<$simd>(dst, count(ldd), src, shape)
+                    }
+                }
+                fn store_rows(src: *const f32, lds: i64, dst: *mut u8, dtype: u32, rows: i64, d: i64,
+                    stride_row: i64, stride_d: i64, row_scale: *const f32) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        let (stride_row, stride_d) = (stride_row as isize, stride_d as isize);
+                        let shape = rows::Strided { dtype, rows: count(rows), d: count(d), stride_row, stride_d };
+                        rows::store_rows::<$simd>(src, count(lds), dst, shape, row_scale)
+                    }
+                }
+                fn store_vec(src: *const f32, dst: *mut u8, dtype: u32, n: i64, stride: i64) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        rows::store_vec(src, dst, dtype, count(n), stride as isize)
+                    }
+                }
+                fn finish_softmax(rows: i64, row_max: *const f32, row_sum: *const f32, sink: f32,
+                    inv_sum: *mut f32, lse: *mut f32) {
+                    softmax::finish_softmax::<$simd>(count(rows), row_max, row_sum, sink, inv_sum, lse)
+                }
+                fn vmath(function: u32, dst: *mut f32, src: *const f32, n: i64) {
+                    math::vmath::<$simd>(function, dst, src, count(n))
+                }
+                fn math1(function: u32, x: f32) -> f32 {
+                    math::math1::<$simd>(function, x)
+                }
+                fn pow(x: f32, y: f32) -> f32 {
+                    math::pow(x, y)
+                }
+                fn half_to_f32(bits: i32) -> f32 {
+                    f16_to_f32(bits as u16)
+                }
+                fn fma_loop(iterations: usize) -> f32 {
+                    probe::fma_loop::<$simd>(iterations)
+                }
+                fn read_loop(data: *const f32, n: usize) -> f32 {
+                    probe::read_loop::<$simd>(std::slice::from_raw_parts(data, n))
+                }
+            }
+
+            /// The measuring loops of this instruction set.
+            pub(super) const PROBE: Probe =
+                Probe { fma_loop, read_loop, flops: probe::flops_per_iteration::<$simd>() };
+
+            /// The table of this instruction set, in the order of `Intrinsic::ALL`.
+            pub(super) static TABLE: IntrinsicTable = IntrinsicTable([
+                gemm as GemmFn as *const (),
+                softmax_step as SoftmaxStepFn as *const (),
+                weight_step as WeightStepFn as *const (),
+                gemm_skip_zero as GemmFn as *const (),
+                pack_k as PackKFn as *const (),
+                pack_v as PackVFn as *const (),
+                load_rows as LoadRowsFn as *const (),
+                store_rows as StoreRowsFn as *const (),
+                store_vec as StoreVecFn as *const (),
+                finish_softmax as FinishSoftmaxFn as *const (),
+                vmath as VMathFn as *const (),
+                math1 as Math1Fn as *const (),
+                pow as PowFn as *const (),
+                half_to_f32 as HalfToF32Fn as *const (),
+            ]);
+        }
+    };
+    (@wrap $simd:ty, $features:tt, $(fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
+        $(isa_table! { @one $features, fn $name($($arg: $ty),*) $(-> $ret)? $body })*
+    };
+    (@one [$(#[$feature:meta])?], fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block) => {
+        $(#[$feature])?
+        unsafe extern "C" fn $name($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the features are those of the table, and the caller keeps the intrinsic's contract.
+            #[allow(unused_unsafe, reason = "some bodies are safe")]
+            unsafe { $body }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+isa_table!(avx512, crate::cpu::intrinsics::avx512::Avx512, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]);
+#[cfg(target_arch = "x86_64")]
+isa_table!(avx2, crate::cpu::intrinsics::avx2::Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
+#[cfg(target_arch = "aarch64")]
+isa_table!(neon, crate::cpu::intrinsics::neon::Neon);
+isa_table!(portable, crate::cpu::intrinsics::portable::Portable);
+
+/// Measuring loops of an instruction set that this machine has.
+pub(crate) struct Probe {
+    fma_loop: unsafe extern "C" fn(usize) -> f32,
+    read_loop: unsafe extern "C" fn(*const f32, usize) -> f32,
+    flops: usize,
+}
+
+impl Probe {
+    /// `None` where the machine lacks the instruction set.
+    pub(crate) fn new(isa: Isa) -> Option<Probe> {
+        match isa {
+            isa if !isa.is_available() => None,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Some(avx512::PROBE),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(avx2::PROBE),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Some(neon::PROBE),
+            _ => Some(portable::PROBE),
+        }
+    }
+
+    /// Of the best instruction set there is.
+    pub(crate) fn best() -> Probe {
+        Isa::available().into_iter().find_map(Probe::new).unwrap_or(portable::PROBE)
+    }
+
+    /// Operations of one iteration of [`Probe::fma`].
+    pub(crate) fn fma_flops(&self) -> usize {
+        self.flops
+    }
+
+    /// Runs FMAs in registers.
+    pub(crate) fn fma(&self, iterations: usize) -> f32 {
+        // SAFETY: a probe exists only where its instruction set is available.
+        unsafe { (self.fma_loop)(iterations) }
+    }
+
+    /// Reads all of `data`.
+    pub(crate) fn read(&self, data: &[f32]) -> f32 {
+        // SAFETY: as above; the slice is valid for its length.
+        unsafe { (self.read_loop)(data.as_ptr(), data.len()) }
+    }
+}
+
+/// The intrinsics of an instruction set. One that is not compiled for this architecture gets the portable
+/// table; calling into a table needs `isa.is_available()`.
+pub fn table(isa: Isa) -> &'static IntrinsicTable {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => &avx512::TABLE,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &avx2::TABLE,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => &neon::TABLE,
+        _ => &portable::TABLE,
+    }
+}
