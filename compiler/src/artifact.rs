@@ -260,7 +260,9 @@ pub const PANEL: usize = 32;
 ///
 /// Conventions for all: `extern "C"`, never unwind, no allocation; every tile is row-major `f32`,
 /// 64-byte aligned, its leading dimension (`ld*`, in elements) a multiple of 16; strides of tensors
-/// are in elements; `dtype` is a [`DType`] code; counts are `i64` and at least 0.
+/// are in elements; `dtype` is a [`DType`] code. Counts, strides and leading dimensions are `i64`, counts at
+/// least 0; codes (`dtype`, `kind`, `fn`) and flags are 32-bit; scalars are `f32`. A code that does not exist
+/// writes nothing. The same bits on every ISA, but for the sign and payload of a NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum Intrinsic {
@@ -269,7 +271,9 @@ pub enum Intrinsic {
     /// `C[r, x] = sum_t A[r, t] * B[t, x]` for r < rows, x < n rounded up to 16, t < k. B is packed in
     /// panels of [`PANEL`] columns: element (t, x) is at `b[(x / 32) * panel_stride + t * 32 + x % 32]`.
     /// With `accumulate != 0` the product is added to `C[r, x] * row_scale[r]` (1 if `row_scale` is null).
-    /// The order of the sum over t is ascending, one FMA chain per element: the same bits on every ISA.
+    /// The order of the sum over t is ascending, one FMA chain per element that starts at 0; the old C comes
+    /// last, as `fma(C, row_scale, sum)`. C is not read where `accumulate` is 0. Only panels 0..ceil(n / 32)
+    /// of B are read.
     Gemm = 0,
     /// `softmax_step(s, lds, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked)`
     ///
@@ -277,12 +281,16 @@ pub enum Intrinsic {
     /// `m' = max(m, max_c s*scale)`, `p = exp(s*scale - m')` (0 where s is -inf, and everywhere if m' is
     /// -inf), `alpha = exp(m - m')` (0 if m is -inf; 1 if unchanged), `l = alpha * l + sum_c p`, `m = m'`.
     /// With `floor_unmasked != 0`, p of a score above -inf is at least `f32::MIN_POSITIVE`, so that p == 0
-    /// says exactly "masked" (used with [`Intrinsic::GemmSkipZero`]). NaN scores propagate to p and l.
+    /// says exactly "masked" (used with [`Intrinsic::GemmSkipZero`]). NaN scores propagate to p and l; m passes
+    /// over them. Weights below 2^-126 are 0 without the floor. Columns from `cols` up to the next multiple of
+    /// 16 are overwritten with 0, whatever they held. Any finite scale; -inf is masked whatever the scale.
     SoftmaxStep = 1,
     /// `weight_step(kind, s, lds, rows, cols, scale, row_max, floor_unmasked)`
     ///
     /// Unnormalised weights in place: kind 0 sigmoid, 1 relu, 2 the score itself, of `s*scale`; 0 where s
-    /// is -inf. `row_max[r] = max(row_max[r], max_c s*scale)`.
+    /// is -inf. `row_max[r] = max(row_max[r], max_c s*scale)`. With `floor_unmasked != 0` a weight of magnitude
+    /// below `f32::MIN_POSITIVE` whose score is not -inf becomes `f32::MIN_POSITIVE`. Padding and NaN as in
+    /// [`Intrinsic::SoftmaxStep`].
     WeightStep = 2,
     /// `gemm_skip_zero(c, ldc, a, lda, b, panel_stride, rows, k, n, row_scale, accumulate)`
     ///
@@ -296,7 +304,7 @@ pub enum Intrinsic {
     /// `pack_v(dst, panel_stride, src, dtype, n_keys, d, stride_key, stride_d) -> i64`
     ///
     /// `dst[(x / 32) * panel_stride + j * 32 + x % 32] = src[j * stride_key + x * stride_d]` as f32, zero for
-    /// the missing features of the last panel. Returns 1 if any element is NaN or infinite, else 0.
+    /// the missing features of the last panel. Returns 1 if any element is NaN or infinite (as f32), else 0.
     PackV = 5,
     /// `load_rows(dst, ldd, src, dtype, rows, d, stride_row, stride_d)`
     ///
@@ -305,7 +313,8 @@ pub enum Intrinsic {
     /// `store_rows(src, lds, dst, dtype, rows, d, stride_row, stride_d, row_scale)`
     ///
     /// `dst[r, x] = src[r, x] * row_scale[r]` rounded to nearest even in the storage type. Where
-    /// `row_scale[r]` is 0 the stored row is 0 whatever `src` holds. Null `row_scale` means 1.
+    /// `row_scale[r]` is 0 the stored row is 0 whatever `src` holds. Null `row_scale` means 1. Integer types
+    /// saturate and take NaN as 0; a bit is `value != 0`.
     StoreRows = 7,
     /// `store_vec(src, dst, dtype, n, stride)`: n f32 values to a strided vector.
     StoreVec = 8,
@@ -319,7 +328,7 @@ pub enum Intrinsic {
     VMath = 10,
     /// `math1(fn, x) -> f32`: [`MathFn`] of one value, the same bits as `vmath`.
     Math1 = 11,
-    /// `pow(x, y) -> f32`, correctly rounded to 1 ulp.
+    /// `pow(x, y) -> f32`, at most 1 ulp from the exact value.
     Pow = 12,
     /// `half_to_f32(bits: i32) -> f32`: the low 16 bits as IEEE binary16.
     HalfToF32 = 13,
