@@ -4,6 +4,7 @@
 
 pub mod artifact;
 pub mod attn_ir;
+pub mod backend;
 pub mod diagnostic;
 pub mod expr;
 pub mod host;

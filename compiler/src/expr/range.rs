@@ -62,12 +62,17 @@ pub trait RangeEnv {
 
 /// The range of an int expression; [`Range::ALL`] where nothing is known.
 pub fn range(pool: &Pool, root: ExprId, env: &dyn RangeEnv) -> Range {
+    ranges(pool, &[root], env)[&root]
+}
+
+/// The range of every node below `roots`; [`Range::ALL`] where nothing is known and for nodes that are not ints.
+pub fn ranges(pool: &Pool, roots: &[ExprId], env: &dyn RangeEnv) -> HashMap<ExprId, Range> {
     let mut known: HashMap<ExprId, Range> = HashMap::new();
-    for id in pool.reachable(&[root]) {
+    for id in pool.reachable(roots) {
         let r = node(pool, id, env, &known);
         known.insert(id, r);
     }
-    known[&root]
+    known
 }
 
 fn node(pool: &Pool, id: ExprId, env: &dyn RangeEnv, known: &HashMap<ExprId, Range>) -> Range {
@@ -109,8 +114,9 @@ fn binary(op: BinaryOp, a: Range, b: Range) -> Range {
         Mod if b.lo > 0 => {
             let same_quotient = b.lo == b.hi && floor_div(a.lo, b.lo) == floor_div(a.hi, b.lo);
             if same_quotient {
-                let base = floor_div(a.lo, b.lo) * b.lo;
-                Range { lo: a.lo - base, hi: a.hi - base }
+                // The base may lie below every i64; the remainders do not.
+                let base = floor_div(a.lo, b.lo).wrapping_mul(b.lo);
+                Range { lo: a.lo.wrapping_sub(base), hi: a.hi.wrapping_sub(base) }
             } else {
                 Range { lo: 0, hi: b.hi - 1 }
             }

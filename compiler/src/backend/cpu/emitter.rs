@@ -1,0 +1,284 @@
+//! The state of one function under construction, shared by the files that write parts of it.
+//!
+//! [`Emitter`] holds Cranelift's builder, where arguments and buffers lie, and a memo of values already
+//! computed. What holds: a remembered value dominates the place where it is found again, because the code is
+//! structured and what a scope (loop body, branch) remembered is forgotten at its end. Loads from tensors that
+//! a launch writes are forgotten at every statement. Cranelift moves what is invariant out of loops, so a value
+//! may be computed where it is first needed.
+
+use std::collections::HashMap;
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{BlockArg, InstBuilder, MemFlagsData, SigRef, Type, Value, types};
+use cranelift_frontend::FunctionBuilder;
+
+use crate::artifact::{ArgLayout, Intrinsic};
+use crate::expr::range::{self, Range, RangeEnv};
+use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId, print};
+use crate::tile_ir::{BufId, Buffer, Launch, Program, TensorDecl, TensorKind};
+
+use super::isa::Isa;
+use super::scratch::Scratch;
+use super::{BackendError, MAX_LEN};
+
+pub(super) type Result<T> = std::result::Result<T, BackendError>;
+
+/// What a remembered value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Var(VarId),
+    Expr(ExprId),
+    /// A word of the argument block.
+    Word(usize),
+    /// Is there any element in the tensor?
+    Filled(TensorId),
+    /// Address for loads: scratch if the tensor is empty.
+    LoadBase(TensorId),
+    /// Stride for loads: 0 if the tensor is empty.
+    LoadStride(TensorId, usize),
+    Function(Intrinsic),
+}
+
+/// One function under construction.
+pub(super) struct Emitter<'a, 'f> {
+    pub b: FunctionBuilder<'f>,
+    pub program: &'a Program,
+    pub launch: &'a Launch,
+    pub layout: &'a ArgLayout,
+    pub places: &'a Scratch,
+    pub isa: &'a Isa,
+    /// Address of the argument block.
+    pub args: Value,
+    /// Address of the scratch memory.
+    pub scratch: Value,
+    pub sigs: HashMap<Intrinsic, SigRef>,
+    ranges: HashMap<VarId, Range>,
+    memo: HashMap<Key, Value>,
+    trail: Vec<Key>,
+    volatile: Vec<bool>,
+    perishable: Vec<Key>,
+}
+
+impl<'a, 'f> Emitter<'a, 'f> {
+    /// Begins with nothing remembered; `args` and `scratch` are the function's parameters.
+    pub fn new(
+        b: FunctionBuilder<'f>,
+        program: &'a Program,
+        launch: &'a Launch,
+        layout: &'a ArgLayout,
+        places: &'a Scratch,
+        isa: &'a Isa,
+        (args, scratch): (Value, Value),
+    ) -> Self {
+        let volatile = volatile_nodes(program);
+        let ranges = program.dims.iter().map(|d| (d.var, Range { lo: 0, hi: MAX_LEN - 1 })).collect();
+        let (memo, trail, perishable, sigs) = (HashMap::new(), vec![], vec![], HashMap::new());
+        Emitter {
+            b,
+            program,
+            launch,
+            layout,
+            places,
+            isa,
+            args,
+            scratch,
+            sigs,
+            ranges,
+            memo,
+            trail,
+            volatile,
+            perishable,
+        }
+    }
+
+    pub fn pool(&self) -> &'a Pool {
+        &self.program.pool
+    }
+
+    pub fn recall(&self, key: Key) -> Option<Value> {
+        self.memo.get(&key).copied()
+    }
+
+    pub fn remember(&mut self, key: Key, value: Value) {
+        self.memo.insert(key, value);
+        self.trail.push(key);
+        if matches!(key, Key::Expr(id) if self.volatile[id.0 as usize]) {
+            self.perishable.push(key);
+        }
+    }
+
+    /// Forgets what read memory that the launch may have written since.
+    pub fn forget_volatile(&mut self) {
+        for key in std::mem::take(&mut self.perishable) {
+            self.memo.remove(&key);
+        }
+    }
+
+    /// Runs `f` and forgets what it remembered.
+    pub fn scoped<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let mark = self.trail.len();
+        let result = f(self);
+        for key in self.trail.drain(mark..) {
+            self.memo.remove(&key);
+        }
+        result
+    }
+
+    /// Gives a variable its value for the rest of the scope.
+    pub fn bind(&mut self, var: VarId, value: Value, range: Range) {
+        self.ranges.insert(var, range);
+        self.remember(Key::Var(var), value);
+    }
+
+    /// Bounds of an int expression.
+    pub fn range(&self, id: ExprId) -> Range {
+        range::range(self.pool(), id, &Bounds(self.program, &self.ranges))
+    }
+
+    /// Bounds of every node below `id`.
+    pub fn ranges_below(&self, id: ExprId) -> HashMap<ExprId, Range> {
+        range::ranges(self.pool(), &[id], &Bounds(self.program, &self.ranges))
+    }
+
+    pub fn int(&mut self, x: i64) -> Value {
+        self.b.ins().iconst(types::I64, x)
+    }
+
+    pub fn float(&mut self, x: f64) -> Value {
+        self.b.ins().f32const(x as f32)
+    }
+
+    /// A word of the argument block.
+    pub fn word(&mut self, word: usize) -> Value {
+        self.word_as(word, types::I64)
+    }
+
+    /// The low bytes of a word of the argument block.
+    fn word_as(&mut self, word: usize, ty: Type) -> Value {
+        if let Some(known) = self.recall(Key::Word(word)) {
+            return known;
+        }
+        let flags = MemFlagsData::trusted().with_readonly().with_can_move();
+        let value = self.b.ins().load(ty, flags, self.args, (word * 8) as i32);
+        self.remember(Key::Word(word), value);
+        value
+    }
+
+    pub fn size(&mut self, t: TensorId, dim: usize) -> Value {
+        self.word(self.layout.size(t.0 as usize, dim))
+    }
+
+    pub fn stride(&mut self, t: TensorId, dim: usize) -> Value {
+        self.word(self.layout.stride(t.0 as usize, dim))
+    }
+
+    pub fn address(&mut self, t: TensorId) -> Value {
+        self.word(self.layout.address(t.0 as usize))
+    }
+
+    /// A scalar argument, if `var` is one.
+    pub fn scalar_arg(&mut self, var: VarId) -> Option<Value> {
+        let args = self.program.dims.iter().chain(&self.program.params);
+        let nth = args.into_iter().position(|a| a.var == var)?;
+        let ty = clif_type(self.pool().var_info(var).ty);
+        Some(self.word_as(self.layout.scalars[nth], ty))
+    }
+
+    pub fn buffer(&self, buf: BufId) -> Result<&'a Buffer> {
+        let missing = || BackendError::internal("buffers", "a buffer is declared", format!("{buf:?}"));
+        self.launch.buffers.get(buf.0 as usize).ok_or_else(missing)
+    }
+
+    /// Address of the first element of a buffer.
+    pub fn buffer_address(&mut self, buf: BufId) -> Result<Value> {
+        let missing = || BackendError::internal("buffers", "a buffer is declared", format!("{buf:?}"));
+        let offset = self.places.offset(buf).ok_or_else(missing)?;
+        Ok(self.b.ins().iadd_imm_s(self.scratch, i64::from(offset)))
+    }
+
+    pub fn tensor(&self, t: TensorId) -> Result<&'a TensorDecl> {
+        let missing = || BackendError::internal("tensors", "a tensor is declared", format!("{t:?}"));
+        self.program.tensors.get(t.0 as usize).ok_or_else(missing)
+    }
+
+    /// An expression as text, for errors.
+    pub fn print(&self, id: ExprId) -> String {
+        let name = |t: TensorId| match self.program.tensors.get(t.0 as usize) {
+            Some(decl) => decl.name.clone(),
+            None => format!("tensor{}", t.0),
+        };
+        print::print(self.pool(), id, &name)
+    }
+
+    /// `for i in (lo..hi).step_by(step)`. A `carried` value starts as its first part and grows by its second.
+    pub fn count_loop(
+        &mut self,
+        (lo, hi, step): (Value, Value, i64),
+        carried: Option<(Value, Value)>,
+        body: impl FnOnce(&mut Self, Value, Option<Value>) -> Result<()>,
+    ) -> Result<()> {
+        let (head, exit) = (self.b.create_block(), self.b.create_block());
+        let i = self.b.append_block_param(head, types::I64);
+        let state = carried.map(|(first, _)| {
+            let ty = self.b.func.dfg.value_type(first);
+            self.b.append_block_param(head, ty)
+        });
+        let args = |i: Value, c: Option<Value>| [Some(i), c].into_iter().flatten().map(BlockArg::Value);
+        let enter = self.b.ins().icmp(IntCC::SignedLessThan, lo, hi);
+        let first: Vec<_> = args(lo, carried.map(|c| c.0)).collect();
+        self.b.ins().brif(enter, head, &first, exit, &[]);
+        self.b.switch_to_block(head);
+        self.scoped(|e| body(e, i, state))?;
+        let next = self.b.ins().iadd_imm_s(i, step);
+        let grown = state.zip(carried).map(|(c, (_, by))| self.b.ins().iadd(c, by));
+        let again = self.b.ins().icmp(IntCC::SignedLessThan, next, hi);
+        let rest: Vec<_> = args(next, grown).collect();
+        self.b.ins().brif(again, head, &rest, exit, &[]);
+        self.b.switch_to_block(exit);
+        Ok(())
+    }
+}
+
+/// The register type of a scalar.
+pub(super) fn clif_type(ty: Ty) -> Type {
+    match ty {
+        Ty::Bool => types::I8,
+        Ty::Int => types::I64,
+        Ty::Float => types::F32,
+    }
+}
+
+/// Which nodes read a tensor that launches write.
+fn volatile_nodes(program: &Program) -> Vec<bool> {
+    let pool = &program.pool;
+    let written = |t: &TensorId| {
+        let kind = program.tensors.get(t.0 as usize).map(|t| &t.kind);
+        matches!(kind, Some(TensorKind::Output | TensorKind::Workspace))
+    };
+    let mut volatile: Vec<bool> = Vec::with_capacity(pool.len());
+    for n in 0..pool.len() as u32 {
+        let reads = matches!(pool.op(ExprId(n)), Op::Load(t, _, _) if written(t));
+        let below = pool.operands(ExprId(n)).iter().any(|x| volatile[x.0 as usize]);
+        volatile.push(reads || below);
+    }
+    volatile
+}
+
+/// What is known of leaves: bound variables by where they were bound, tensors by their storage type and, for
+/// tables, by the expression that fills them.
+struct Bounds<'a>(&'a Program, &'a HashMap<VarId, Range>);
+
+impl RangeEnv for Bounds<'_> {
+    fn var(&self, var: VarId) -> Range {
+        self.1.get(&var).copied().unwrap_or(Range::ALL)
+    }
+
+    fn tensor(&self, t: TensorId) -> Range {
+        use crate::artifact::DType;
+        match self.0.tensors.get(t.0 as usize).map(|t| t.dtype) {
+            Some(DType::I8) => Range { lo: i64::from(i8::MIN), hi: i64::from(i8::MAX) },
+            Some(DType::I32) => Range { lo: i64::from(i32::MIN), hi: i64::from(i32::MAX) },
+            _ => Range::ALL,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The CPU backend: `tile_ir::Program` to position-independent machine code without relocations.
+//!
+//! Comes in: a program that `tile_ir::verify` has accepted, and the facts of one CPU. Goes out: one blob of code
+//! with one function for each launch, `extern "C" fn(args: *const u64, scratch: *mut u8, task: i64)`, where
+//! `args` is laid out by [`ArgLayout`] and `scratch` is 64-byte aligned. What holds afterwards: the code refers
+//! to nothing outside itself but the table of intrinsics that `args` names, it never traps, and every element
+//! of a tensor that an *expression* reads is in range whatever the indices are (they are checked at each
+//! access; the runs of rows that intrinsics read and write are the lowering's promise).
+//!
+//! The line inside: [`isa`] sets Cranelift up, `scratch` places the buffers, `launch` writes one function with
+//! `stmt`, `calls` and `map` over `scalar` expressions, and Cranelift compiles it.
+//!
+//! Floats are f32, rounded once per operation: nothing is contracted or reordered. Contract with the runtime:
+//! dims and tensor sizes are below 2^30 ([`MAX_LEN`]), or 32-bit index arithmetic in maps could wrap.
+//!
+//! Not done here: any choice. A map with a transcendental function calls it four columns at a time; splitting
+//! such maps into [`crate::tile_ir::Stmt::Math`], and replacing random blocks by tables, is the work of passes.
+
+mod calls;
+mod emitter;
+mod intdiv;
+mod isa;
+mod launch;
+mod load;
+mod map;
+mod scalar;
+mod scratch;
+mod stmt;
+
+use cranelift_codegen::Context;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_frontend::FunctionBuilderContext;
+
+use crate::artifact::ArgLayout;
+use crate::target::CpuFacts;
+use crate::tile_ir::{Launch, Program};
+
+use isa::Isa;
+use scratch::Scratch;
+
+/// Dims and tensor sizes are below this: the runtime refuses larger ones before a launch.
+pub const MAX_LEN: i64 = 1 << 30;
+
+/// Functions start at multiples of this in the blob.
+const CODE_ALIGN: usize = 64;
+
+/// Machine code of a whole program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuCode {
+    /// All functions and their constants; to be mapped at an address that is a multiple of 64.
+    pub code: Vec<u8>,
+    /// Byte offset of each launch's function in `code`.
+    pub entries: Vec<usize>,
+    /// Bytes of 64-byte aligned scratch that a task of each launch needs; never 0.
+    pub scratch_bytes: Vec<usize>,
+    /// CLIF of all functions as they were built, if asked for.
+    pub clif: String,
+    /// Cranelift's virtual-register-free listing of all functions, if asked for.
+    pub asm: String,
+}
+
+/// Which texts [`emit_listing`] makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Fill [`CpuCode::clif`].
+    pub clif: bool,
+    /// Fill [`CpuCode::asm`].
+    pub asm: bool,
+}
+
+/// Why there is no code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// The program is sound, but this backend has no code for something in it.
+    #[error("the CPU backend has no code for {op}: {why}")]
+    Unsupported {
+        /// What, printed.
+        op: String,
+        /// Why, and what to do instead.
+        why: String,
+    },
+    /// The compiler is wrong: a promise of an earlier stage or of this one does not hold.
+    #[error("internal error in the CPU backend ({stage}): {invariant}; at {op}")]
+    Internal {
+        /// Part of the backend that noticed.
+        stage: &'static str,
+        /// What should have held.
+        invariant: String,
+        /// Where, printed.
+        op: String,
+    },
+}
+
+impl BackendError {
+    fn unsupported(op: impl Into<String>, why: impl Into<String>) -> Self {
+        BackendError::Unsupported { op: op.into(), why: why.into() }
+    }
+
+    fn internal(stage: &'static str, invariant: impl Into<String>, op: impl Into<String>) -> Self {
+        BackendError::Internal { stage, invariant: invariant.into(), op: op.into() }
+    }
+}
+
+/// The argument layout of a program: its tensors, then dims, then params.
+pub fn arg_layout(program: &Program) -> ArgLayout {
+    ArgLayout::new(program.tensors.iter().map(|t| t.shape.len()), program.dims.len() + program.params.len())
+}
+
+/// Compiles a verified program.
+pub fn emit(program: &Program, facts: &CpuFacts) -> Result<CpuCode, BackendError> {
+    emit_listing(program, facts, Listing::default())
+}
+
+/// Compiles a verified program and makes the texts that are asked for.
+pub fn emit_listing(program: &Program, facts: &CpuFacts, listing: Listing) -> Result<CpuCode, BackendError> {
+    let isa = Isa::new(facts)?;
+    let layout = arg_layout(program);
+    let mut out = CpuCode::default();
+    let mut context = Context::new();
+    let mut builder = FunctionBuilderContext::new();
+    for launch in &program.launches {
+        let scratch = Scratch::new(launch)?;
+        context.clear();
+        context.set_disasm(listing.asm);
+        launch::build(&mut context.func, &mut builder, program, launch, &layout, &scratch, &isa)?;
+        if listing.clif {
+            out.clif.push_str(&format!("; launch {}\n{}\n", launch.name, context.func.display()));
+        }
+        let entry = compile(&mut context, &isa, launch, &mut out)?;
+        out.entries.push(entry);
+        out.scratch_bytes.push(scratch.bytes);
+    }
+    Ok(out)
+}
+
+/// Compiles the function in `context`, appends its code and returns its offset.
+fn compile(
+    context: &mut Context,
+    isa: &Isa,
+    launch: &Launch,
+    out: &mut CpuCode,
+) -> Result<usize, BackendError> {
+    let compiled = match context.compile(&*isa.target, &mut ControlPlane::default()) {
+        Ok(compiled) => compiled,
+        Err(e) => return Err(BackendError::internal("cranelift", format!("{:?}", e.inner), &launch.name)),
+    };
+    if let Some(reloc) = compiled.buffer.relocs().first() {
+        let what = format!("machine code has no relocations, found {:?} to {:?}", reloc.kind, reloc.target);
+        return Err(BackendError::internal("relocations", what, &launch.name));
+    }
+    let entry = out.code.len().next_multiple_of(CODE_ALIGN);
+    out.code.resize(entry, 0);
+    out.code.extend_from_slice(compiled.code_buffer());
+    if let Some(text) = &compiled.vcode {
+        out.asm.push_str(&format!("; launch {}\n{text}\n", launch.name));
+    }
+    Ok(entry)
+}

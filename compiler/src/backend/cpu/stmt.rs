@@ -1,0 +1,289 @@
+//! Statements: control flow, fills, and one intrinsic call for each tile operation.
+//!
+//! Comes in: statements of a verified block. Goes out: code in the current block and those that it opens. Row and
+//! column counts are cut to the size of the buffer, so that a wrong count cannot leave it. Each arm of the
+//! statement match writes the arguments in the order of `artifact::Intrinsic`.
+
+use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
+
+use crate::artifact::Intrinsic;
+use crate::expr::range::Range;
+use crate::expr::{ExprId, TensorId};
+use crate::tile_ir::{BufId, PanelRef, RowsRef, Stmt};
+
+use super::BackendError;
+use super::emitter::{Emitter, Result};
+use super::scratch;
+
+/// Largest fill, in vectors of four, that is written out without a loop.
+const FLAT_FILL: i64 = 16;
+
+impl Emitter<'_, '_> {
+    /// A block of statements.
+    pub fn block(&mut self, stmts: &[Stmt]) -> Result<()> {
+        for stmt in stmts {
+            self.forget_volatile();
+            self.stmt(stmt)?;
+        }
+        self.forget_volatile();
+        Ok(())
+    }
+
+    /// One call for each kind of statement (longer than other functions: one arm per kind).
+    fn stmt(&mut self, stmt: &Stmt) -> Result<()> {
+        match stmt {
+            Stmt::Let { var, value } => {
+                let range = self.range(*value);
+                let value = self.scalar(*value)?;
+                self.bind(*var, value, range);
+                Ok(())
+            }
+            Stmt::For { var, lo, hi, body } => {
+                let range = Range { lo: self.range(*lo).lo, hi: self.range(*hi).hi.saturating_sub(1) };
+                let (lo, hi) = (self.scalar(*lo)?, self.scalar(*hi)?);
+                self.forget_volatile();
+                self.count_loop((lo, hi, 1), None, |e, i, _| {
+                    e.bind(*var, i, range);
+                    e.block(body)
+                })
+            }
+            Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise),
+            Stmt::Fill { dst, value } => self.fill(*dst, *value),
+            Stmt::LoadRows { dst, src, rows, d } => self.load_rows(*dst, src, *rows, *d),
+            Stmt::PackK { dst, src, n, d } => self.pack_k(dst, src, *n, *d),
+            Stmt::PackV { dst, src, n, d, flag } => self.pack_v(dst, src, (*n, *d), flag),
+            Stmt::Gemm { .. } => self.gemm(stmt),
+            Stmt::Map { .. } => self.map(stmt),
+            Stmt::Math { f, dst, rows } => {
+                let buffer = self.buffer(*dst)?;
+                let code = self.b.ins().iconst(types::I32, *f as i64);
+                let (at, rows) = (self.buffer_address(*dst)?, self.count(*rows, buffer.rows)?);
+                let n = self.b.ins().imul_imm_s(rows, buffer.cols);
+                self.run(Intrinsic::VMath, &[code, at, at, n])
+            }
+            Stmt::SoftmaxStep { s, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked } => {
+                let [s, ld, rows, cols] = self.tile(*s, *rows, *cols)?;
+                let scale = self.scalar(*scale)?;
+                let [max, sum, alpha] = self.addresses([*row_max, *row_sum, *alpha])?;
+                let floor = self.flag(*floor_unmasked)?;
+                self.run(Intrinsic::SoftmaxStep, &[s, ld, rows, cols, scale, max, sum, alpha, floor])
+            }
+            Stmt::WeightStep { kind, s, rows, cols, scale, row_max, floor_unmasked } => {
+                let kind = self.b.ins().iconst(types::I32, *kind as i64);
+                let [s, ld, rows, cols] = self.tile(*s, *rows, *cols)?;
+                let scale = self.scalar(*scale)?;
+                let [max] = self.addresses([*row_max])?;
+                let floor = self.flag(*floor_unmasked)?;
+                self.run(Intrinsic::WeightStep, &[kind, s, ld, rows, cols, scale, max, floor])
+            }
+            Stmt::FinishSoftmax { rows, row_max, row_sum, sink, inv_sum, lse } => {
+                let rows = self.count(*rows, self.buffer(*row_max)?.rows)?;
+                let [max, sum, inv, lse] = self.addresses([*row_max, *row_sum, *inv_sum, *lse])?;
+                let sink = self.scalar(*sink)?;
+                self.run(Intrinsic::FinishSoftmax, &[rows, max, sum, sink, inv, lse])
+            }
+            Stmt::StoreRows { dst, src, rows, d, row_scale } => {
+                self.store_rows(dst, *src, (*rows, *d), *row_scale)
+            }
+            Stmt::StoreVec { dst, src, rows } => {
+                let n = self.count(*rows, self.buffer(*src)?.rows)?;
+                let (dtype, to) = (self.dtype(dst.tensor)?, self.rows_address(dst)?);
+                let [from] = self.addresses([*src])?;
+                let stride = self.stride(dst.tensor, dst.row_dim);
+                self.run(Intrinsic::StoreVec, &[from, to, dtype, n, stride])
+            }
+        }
+    }
+
+    fn branch(&mut self, cond: ExprId, then: &[Stmt], otherwise: &[Stmt]) -> Result<()> {
+        let cond = self.scalar(cond)?;
+        let [yes, no, join] = std::array::from_fn(|_| self.b.create_block());
+        self.b.ins().brif(cond, yes, &[], no, &[]);
+        for (block, stmts) in [(yes, then), (no, otherwise)] {
+            self.b.switch_to_block(block);
+            self.scoped(|e| e.block(stmts))?;
+            self.b.ins().jump(join, &[]);
+        }
+        self.b.switch_to_block(join);
+        Ok(())
+    }
+
+    /// Fills whole cache lines: the padding after a short vector belongs to the buffer.
+    fn fill(&mut self, dst: BufId, value: f64) -> Result<()> {
+        let buffer = self.buffer(dst)?;
+        let too_large = || BackendError::internal("fill", "a placed buffer has a size", &buffer.name);
+        let vectors = scratch::bytes(buffer).ok_or_else(too_large)? / 16;
+        let at = self.buffer_address(dst)?;
+        let scalar = self.float(value);
+        let x = self.b.ins().splat(types::F32X4, scalar);
+        let store = |e: &mut Self, at: Value, n: i64| {
+            for v in 0..n {
+                e.b.ins().store(MemFlagsData::trusted(), x, at, (v * 16) as i32);
+            }
+        };
+        if vectors <= FLAT_FILL {
+            store(self, at, vectors);
+            return Ok(());
+        }
+        let end = self.b.ins().iadd_imm_s(at, vectors * 16);
+        self.count_loop((at, end, 64), None, |e, at, _| {
+            store(e, at, 4);
+            Ok(())
+        })
+    }
+
+    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: i64) -> Result<()> {
+        let buffer = self.buffer(dst)?;
+        let rows = self.count(rows, buffer.rows)?;
+        let (dtype, from) = (self.dtype(src.tensor)?, self.rows_address(src)?);
+        let (to, ld, d) = (self.buffer_address(dst)?, self.int(buffer.cols), self.int(d.min(buffer.cols)));
+        let [by_row, by_col] = self.strides(src);
+        self.run(Intrinsic::LoadRows, &[to, ld, from, dtype, rows, d, by_row, by_col])
+    }
+
+    fn store_rows(
+        &mut self,
+        dst: &RowsRef,
+        src: BufId,
+        (rows, d): (ExprId, i64),
+        row_scale: Option<BufId>,
+    ) -> Result<()> {
+        let buffer = self.buffer(src)?;
+        let rows = self.count(rows, buffer.rows)?;
+        let (dtype, to) = (self.dtype(dst.tensor)?, self.rows_address(dst)?);
+        let (from, ld, d) = (self.buffer_address(src)?, self.int(buffer.cols), self.int(d.min(buffer.cols)));
+        let [by_row, by_col] = self.strides(dst);
+        let scale = self.address_or_null(row_scale)?;
+        self.run(Intrinsic::StoreRows, &[from, ld, to, dtype, rows, d, by_row, by_col, scale])
+    }
+
+    fn pack_k(&mut self, dst: &PanelRef, src: &RowsRef, n: ExprId, d: i64) -> Result<()> {
+        let n = self.count(n, i64::MAX)?;
+        let (to, _) = self.panel(dst)?;
+        let (dtype, from, d) = (self.dtype(src.tensor)?, self.rows_address(src)?, self.int(d));
+        let [by_row, by_col] = self.strides(src);
+        self.run(Intrinsic::PackK, &[to, from, dtype, n, d, by_row, by_col])
+    }
+
+    fn pack_v(
+        &mut self,
+        dst: &PanelRef,
+        src: &RowsRef,
+        (n, d): (ExprId, i64),
+        flag: &(TensorId, Vec<ExprId>),
+    ) -> Result<()> {
+        let n = self.count(n, i64::MAX)?;
+        let (to, panel_stride) = self.panel(dst)?;
+        let (dtype, from, d) = (self.dtype(src.tensor)?, self.rows_address(src)?, self.int(d));
+        let [by_row, by_col] = self.strides(src);
+        let mut index = Vec::new();
+        for &at in &flag.1 {
+            index.push(self.scalar(at)?);
+        }
+        let flag_address = self.element_address(flag.0, &index)?;
+        let bad = self.call(Intrinsic::PackV, &[to, panel_stride, from, dtype, n, d, by_row, by_col])?;
+        let bad = self.b.ins().ireduce(types::I32, bad);
+        self.b.ins().store(MemFlagsData::new().with_notrap(), bad, flag_address, 0);
+        Ok(())
+    }
+
+    fn gemm(&mut self, stmt: &Stmt) -> Result<()> {
+        let Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
+            return Err(BackendError::internal("stmt", "only a Gemm comes here", format!("{stmt:?}")));
+        };
+        let (to, from) = (self.buffer(*c)?, self.buffer(*a)?);
+        let rows = self.count(*rows, to.rows.min(from.rows))?;
+        let (k, n) = (self.count(*k, from.cols)?, self.count(*n, to.cols)?);
+        let (ldc, lda) = (self.int(to.cols), self.int(from.cols));
+        let [c, a] = self.addresses([*c, *a])?;
+        let (panel, panel_stride) = self.panel(b)?;
+        let scale = self.address_or_null(*row_scale)?;
+        let add = self.b.ins().iconst(types::I32, i64::from(*accumulate));
+        let args = [c, ldc, a, lda, panel, panel_stride, rows, k, n, scale, add];
+        match self.pool().as_bool(*skip_zero) {
+            Some(false) => self.run(Intrinsic::Gemm, &args),
+            Some(true) => self.run(Intrinsic::GemmSkipZero, &args),
+            None => {
+                let skip = self.scalar(*skip_zero)?;
+                let (skipping, plain) =
+                    (self.function(Intrinsic::GemmSkipZero), self.function(Intrinsic::Gemm));
+                let chosen = self.b.ins().select(skip, skipping, plain);
+                self.call_at(Intrinsic::Gemm, chosen, &args).map(|_| ())
+            }
+        }
+    }
+
+    /// A row or column count, cut to 0..=max.
+    pub fn count(&mut self, id: ExprId, max: i64) -> Result<Value> {
+        let range = self.range(id);
+        let mut n = self.scalar(id)?;
+        if range.lo < 0 {
+            let zero = self.int(0);
+            n = self.b.ins().smax(n, zero);
+        }
+        if range.hi > max {
+            let max = self.int(max);
+            n = self.b.ins().smin(n, max);
+        }
+        Ok(n)
+    }
+
+    /// Address, leading dimension, rows, columns.
+    fn tile(&mut self, buf: BufId, rows: ExprId, cols: ExprId) -> Result<[Value; 4]> {
+        let buffer = self.buffer(buf)?;
+        let (at, ld) = (self.buffer_address(buf)?, self.int(buffer.cols));
+        Ok([at, ld, self.count(rows, buffer.rows)?, self.count(cols, buffer.cols)?])
+    }
+
+    fn addresses<const N: usize>(&mut self, bufs: [BufId; N]) -> Result<[Value; N]> {
+        let mut out = [self.scratch; N];
+        for (slot, buf) in out.iter_mut().zip(bufs) {
+            *slot = self.buffer_address(buf)?;
+        }
+        Ok(out)
+    }
+
+    fn address_or_null(&mut self, buf: Option<BufId>) -> Result<Value> {
+        match buf {
+            Some(buf) => self.buffer_address(buf),
+            None => Ok(self.int(0)),
+        }
+    }
+
+    /// A bool as a 32-bit flag.
+    fn flag(&mut self, id: ExprId) -> Result<Value> {
+        let value = self.scalar(id)?;
+        Ok(self.b.ins().uextend(types::I32, value))
+    }
+
+    fn dtype(&mut self, t: TensorId) -> Result<Value> {
+        let code = self.tensor(t)?.dtype as i64;
+        Ok(self.b.ins().iconst(types::I32, code))
+    }
+
+    fn strides(&mut self, rows: &RowsRef) -> [Value; 2] {
+        [self.stride(rows.tensor, rows.row_dim), self.stride(rows.tensor, rows.col_dim)]
+    }
+
+    /// Address of the first element of a run of rows.
+    fn rows_address(&mut self, rows: &RowsRef) -> Result<Value> {
+        let size = self.tensor(rows.tensor)?.dtype.size();
+        let mut offset = self.int(0);
+        for (dim, &at) in rows.index.iter().enumerate() {
+            let (at, stride) = (self.scalar(at)?, self.stride(rows.tensor, dim));
+            let part = self.b.ins().imul(at, stride);
+            offset = self.b.ins().iadd(offset, part);
+        }
+        let bytes = self.b.ins().ishl_imm_u(offset, i64::from(size.trailing_zeros()));
+        let base = self.address(rows.tensor);
+        Ok(self.b.ins().iadd(base, bytes))
+    }
+
+    /// Address and panel stride of a packed matrix.
+    fn panel(&mut self, panel: &PanelRef) -> Result<(Value, Value)> {
+        let (offset, stride) = (self.scalar(panel.offset)?, self.scalar(panel.panel_stride)?);
+        let bytes = self.b.ins().ishl_imm_u(offset, 2);
+        let base = self.address(panel.tensor);
+        Ok((self.b.ins().iadd(base, bytes), stride))
+    }
+}

@@ -1,0 +1,224 @@
+//! Each statement that is an intrinsic call: the arguments, in the order that `artifact::Intrinsic` documents.
+
+use attn_compiler::artifact::{DType, Intrinsic, MathFn};
+use attn_compiler::expr::{ExprId, TensorId, Ty};
+use attn_compiler::tile_ir::{BufId, PanelRef, Program, RowsRef, Stmt, TensorKind, WeightKind};
+
+use crate::build;
+use crate::exec::{Arg, HostTensor, Loaded};
+use crate::naive;
+
+/// Tensor 0: q(5, 7, 9) f16 strided; 1: workspace f32; 2: workspace i32 (flags).
+struct Setup {
+    p: Program,
+    rows: ExprId,
+    cols: ExprId,
+    bool_arg: ExprId,
+    float_arg: ExprId,
+}
+
+fn setup() -> Setup {
+    let mut p = build::program();
+    build::tensor(&mut p, "q", TensorKind::Input, DType::F16, 3);
+    build::tensor(&mut p, "panels", TensorKind::Workspace, DType::F32, 1);
+    build::tensor(&mut p, "flags", TensorKind::Workspace, DType::I32, 1);
+    let (rows, cols) = (build::dim(&mut p, "rows"), build::dim(&mut p, "cols"));
+    let (flag, scale) = (build::param(&mut p, "flag", Ty::Bool), build::param(&mut p, "scale", Ty::Float));
+    let [rows, cols, bool_arg, float_arg] = [rows, cols, flag, scale].map(|v| p.pool.var(v));
+    Setup { p, rows, cols, bool_arg, float_arg }
+}
+
+impl Setup {
+    fn q_rows(&mut self) -> RowsRef {
+        let index = [4, 3, 2].map(|x| self.p.pool.int(x)).to_vec();
+        RowsRef { tensor: TensorId(0), index, row_dim: 1, col_dim: 2 }
+    }
+
+    fn panel(&mut self) -> PanelRef {
+        let (offset, panel_stride) = (self.p.pool.int(32), self.p.pool.int(64));
+        PanelRef { tensor: TensorId(1), offset, panel_stride }
+    }
+
+    /// Runs `stmt` after one LoadRows into each of the five buffers, which tells where they are.
+    fn calls(mut self, stmt: Stmt, flag: bool) -> Calls {
+        let mut body = vec![];
+        let zero = self.p.pool.int(0);
+        for n in 0..5 {
+            let src = self.q_rows();
+            body.push(Stmt::LoadRows { dst: BufId(n), src, rows: zero, d: 1 });
+        }
+        body.push(stmt);
+        let buffers = vec![
+            build::buffer("s", 8, 48),
+            build::buffer("a", 8, 32),
+            build::buffer("m", 8, 1),
+            build::buffer("l", 8, 1),
+            build::buffer("w", 8, 1),
+        ];
+        build::launch(&mut self.p, buffers, body);
+        let loaded = Loaded::new(&self.p, false);
+        let mut host = vec![
+            HostTensor::zeros(DType::F16, &[5, 7, 9]),
+            HostTensor::zeros(DType::F32, &[256]),
+            HostTensor::zeros(DType::I32, &[4]),
+        ];
+        host[0].strides = vec![1, 45, 5];
+        let scalars = [Arg::Int(6), Arg::Int(40), Arg::Bool(flag), Arg::Float(0.125)];
+        let table = naive::table();
+        let args = loaded.args(&table, &mut host, &scalars);
+        naive::take_calls();
+        loaded.run(0, &args, 1);
+        let mut calls = naive::take_calls();
+        let last = calls.split_off(5);
+        Calls {
+            buffers: calls.iter().map(|(_, args)| args[0]).collect(),
+            q: host[0].bytes.as_ptr() as u64 + 2 * (4 + 3 * 45 + 2 * 5),
+            panel: host[1].bytes.as_ptr() as u64 + 4 * 32,
+            flags: host[2].bytes.clone(),
+            calls: last,
+        }
+    }
+}
+
+/// What was called after the first five, and where things are.
+struct Calls {
+    buffers: Vec<u64>,
+    q: u64,
+    panel: u64,
+    flags: Vec<u8>,
+    calls: Vec<(Intrinsic, Vec<u64>)>,
+}
+
+impl Calls {
+    fn assert(&self, f: Intrinsic, args: &[u64]) {
+        assert_eq!(self.calls, [(f, args.to_vec())]);
+    }
+}
+
+const F16: u64 = DType::F16 as u64;
+const EIGHTH: u64 = 0x3e00_0000;
+
+#[test]
+fn buffers_are_aligned_and_apart() {
+    let setup = setup();
+    let calls = setup.calls(Stmt::Math { f: MathFn::Exp, dst: BufId(0), rows: ExprId(0) }, false);
+    assert!(calls.buffers.iter().all(|at| at % 64 == 0));
+    let bytes = [8 * 48 * 4, 8 * 32 * 4, 64, 64, 64];
+    for n in 1..5 {
+        assert_eq!(calls.buffers[n], calls.buffers[n - 1] + bytes[n - 1] + 64, "a line between buffers");
+    }
+}
+
+#[test]
+fn load_rows_and_store_rows() {
+    let mut s = setup();
+    let (src, rows) = (s.q_rows(), s.rows);
+    let c = s.calls(Stmt::LoadRows { dst: BufId(1), src, rows, d: 9 }, false);
+    c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 6, 9, 45, 5]);
+
+    // The naive store writes f32, so the output is the workspace seen as one row.
+    let mut s = setup();
+    let (at, rows) = (s.p.pool.int(32), s.p.pool.int(0));
+    for (scale, address) in [(None, None), (Some(BufId(2)), Some(2))] {
+        let dst = RowsRef { tensor: TensorId(1), index: vec![at], row_dim: 0, col_dim: 0 };
+        let stmt = Stmt::StoreRows { dst, src: BufId(0), rows, d: 17, row_scale: scale };
+        let setup = Setup { p: s.p.clone(), ..s };
+        let c = setup.calls(stmt, false);
+        let scale = address.map_or(0, |n: usize| c.buffers[n]);
+        c.assert(Intrinsic::StoreRows, &[c.buffers[0], 48, c.panel, 0, 0, 17, 1, 1, scale]);
+    }
+}
+
+#[test]
+fn store_vec() {
+    let mut s = setup();
+    let (dst, rows) = (s.q_rows(), s.rows);
+    let c = s.calls(Stmt::StoreVec { dst, src: BufId(3), rows }, false);
+    c.assert(Intrinsic::StoreVec, &[c.buffers[3], c.q, F16, 6, 45]);
+}
+
+#[test]
+fn packs() {
+    let mut s = setup();
+    let (dst, src, n) = (s.panel(), s.q_rows(), s.rows);
+    let c = s.calls(Stmt::PackK { dst, src, n, d: 9 }, false);
+    c.assert(Intrinsic::PackK, &[c.panel, c.q, F16, 6, 9, 45, 5]);
+
+    let mut s = setup();
+    let (dst, src, n, at) = (s.panel(), s.q_rows(), s.rows, s.p.pool.int(2));
+    let c = s.calls(Stmt::PackV { dst, src, n, d: 9, flag: (TensorId(2), vec![at]) }, false);
+    c.assert(Intrinsic::PackV, &[c.panel, 64, c.q, F16, 6, 9, 45, 5]);
+    assert_eq!(c.flags, [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn products_choose_by_skip_zero() {
+    for (constant, flag, want) in [
+        (Some(false), true, Intrinsic::Gemm),
+        (Some(true), false, Intrinsic::GemmSkipZero),
+        (None, false, Intrinsic::Gemm),
+        (None, true, Intrinsic::GemmSkipZero),
+    ] {
+        for (row_scale, accumulate) in [(None, false), (Some(BufId(4)), true)] {
+            let mut s = setup();
+            let (b, rows, n) = (s.panel(), s.rows, s.cols);
+            let k = s.p.pool.int(32);
+            let skip_zero = constant.map_or(s.bool_arg, |x| s.p.pool.bool(x));
+            let (c, a) = (BufId(0), BufId(1));
+            let c = s.calls(Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero }, flag);
+            let scale = row_scale.map_or(0, |_| c.buffers[4]);
+            let (to, from) = (c.buffers[0], c.buffers[1]);
+            c.assert(want, &[to, 48, from, 32, c.panel, 64, 6, 32, 40, scale, u64::from(accumulate)]);
+        }
+    }
+}
+
+#[test]
+fn steps() {
+    for flag in [false, true] {
+        let s = setup();
+        let (rows, cols, scale, floor_unmasked) = (s.rows, s.cols, s.float_arg, s.bool_arg);
+        let [buf, row_max, row_sum, alpha] = [BufId(0), BufId(2), BufId(3), BufId(4)];
+        let stmt = Stmt::SoftmaxStep { s: buf, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked };
+        let c = s.calls(stmt, flag);
+        let [at, m, l, w] = [0, 2, 3, 4].map(|n: usize| c.buffers[n]);
+        c.assert(Intrinsic::SoftmaxStep, &[at, 48, 6, 40, EIGHTH, m, l, w, u64::from(flag)]);
+
+        let s = setup();
+        let kind = WeightKind::Relu;
+        let stmt = Stmt::WeightStep { kind, s: buf, rows, cols, scale, row_max, floor_unmasked };
+        let c = s.calls(stmt, flag);
+        let [at, m] = [0, 2].map(|n: usize| c.buffers[n]);
+        c.assert(Intrinsic::WeightStep, &[1, at, 48, 6, 40, EIGHTH, m, u64::from(flag)]);
+    }
+}
+
+#[test]
+fn finish_softmax() {
+    let s = setup();
+    let (rows, sink) = (s.rows, s.float_arg);
+    let (row_max, row_sum, inv_sum, lse) = (BufId(2), BufId(3), BufId(4), BufId(0));
+    let c = s.calls(Stmt::FinishSoftmax { rows, row_max, row_sum, sink, inv_sum, lse }, false);
+    let [m, l, w, lse] = [2, 3, 4, 0].map(|n: usize| c.buffers[n]);
+    c.assert(Intrinsic::FinishSoftmax, &[6, m, l, EIGHTH, w, lse]);
+}
+
+#[test]
+fn math_covers_whole_rows() {
+    let s = setup();
+    let rows = s.rows;
+    let c = s.calls(Stmt::Math { f: MathFn::Tanh, dst: BufId(1), rows }, false);
+    c.assert(Intrinsic::VMath, &[MathFn::Tanh as u64, c.buffers[1], c.buffers[1], 6 * 32]);
+}
+
+#[test]
+fn counts_stay_inside_buffers() {
+    let mut s = setup();
+    let (wide, negative) = (s.p.pool.int(1000), s.p.pool.int(-5));
+    let src = s.q_rows();
+    let setup = Setup { p: s.p.clone(), ..s };
+    let c = setup.calls(Stmt::LoadRows { dst: BufId(1), src: src.clone(), rows: wide, d: 9 }, false);
+    c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 8, 9, 45, 5]);
+    let c = s.calls(Stmt::LoadRows { dst: BufId(1), src, rows: negative, d: 9 }, false);
+    c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 0, 9, 45, 5]);
+}

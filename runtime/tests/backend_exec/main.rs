@@ -1,0 +1,15 @@
+//! Executes what `attn_compiler::backend::cpu` emits.
+//!
+//! Comes in: tile programs built in code. Goes out: machine code run on this host, compared with `expr::eval`
+//! (every float rounded to f32) and with what each statement is documented to do. Tile intrinsics are the plain
+//! Rust of `naive`, so that nothing here depends on the runtime's own.
+#![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+
+mod build;
+mod control;
+mod exec;
+mod intrinsics;
+mod loads;
+mod naive;
+mod random;
+mod reference;
