@@ -9,8 +9,20 @@
 //! and divisors to be positive (both are checked before launch). Not done here: choosing tiles, and solving
 //! for keys where only a search in a table could (documents keep their hull from the other clauses).
 
+mod bounds;
+mod forms;
+pub mod host;
+mod lin;
+mod may;
+mod normal;
+mod solve;
+mod zone;
+
 use crate::attn_ir::Fact;
-use crate::expr::{ExprId, Pool, TensorId, VarId};
+use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, VarId};
+use forms::Forms;
+use lin::Corners;
+use normal::Normal;
 
 /// A tile of queries and keys; inclusive int expressions, no corner beyond its opposite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,42 +60,103 @@ pub struct Facts<'a> {
     pub tensors: &'a dyn Fn(TensorId) -> TensorFacts,
 }
 
-/// The result of [`analyze`].
+/// The result of [`analyze`]: expressions over four corner variables, instantiated for a box by substitution.
 #[derive(Clone, Debug)]
 pub struct MaskAnalysis {
+    corners: [VarId; 4],
+    may: ExprId,
+    must: ExprId,
+    keys: (ExprId, ExprId),
+    queries: (ExprId, ExprId),
     clauses: Vec<ExprId>,
 }
 
+/// Largest number of conjunctions that a disjunctive form may have; larger masks are judged part by part.
+const MAX_CONJUNCTIONS: usize = 64;
+
+/// Names of the corner variables; no name of a specification has a dot.
+const CORNER_NAMES: [&str; 4] = ["tile.i_lo", "tile.i_hi", "tile.j_lo", "tile.j_hi"];
+
 /// Derives the tile predicates and ranges of a mask.
-pub fn analyze(_pool: &mut Pool, mask: ExprId, _facts: &Facts) -> MaskAnalysis {
-    MaskAnalysis { clauses: vec![mask] }
+pub fn analyze(pool: &mut Pool, mask: ExprId, facts: &Facts) -> MaskAnalysis {
+    let corners = CORNER_NAMES.map(|name| pool.find_var(name).unwrap_or_else(|| pool.add_var(name, Ty::Int)));
+    let nodes = corners.map(|v| pool.var(v));
+    let i = pool.var(facts.i);
+    let row = pool.sub(i, facts.offset);
+    let positions = pool.substitute(mask, &[(facts.row, row)]);
+    let clauses = clauses_of(pool, mask);
+    let mut f = Forms::new(pool, facts, Corners(nodes));
+    let guarded = bounds::guard_uniform_loads(&mut f, positions);
+    let mut normal = Normal::default();
+    let inside = normal.of(&mut f, guarded, true);
+    let outside = normal.of(&mut f, guarded, false);
+    let may = may::may(&mut f, &mut normal, inside);
+    let some_outside = may::may(&mut f, &mut normal, outside);
+    let must = may::negated(f.pool, some_outside);
+    let (keys, queries) = may::hulls(&mut f, &mut normal, inside, may);
+    MaskAnalysis { corners, may, must, keys, queries, clauses }
+}
+
+/// The operands of the top-level conjunction or disjunction.
+fn clauses_of(pool: &Pool, mask: ExprId) -> Vec<ExprId> {
+    let Op::Binary(top @ (BinaryOp::And | BinaryOp::Or), ..) = *pool.op(mask) else { return vec![mask] };
+    let mut stack = vec![mask];
+    let mut clauses = Vec::new();
+    while let Some(id) = stack.pop() {
+        match *pool.op(id) {
+            Op::Binary(op, a, b) if op == top => stack.extend([b, a]),
+            _ => clauses.push(id),
+        }
+    }
+    clauses
 }
 
 impl MaskAnalysis {
+    fn at(&self, pool: &mut Pool, root: ExprId, tile: &TileBox) -> ExprId {
+        let values = [tile.i_lo, tile.i_hi, tile.j_lo, tile.j_hi];
+        let map: Vec<_> = self.corners.into_iter().zip(values).collect();
+        pool.substitute(root, &map)
+    }
+
     /// Bool: false only where no pair of the box is in the mask (the tile is empty).
-    pub fn may(&self, pool: &mut Pool, _tile: &TileBox) -> ExprId {
-        pool.bool(true)
+    pub fn may(&self, pool: &mut Pool, tile: &TileBox) -> ExprId {
+        self.at(pool, self.may, tile)
     }
 
     /// Bool: true only where every pair of the box is in the mask (the tile is full).
-    pub fn must(&self, pool: &mut Pool, _tile: &TileBox) -> ExprId {
-        pool.bool(false)
+    pub fn must(&self, pool: &mut Pool, tile: &TileBox) -> ExprId {
+        self.at(pool, self.must, tile)
     }
 
     /// Inclusive hull `(lo, hi)` of the keys within `tile.j_lo..=tile.j_hi` that a query of the box may see;
     /// `lo > hi` where there is none.
-    pub fn key_range(&self, _pool: &mut Pool, tile: &TileBox) -> (ExprId, ExprId) {
-        (tile.j_lo, tile.j_hi)
+    pub fn key_range(&self, pool: &mut Pool, tile: &TileBox) -> (ExprId, ExprId) {
+        (self.at(pool, self.keys.0, tile), self.at(pool, self.keys.1, tile))
     }
 
     /// Inclusive hull `(lo, hi)` of the query positions `i` of the box that may see a key of it; `lo > hi`
     /// where there is none.
-    pub fn query_range(&self, _pool: &mut Pool, tile: &TileBox) -> (ExprId, ExprId) {
-        (tile.i_lo, tile.i_hi)
+    pub fn query_range(&self, pool: &mut Pool, tile: &TileBox) -> (ExprId, ExprId) {
+        (self.at(pool, self.queries.0, tile), self.at(pool, self.queries.1, tile))
     }
 
-    /// The top-level operands of the mask's conjunction or disjunction.
+    /// The top-level operands of the mask's conjunction or disjunction, in the order written.
     pub fn clauses(&self) -> &[ExprId] {
         &self.clauses
+    }
+
+    /// The variables over which [`MaskAnalysis::symbolic`] is written: `i_lo, i_hi, j_lo, j_hi`.
+    pub fn corners(&self) -> [VarId; 4] {
+        self.corners
+    }
+
+    /// `may` and `must` over the corner variables, for `explain`.
+    pub fn symbolic(&self) -> (ExprId, ExprId) {
+        (self.may, self.must)
+    }
+
+    /// Key and query ranges over the corner variables.
+    pub fn symbolic_ranges(&self) -> ((ExprId, ExprId), (ExprId, ExprId)) {
+        (self.keys, self.queries)
     }
 }
