@@ -8,6 +8,7 @@ pub mod ast;
 mod clause;
 mod explain_syntax;
 mod expr;
+pub mod fmt;
 pub mod limits;
 mod parse;
 pub mod print;
@@ -17,4 +18,5 @@ pub mod stdlib;
 pub mod words;
 
 pub use clause::CLAUSES;
+pub use fmt::format;
 pub use parse::parse;
