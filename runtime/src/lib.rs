@@ -1,2 +1,27 @@
-//! attn-runtime
+//! The attnc runtime: loads and launches the kernels that attn-compiler makes.
+//!
+//! Comes in: an [`attn_compiler::artifact::Artifact`] and named tensors. Goes out: results in the caller's
+//! memory, or a [`RuntimeError`] before anything was launched. All `unsafe` of the project lives in this crate;
+//! its public functions are safe for every argument, bad data included, except those marked `unsafe`.
+//!
+//! ```text
+//! Artifact --load--> LoadedKernel --bind (names, sizes, facts, indices)--> argument block --launch--> tasks
+//! ```
+//!
+//! Deliberately not here: anything about attention. The runtime knows sizes, strides, tables and code.
+
+mod aligned;
+mod bind;
+pub mod cache;
 pub mod cpu;
+mod error;
+mod geometry;
+mod kernel;
+mod signature;
+pub mod tensor;
+
+pub use bind::{NamedInput, NamedOutput, NamedParam};
+pub use cpu::threads::{MAX_THREADS, Parallel, Serial, default_threads};
+pub use error::{DataFault, ErrorKind, RuntimeError};
+pub use kernel::{LoadedKernel, RunOptions};
+pub use tensor::{Element, MAX_RANK, Tensor, TensorView, TensorViewMut};

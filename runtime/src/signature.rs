@@ -1,0 +1,301 @@
+//! An artifact that has been looked through: everything that binding relies on is checked once, at load.
+//!
+//! Comes in: an [`Artifact`] from the compiler or the disk. Goes out: a [`Signature`]. What holds afterwards:
+//! every id is in range; every expression is well formed, of the right type, and reads only what it may; layouts
+//! are permutations; every dim can be read from some bound tensor. So binding can evaluate without further
+//! checks. A violation is our bug (`Internal`), never the caller's. Deliberately not checked: the machine code.
+
+use attn_compiler::artifact::{ArgLayout, Artifact, BindCheck, DType, TensorRole};
+use attn_compiler::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
+
+use crate::error::RuntimeError;
+use crate::tensor::MAX_RANK;
+
+/// Scratch buffers are padded to this, so that two threads never share a cache line (or a pair of them).
+const SCRATCH_ALIGN: usize = 128;
+
+/// Which tensors a dim is read from first, and what else binding needs to know about an artifact.
+#[derive(Debug)]
+pub(crate) struct Signature {
+    pub artifact: Artifact,
+    pub layout: ArgLayout,
+    /// Tensor indices by role.
+    pub inputs: Vec<usize>,
+    pub outputs: Vec<usize>,
+    pub tables: Vec<usize>,
+    pub workspaces: Vec<usize>,
+    /// For each table of `tables`: the scalars it depends on.
+    pub table_reads: Vec<Vec<VarId>>,
+    /// Integer tensors whose contents the bind checks depend on.
+    pub scanned: Vec<usize>,
+    /// For each check: does its expression read a scanned tensor?
+    pub check_reads: Vec<Vec<usize>>,
+    /// Scratch bytes of a thread: the most that any launch needs.
+    pub scratch_bytes: usize,
+    /// For each variable of the pool: its place in `artifact.scalars`.
+    pub scalar_of: Vec<Option<usize>>,
+}
+
+impl Signature {
+    /// Looks through the artifact.
+    pub fn new(artifact: Artifact) -> Result<Signature, RuntimeError> {
+        check_pool(&artifact.pool, artifact.tensors.len())?;
+        let scalar_of = scalars(&artifact)?;
+        for t in 0..artifact.tensors.len() {
+            check_tensor(&artifact, &scalar_of, t)?;
+        }
+        check_sources(&artifact, &scalar_of)?;
+        let scope = Scope { artifact: &artifact, scalar_of: &scalar_of };
+        for r in &artifact.requires {
+            scope.closed(r.cond, Ty::Bool, &[], "a launch condition")?;
+        }
+        for l in &artifact.launches {
+            if l.entry >= artifact.code.len() {
+                return Err(broken(format!("launch `{}` enters at {}, past the code", l.name, l.entry)));
+            }
+            for &extent in &l.grid {
+                scope.closed(extent, Ty::Int, &[], "a grid extent")?;
+            }
+        }
+        let check_reads = checks(&scope)?;
+        let mut scanned: Vec<usize> = check_reads.iter().flatten().copied().collect();
+        scanned.sort_unstable();
+        scanned.dedup();
+        let role = |wanted: fn(&TensorRole) -> bool| -> Vec<usize> {
+            (0..artifact.tensors.len()).filter(|&t| wanted(&artifact.tensors[t].role)).collect()
+        };
+        let tables = role(|r| matches!(r, TensorRole::Table { .. }));
+        let scratch = artifact.launches.iter().map(|l| l.scratch_bytes).max().unwrap_or(0);
+        Ok(Signature {
+            layout: ArgLayout::new(artifact.tensors.iter().map(|t| t.shape.len()), artifact.scalars.len()),
+            inputs: role(|r| matches!(r, TensorRole::Input)),
+            outputs: role(|r| matches!(r, TensorRole::Output)),
+            workspaces: role(|r| matches!(r, TensorRole::Workspace)),
+            table_reads: tables.iter().map(|&t| table_reads(&artifact, &scalar_of, t)).collect(),
+            tables,
+            scanned,
+            check_reads,
+            scratch_bytes: scratch.next_multiple_of(SCRATCH_ALIGN),
+            scalar_of,
+            artifact,
+        })
+    }
+
+    /// The scalar variable that dim `d` of tensor `t` is, if its size is a bare dim.
+    pub fn bare_dim(&self, t: usize, d: usize) -> Option<VarId> {
+        bare_dim(&self.artifact, &self.scalar_of, t, d)
+    }
+}
+
+/// What an expression may read.
+struct Scope<'a> {
+    artifact: &'a Artifact,
+    scalar_of: &'a [Option<usize>],
+}
+
+impl Scope<'_> {
+    /// The expression exists, has this type, reads only scalars and `vars`, and loads nothing.
+    fn closed(&self, id: ExprId, ty: Ty, vars: &[VarId], what: &str) -> Result<(), RuntimeError> {
+        self.typed(id, ty, what)?;
+        let pool = &self.artifact.pool;
+        for n in pool.reachable(&[id]) {
+            match pool.op(n) {
+                Op::Load(..) => return Err(broken(format!("{what} loads a tensor"))),
+                Op::Var(v) => self.readable(*v, vars, what)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The expression exists and has this type.
+    fn typed(&self, id: ExprId, ty: Ty, what: &str) -> Result<(), RuntimeError> {
+        let pool = &self.artifact.pool;
+        if id.0 as usize >= pool.len() || pool.ty(id) != ty {
+            return Err(broken(format!("{what} is expression {} which is no {ty:?}", id.0)));
+        }
+        Ok(())
+    }
+
+    fn readable(&self, v: VarId, vars: &[VarId], what: &str) -> Result<(), RuntimeError> {
+        if self.scalar_of[v.0 as usize].is_some() || vars.contains(&v) {
+            return Ok(());
+        }
+        let name = &self.artifact.pool.var_info(v).name;
+        Err(broken(format!("{what} reads `{name}`, which is not known when arguments are bound")))
+    }
+}
+
+fn broken(invariant: impl std::fmt::Display) -> RuntimeError {
+    RuntimeError::internal("load", invariant)
+}
+
+/// Operands come before users; variables and tensors exist; loads have the rank of their tensor at most.
+fn check_pool(pool: &Pool, n_tensors: usize) -> Result<(), RuntimeError> {
+    let n_vars = pool.vars().count();
+    for n in 0..pool.len() {
+        let id = ExprId(n as u32);
+        let leaf_ok = match pool.op(id) {
+            Op::Var(v) => (v.0 as usize) < n_vars,
+            Op::Load(t, ..) => (t.0 as usize) < n_tensors,
+            _ => true,
+        };
+        if !leaf_ok || pool.operands(id).iter().any(|x| x.0 as usize >= n) {
+            return Err(broken(format!("expression {n} names something that does not exist")));
+        }
+    }
+    Ok(())
+}
+
+/// For each variable, its place among the scalars.
+fn scalars(artifact: &Artifact) -> Result<Vec<Option<usize>>, RuntimeError> {
+    let mut scalar_of = vec![None; artifact.pool.vars().count()];
+    for (n, s) in artifact.scalars.iter().enumerate() {
+        let slot = scalar_of.get_mut(s.var.0 as usize);
+        let Some(slot) = slot.filter(|slot| slot.is_none()) else {
+            return Err(broken(format!("scalar `{}` has no variable of its own", s.name)));
+        };
+        *slot = Some(n);
+        let ty = artifact.pool.var_info(s.var).ty;
+        if (s.is_dim && ty != Ty::Int) || s.default.is_some_and(|d| d.ty() != ty) {
+            return Err(broken(format!("scalar `{}` has another type than its variable", s.name)));
+        }
+        if artifact.scalars[..n].iter().any(|other| other.name == s.name) {
+            return Err(broken(format!("two scalars are named `{}`", s.name)));
+        }
+    }
+    Ok(scalar_of)
+}
+
+fn check_tensor(artifact: &Artifact, scalar_of: &[Option<usize>], t: usize) -> Result<(), RuntimeError> {
+    let spec = &artifact.tensors[t];
+    let scope = Scope { artifact, scalar_of };
+    let rank = spec.shape.len();
+    let permutation = spec.layout.len() == rank && (0..rank).all(|d| spec.layout.contains(&d));
+    if rank > MAX_RANK || !permutation || spec.order > 2 {
+        return Err(broken(format!("tensor `{}` has rank {rank}, layout {:?}", spec.name, spec.layout)));
+    }
+    for &size in &spec.shape {
+        scope.closed(size, Ty::Int, &[], &format!("a size of `{}`", spec.name))?;
+    }
+    match &spec.role {
+        TensorRole::Output if spec.dtype == DType::Bit => {
+            return Err(broken(format!("output `{}` is `bit`", spec.name)));
+        }
+        TensorRole::Table { vars, origin, value } => {
+            let what = format!("table `{}`", spec.name);
+            if vars.len() != rank || origin.len() != rank {
+                return Err(broken(format!("{what} of rank {rank} has {} variables", vars.len())));
+            }
+            for &o in origin {
+                scope.closed(o, Ty::Int, &[], &what)?;
+            }
+            let own_int = |v: &VarId| {
+                scalar_of.get(v.0 as usize) == Some(&None) && artifact.pool.var_info(*v).ty == Ty::Int
+            };
+            if !vars.iter().all(own_int) {
+                return Err(broken(format!("{what} runs over something that is no index")));
+            }
+            scope.closed(*value, entry_type(spec.dtype), vars, &what)?;
+        }
+        _ => {}
+    }
+    let bound = |s: &&attn_compiler::artifact::TensorSpec| matches!(s.role, TensorRole::Input | TensorRole::Output);
+    if bound(&spec) && artifact.tensors[..t].iter().filter(bound).any(|other| other.name == spec.name) {
+        return Err(broken(format!("two tensors are named `{}`", spec.name)));
+    }
+    Ok(())
+}
+
+/// The type of expression that fills a table of this dtype.
+pub(crate) fn entry_type(dtype: DType) -> Ty {
+    match dtype {
+        DType::F32 | DType::F16 | DType::Bf16 | DType::F64 => Ty::Float,
+        DType::I8 | DType::I32 | DType::I64 => Ty::Int,
+        DType::Bit => Ty::Bool,
+    }
+}
+
+fn bare_dim(artifact: &Artifact, scalar_of: &[Option<usize>], t: usize, d: usize) -> Option<VarId> {
+    match artifact.pool.op(artifact.tensors[t].shape[d]) {
+        Op::Var(v) if scalar_of[v.0 as usize].is_some_and(|n| artifact.scalars[n].is_dim) => Some(*v),
+        _ => None,
+    }
+}
+
+/// Every dim is the size of some bound tensor.
+fn check_sources(artifact: &Artifact, scalar_of: &[Option<usize>]) -> Result<(), RuntimeError> {
+    for s in artifact.scalars.iter().filter(|s| s.is_dim) {
+        let read = artifact.tensors.iter().enumerate().any(|(t, spec)| {
+            matches!(spec.role, TensorRole::Input | TensorRole::Output)
+                && (0..spec.shape.len()).any(|d| bare_dim(artifact, scalar_of, t, d) == Some(s.var))
+        });
+        if !read {
+            return Err(broken(format!("dim `{}` is not the size of any bound tensor", s.name)));
+        }
+    }
+    Ok(())
+}
+
+fn table_reads(artifact: &Artifact, scalar_of: &[Option<usize>], t: usize) -> Vec<VarId> {
+    let spec = &artifact.tensors[t];
+    let mut roots = spec.shape.clone();
+    if let TensorRole::Table { origin, value, .. } = &spec.role {
+        roots.extend(origin);
+        roots.push(*value);
+    }
+    let pool = &artifact.pool;
+    let mut reads: Vec<VarId> = roots.iter().flat_map(|&r| pool.free_vars(r)).collect();
+    reads.retain(|v| scalar_of[v.0 as usize].is_some());
+    reads.sort_unstable();
+    reads.dedup();
+    reads
+}
+
+/// Checks the bind checks; gives for each the integer tensors that its expression reads.
+fn checks(scope: &Scope<'_>) -> Result<Vec<Vec<usize>>, RuntimeError> {
+    let artifact = scope.artifact;
+    let mut vars = Vec::new();
+    for &(v, lo, hi) in &artifact.check_vars {
+        if scope.scalar_of.get(v.0 as usize) != Some(&None) {
+            return Err(broken("the variable of a bind check is a scalar or does not exist"));
+        }
+        scope.closed(lo, Ty::Int, &[], "the lowest value of an index")?;
+        scope.closed(hi, Ty::Int, &[], "the highest value of an index")?;
+        vars.push(v);
+    }
+    artifact.checks.iter().map(|check| check_reads(scope, check, &vars)).collect()
+}
+
+fn check_reads(scope: &Scope<'_>, check: &BindCheck, vars: &[VarId]) -> Result<Vec<usize>, RuntimeError> {
+    let artifact = scope.artifact;
+    let (expr, text) = match check {
+        BindCheck::Index { tensor, dim, index, text } => {
+            let spec = artifact.tensors.get(tensor.0 as usize);
+            if spec.is_none_or(|s| *dim >= s.shape.len()) {
+                return Err(broken(format!("the check of `{text}` names a dim that does not exist")));
+            }
+            (*index, text)
+        }
+        BindCheck::Divisor { divisor, text } => (*divisor, text),
+    };
+    scope.typed(expr, Ty::Int, text)?;
+    let mut reads = Vec::new();
+    for n in artifact.pool.reachable(&[expr]) {
+        match artifact.pool.op(n) {
+            Op::Var(v) => scope.readable(*v, vars, text)?,
+            Op::Load(TensorId(t), ..) => reads.extend(scannable(artifact, *t as usize)),
+            _ => {}
+        }
+    }
+    reads.sort_unstable();
+    reads.dedup();
+    Ok(reads)
+}
+
+/// The tensor, if its contents are integers that are known when arguments are bound.
+fn scannable(artifact: &Artifact, t: usize) -> Option<usize> {
+    let spec = &artifact.tensors[t];
+    let known = matches!(spec.role, TensorRole::Input | TensorRole::Table { .. });
+    (known && matches!(spec.dtype, DType::I8 | DType::I32 | DType::I64)).then_some(t)
+}
