@@ -76,7 +76,8 @@ impl RuntimeError {
 
     /// A broken invariant, with the stage that found it.
     pub(crate) fn internal(stage: &str, invariant: impl fmt::Display) -> RuntimeError {
-        let message = format!("internal error in {stage}: {invariant}; this is a bug in attnc, please report it");
+        let message =
+            format!("internal error in {stage}: {invariant}; this is a bug in attnc, please report it");
         RuntimeError { kind: ErrorKind::Internal, message }
     }
 }
@@ -118,10 +119,7 @@ mod tests {
 
     #[test]
     fn kinds_stay_apart() {
-        assert_eq!(
-            RuntimeError::data(DataFault::Rank, "x").kind(),
-            ErrorKind::Data(DataFault::Rank),
-        );
+        assert_eq!(RuntimeError::data(DataFault::Rank, "x").kind(), ErrorKind::Data(DataFault::Rank),);
         let internal = RuntimeError::internal("bind", "y");
         assert_eq!(internal.kind(), ErrorKind::Internal);
         assert!(internal.to_string().contains("bug in attnc"));

@@ -29,7 +29,9 @@ impl Geometry {
         // Broadcast views may have more elements than memory; a contiguous tensor must fit the address space.
         let bytes = g.count.checked_mul(dtype.size()).filter(|b| isize::try_from(*b).is_ok());
         if bytes.is_none() {
-            return Err(size_error(format!("shape {shape:?} of {dtype} needs more bytes than an address can count")));
+            return Err(size_error(format!(
+                "shape {shape:?} of {dtype} needs more bytes than an address can count"
+            )));
         }
         let mut step = 1isize;
         for d in (0..g.rank).rev() {
@@ -45,7 +47,11 @@ impl Geometry {
     pub fn strided(dtype: DType, shape: &[usize], strides: &[isize]) -> Result<Geometry, RuntimeError> {
         let mut g = Geometry::unit_strided(dtype, shape)?;
         if strides.len() != shape.len() {
-            let message = format!("shape {shape:?} has {} dims, strides {strides:?} have {}", shape.len(), strides.len());
+            let message = format!(
+                "shape {shape:?} has {} dims, strides {strides:?} have {}",
+                shape.len(),
+                strides.len()
+            );
             return Err(RuntimeError::data(DataFault::Rank, message));
         }
         for (d, &stride) in strides.iter().enumerate() {
@@ -66,7 +72,8 @@ impl Geometry {
         } else {
             shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s))
         };
-        let count = count.ok_or_else(|| size_error(format!("the element count of shape {shape:?} overflows")))?;
+        let count =
+            count.ok_or_else(|| size_error(format!("the element count of shape {shape:?} overflows")))?;
         let mut sizes = [1; MAX_RANK];
         sizes[..shape.len()].copy_from_slice(shape);
         Ok(Geometry { dtype, rank: shape.len(), shape: sizes, strides: [1; MAX_RANK], count })
@@ -103,7 +110,11 @@ impl Geometry {
         if self.count == len {
             return Ok(());
         }
-        Err(size_error(format!("shape {:?} needs {} elements, the slice has {len}", self.shape(), self.count)))
+        Err(size_error(format!(
+            "shape {:?} needs {} elements, the slice has {len}",
+            self.shape(),
+            self.count
+        )))
     }
 
     /// Lowest and highest element offset from the first element; `None` if it overflows. (0, 0) when empty.

@@ -83,7 +83,8 @@ impl LoadedKernel {
         let sig = Signature::new(artifact)?;
         let entries = sig.artifact.launches.iter().map(|l| code.entry(l.entry));
         let entries = entries.collect::<Option<Vec<EntryFn>>>();
-        let entries = entries.ok_or_else(|| RuntimeError::internal("load", "a launch enters past the code"))?;
+        let entries =
+            entries.ok_or_else(|| RuntimeError::internal("load", "a launch enters past the code"))?;
         Ok(LoadedKernel {
             inner: Arc::new(Inner { sig, intrinsics, entries, _code: code, idle: Mutex::new(Vec::new()) }),
         })
@@ -134,7 +135,8 @@ impl LoadedKernel {
         let inner = &*self.inner;
         let kept = inner.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut ctx = kept.unwrap_or_else(|| RunContext::new(&inner.sig));
-        let result = bind::bind(&inner.sig, &mut ctx, &mut call).and_then(|()| inner.execute(&mut ctx, options));
+        let result =
+            bind::bind(&inner.sig, &mut ctx, &mut call).and_then(|()| inner.execute(&mut ctx, options));
         inner.idle.lock().unwrap_or_else(PoisonError::into_inner).push(ctx);
         result
     }

@@ -200,7 +200,8 @@ fn check_tensor(artifact: &Artifact, scalar_of: &[Option<usize>], t: usize) -> R
         }
         _ => {}
     }
-    let bound = |s: &&attn_compiler::artifact::TensorSpec| matches!(s.role, TensorRole::Input | TensorRole::Output);
+    let bound =
+        |s: &&attn_compiler::artifact::TensorSpec| matches!(s.role, TensorRole::Input | TensorRole::Output);
     if bound(&spec) && artifact.tensors[..t].iter().filter(bound).any(|other| other.name == spec.name) {
         return Err(broken(format!("two tensors are named `{}`", spec.name)));
     }

@@ -322,9 +322,11 @@ impl Tensor {
     /// `bit` other than 0 and 1.
     pub fn from_bytes(dtype: DType, bytes: &[u8], shape: &[usize]) -> Result<Tensor, RuntimeError> {
         let geometry = Geometry::contiguous(dtype, shape)?;
-        if bytes.len() % dtype.size() != 0 {
-            let message =
-                format!("{} bytes are not a whole number of {dtype} elements; is the dtype right?", bytes.len());
+        if !bytes.len().is_multiple_of(dtype.size()) {
+            let message = format!(
+                "{} bytes are not a whole number of {dtype} elements; is the dtype right?",
+                bytes.len()
+            );
             return Err(RuntimeError::data(DataFault::Size, message));
         }
         geometry.check_count(bytes.len() / dtype.size())?;
@@ -406,7 +408,8 @@ fn check_aligned(base: *const u8, dtype: DType) -> Result<(), RuntimeError> {
     if (base as usize).is_multiple_of(dtype.size()) && !base.is_null() {
         return Ok(());
     }
-    let message = format!("address {base:p} is not aligned to the {} bytes of {dtype}; copy the tensor", dtype.size());
+    let message =
+        format!("address {base:p} is not aligned to the {} bytes of {dtype}; copy the tensor", dtype.size());
     Err(RuntimeError::data(DataFault::View, message))
 }
 

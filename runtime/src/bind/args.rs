@@ -15,7 +15,11 @@ use crate::error::{DataFault, RuntimeError};
 use crate::geometry::Geometry;
 use crate::signature::Signature;
 
-pub(super) fn check_overlap(sig: &Signature, call: &Call<'_, '_, '_>, places: &Places) -> Result<(), RuntimeError> {
+pub(super) fn check_overlap(
+    sig: &Signature,
+    call: &Call<'_, '_, '_>,
+    places: &Places,
+) -> Result<(), RuntimeError> {
     let input = |t: usize| {
         let view = &call.inputs[places[t]].1;
         view.geometry().byte_range(view.first() as usize)
@@ -25,7 +29,8 @@ pub(super) fn check_overlap(sig: &Signature, call: &Call<'_, '_, '_>, places: &P
         view.geometry().byte_range(view.first() as usize)
     };
     for (n, &o) in sig.outputs.iter().enumerate() {
-        let others = sig.inputs.iter().map(|&t| (t, input(t))).chain(sig.outputs[..n].iter().map(|&t| (t, output(t))));
+        let others =
+            sig.inputs.iter().map(|&t| (t, input(t))).chain(sig.outputs[..n].iter().map(|&t| (t, output(t))));
         for (t, other) in others {
             if overlap(output(o), other) {
                 let name = |t: usize| &sig.artifact.tensors[t].name;

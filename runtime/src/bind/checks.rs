@@ -22,7 +22,12 @@ use crate::tensor::TensorView;
 pub(super) fn requirements(sig: &Signature, ctx: &RunContext) -> Result<(), RuntimeError> {
     for r in &sig.artifact.requires {
         if !eval(&sig.artifact.pool, r.cond, &Scalars(&ctx.values)).bool() {
-            let message = format!("kernel `{}`: {}; here {}", sig.artifact.name, r.message, scalars_read(sig, ctx, r.cond));
+            let message = format!(
+                "kernel `{}`: {}; here {}",
+                sig.artifact.name,
+                r.message,
+                scalars_read(sig, ctx, r.cond)
+            );
             return Err(RuntimeError::data(DataFault::Condition, message));
         }
     }
@@ -47,7 +52,11 @@ fn scalars_read(sig: &Signature, ctx: &RunContext, id: ExprId) -> String {
 }
 
 /// Proves every index and divisor, scanning the integer tensors that occur in them.
-pub(super) fn proofs(sig: &Signature, call: &Call<'_, '_, '_>, ctx: &mut RunContext) -> Result<(), RuntimeError> {
+pub(super) fn proofs(
+    sig: &Signature,
+    call: &Call<'_, '_, '_>,
+    ctx: &mut RunContext,
+) -> Result<(), RuntimeError> {
     for (n, &t) in sig.scanned.iter().enumerate() {
         let bounds = min_max(&scanned_view(sig, call, ctx, t)?);
         // An empty tensor is read by nobody; if the proof says otherwise, nothing is known about it.
@@ -83,7 +92,9 @@ fn scanned_view<'v>(
     let shape = &ctx.sizes[t][..spec.shape.len()];
     let strides = Geometry::contiguous(spec.dtype, shape)?.strides_vec();
     // SAFETY: the table's buffer is borrowed from the context, aligned, initialised, and not written meanwhile.
-    unsafe { TensorView::from_raw(table.as_ptr(), table.len() / spec.dtype.size(), spec.dtype, 0, shape, &strides) }
+    unsafe {
+        TensorView::from_raw(table.as_ptr(), table.len() / spec.dtype.size(), spec.dtype, 0, shape, &strides)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -141,7 +152,9 @@ impl RangeEnv for Known<'_> {
             };
         }
         match self.sig.artifact.check_vars.iter().find(|(v, ..)| *v == var) {
-            Some((_, lo, hi)) => Range { lo: eval(pool, *lo, &values).int(), hi: eval(pool, *hi, &values).int() },
+            Some((_, lo, hi)) => {
+                Range { lo: eval(pool, *lo, &values).int(), hi: eval(pool, *hi, &values).int() }
+            }
             None => Range::ALL,
         }
     }
@@ -174,7 +187,9 @@ fn refuse(
             };
             (DataFault::Index, format!("the index of `{text}` leaves `{name}`, whose dim {dim} {valid}"))
         }
-        BindCheck::Divisor { text, .. } => (DataFault::Divisor, format!("the divisor of `{text}` may be zero")),
+        BindCheck::Divisor { text, .. } => {
+            (DataFault::Divisor, format!("the divisor of `{text}` may be zero"))
+        }
     };
     let blame = reads.iter().find_map(|&t| first_bad_element(sig, call, ctx, check, t));
     let detail = blame.unwrap_or_else(|| match (r.lo, r.hi) {

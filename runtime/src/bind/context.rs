@@ -109,8 +109,9 @@ pub(super) fn prepare(sig: &Signature, ctx: &mut RunContext) -> Result<(), Runti
     }
     ctx.workspace.ensure(total)?;
     for (n, launch) in sig.artifact.launches.iter().enumerate() {
-        ctx.n_tasks[n] = count_tasks(sig, &launch.grid, &ctx.values)
-            .ok_or_else(|| too_large(format!("launch `{}` has more tasks than can be counted", launch.name)))?;
+        ctx.n_tasks[n] = count_tasks(sig, &launch.grid, &ctx.values).ok_or_else(|| {
+            too_large(format!("launch `{}` has more tasks than can be counted", launch.name))
+        })?;
     }
     ctx.proved = None;
     ctx.prepared.copy_from_slice(&ctx.values);

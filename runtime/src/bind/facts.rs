@@ -15,7 +15,11 @@ use crate::signature::Signature;
 use crate::tensor::{Element, TensorView};
 
 /// Verifies the promise of every bound input.
-pub(super) fn verify_orders(sig: &Signature, call: &Call<'_, '_, '_>, places: &Places) -> Result<(), RuntimeError> {
+pub(super) fn verify_orders(
+    sig: &Signature,
+    call: &Call<'_, '_, '_>,
+    places: &Places,
+) -> Result<(), RuntimeError> {
     for &t in &sig.inputs {
         let spec = &sig.artifact.tensors[t];
         if spec.order == 0 {
@@ -42,7 +46,11 @@ pub(super) fn verify_orders(sig: &Signature, call: &Call<'_, '_, '_>, places: &P
 }
 
 /// The view with its axes in the order of the logical dims.
-pub(super) fn logical<'a>(sig: &Signature, view: &TensorView<'a>, t: usize) -> Result<TensorView<'a>, RuntimeError> {
+pub(super) fn logical<'a>(
+    sig: &Signature,
+    view: &TensorView<'a>,
+    t: usize,
+) -> Result<TensorView<'a>, RuntimeError> {
     let mut order = [0; crate::tensor::MAX_RANK];
     let layout = &sig.artifact.tensors[t].layout;
     for (axis, &d) in layout.iter().enumerate() {
@@ -52,12 +60,18 @@ pub(super) fn logical<'a>(sig: &Signature, view: &TensorView<'a>, t: usize) -> R
 }
 
 /// Offset of the row and position in it of the first element that breaks the order.
-fn first_break<T: bytemuck::AnyBitPattern + PartialOrd>(view: &TensorView<'_>, monotone: bool) -> Option<(isize, usize)> {
+fn first_break<T: bytemuck::AnyBitPattern + PartialOrd>(
+    view: &TensorView<'_>,
+    monotone: bool,
+) -> Option<(isize, usize)> {
     let (n, stride) = view.geometry().last_run();
     let scan = |row: isize| {
         let at = |x: usize| view.read::<T>(row + x as isize * stride);
         let falls = monotone && n > 1 && at(n - 1) < at(0);
-        let bad = (1..n).find(|&x| if falls { !(at(x) <= at(x - 1)) } else { !(at(x - 1) <= at(x)) });
+        // NaN is in no order.
+        let in_order = |a: T, b: T| a.partial_cmp(&b).is_some_and(|o| o.is_le());
+        let bad =
+            (1..n).find(|&x| if falls { !in_order(at(x), at(x - 1)) } else { !in_order(at(x - 1), at(x)) });
         bad.map(|x| (row, x))
     };
     match view.geometry().for_each_row(&mut |_, row| match scan(row) {

@@ -47,7 +47,11 @@ pub(crate) struct Call<'c, 'n, 'v> {
 }
 
 /// Checks the call and fills the context; see the head of this file for what holds afterwards.
-pub(crate) fn bind(sig: &Signature, ctx: &mut RunContext, call: &mut Call<'_, '_, '_>) -> Result<(), RuntimeError> {
+pub(crate) fn bind(
+    sig: &Signature,
+    ctx: &mut RunContext,
+    call: &mut Call<'_, '_, '_>,
+) -> Result<(), RuntimeError> {
     names::match_tensors(sig, call.inputs, call.outputs, &mut ctx.bound)?;
     sizes::check_types(sig, call, &ctx.bound)?;
     names::read_params(sig, call.params, &mut ctx.values)?;

@@ -82,7 +82,8 @@ pub(super) fn read_params(
     for (n, (name, _)) in params.iter().enumerate() {
         if !scalars.iter().any(|s| !s.is_dim && s.name == *name) {
             if scalars.iter().any(|s| s.name == *name) {
-                let message = format!("`{name}` is a dim, read from the bound tensors; do not give it as a parameter");
+                let message =
+                    format!("`{name}` is a dim, read from the bound tensors; do not give it as a parameter");
                 return Err(RuntimeError::data(DataFault::Name, message));
             }
             let known: Vec<&str> = scalars.iter().filter(|s| !s.is_dim).map(|s| s.name.as_str()).collect();
@@ -106,7 +107,11 @@ pub(super) fn read_params(
 
 /// Reads dims given by name, for questions asked before anything is bound. Dims that the kernel has specialised
 /// are not among its scalars and are passed over.
-pub(super) fn given_dims(sig: &Signature, dims: &[(&str, i64)], values: &mut [Value]) -> Result<(), RuntimeError> {
+pub(super) fn given_dims(
+    sig: &Signature,
+    dims: &[(&str, i64)],
+    values: &mut [Value],
+) -> Result<(), RuntimeError> {
     for s in sig.artifact.scalars.iter().filter(|s| s.is_dim) {
         let Some((_, n)) = dims.iter().find(|(name, _)| *name == s.name) else {
             let message = format!("dim `{}` is not given; give it a length", s.name);
@@ -143,7 +148,8 @@ fn convert(spec: &ScalarSpec, ty: Ty, given: Value) -> Result<Value, RuntimeErro
 fn to_f32(name: &str, x: f64) -> Result<Value, RuntimeError> {
     let rounded = x as f32;
     if x.is_finite() && !rounded.is_finite() {
-        let message = format!("parameter `{name}` is {x}, beyond the range of f32 (3.4e38); give a smaller one");
+        let message =
+            format!("parameter `{name}` is {x}, beyond the range of f32 (3.4e38); give a smaller one");
         return Err(RuntimeError::data(DataFault::Value, message));
     }
     Ok(Value::Float(f64::from(rounded)))

@@ -18,7 +18,12 @@ use crate::signature::Signature;
 pub(super) const MAX_LENGTH: i64 = 1 << 30;
 
 /// The view bound to tensor `t`, which is an input or an output.
-pub(super) fn geometry<'c>(sig: &Signature, call: &'c Call<'_, '_, '_>, places: &Places, t: usize) -> &'c Geometry {
+pub(super) fn geometry<'c>(
+    sig: &Signature,
+    call: &'c Call<'_, '_, '_>,
+    places: &Places,
+    t: usize,
+) -> &'c Geometry {
     if is_input(sig, t) { call.inputs[places[t]].1.geometry() } else { call.outputs[places[t]].1.geometry() }
 }
 
@@ -36,7 +41,11 @@ pub(super) fn axis_of(sig: &Signature, t: usize, d: usize) -> usize {
     sig.artifact.tensors[t].layout.iter().position(|&x| x == d).unwrap_or(d)
 }
 
-pub(super) fn check_types(sig: &Signature, call: &Call<'_, '_, '_>, places: &Places) -> Result<(), RuntimeError> {
+pub(super) fn check_types(
+    sig: &Signature,
+    call: &Call<'_, '_, '_>,
+    places: &Places,
+) -> Result<(), RuntimeError> {
     for t in bound(sig) {
         let (spec, found) = (&sig.artifact.tensors[t], geometry(sig, call, places, t));
         if found.dtype() != spec.dtype {
@@ -81,7 +90,11 @@ fn dim_text(sig: &Signature, t: usize, d: usize) -> String {
 }
 
 /// Reads every dim from the first tensor that has it; later ones must agree.
-pub(super) fn read_dims(sig: &Signature, call: &Call<'_, '_, '_>, ctx: &mut RunContext) -> Result<(), RuntimeError> {
+pub(super) fn read_dims(
+    sig: &Signature,
+    call: &Call<'_, '_, '_>,
+    ctx: &mut RunContext,
+) -> Result<(), RuntimeError> {
     ctx.sources.fill(None);
     for t in bound(sig) {
         for d in 0..sig.artifact.tensors[t].shape.len() {
@@ -110,7 +123,8 @@ fn check_length(sig: &Signature, t: usize, axis: usize, v: VarId, found: i64) ->
         return Ok(());
     }
     let (tensor, dim) = (&sig.artifact.tensors[t].name, &sig.artifact.pool.var_info(v).name);
-    let message = format!("`{tensor}` axis {axis} ({dim}) is {found}; lengths must be below 2^30, split the sequence");
+    let message =
+        format!("`{tensor}` axis {axis} ({dim}) is {found}; lengths must be below 2^30, split the sequence");
     Err(RuntimeError::data(DataFault::Size, message))
 }
 
@@ -140,7 +154,10 @@ pub(super) fn evaluate(sig: &Signature, ctx: &mut RunContext) -> Result<(), Runt
         for (d, &size) in spec.shape.iter().enumerate() {
             let n = eval(&sig.artifact.pool, size, &Scalars(&ctx.values)).int();
             let Ok(n) = usize::try_from(n) else {
-                let message = format!("dim {d} of `{}` would be {n}; with these lengths the kernel has no meaning", spec.name);
+                let message = format!(
+                    "dim {d} of `{}` would be {n}; with these lengths the kernel has no meaning",
+                    spec.name
+                );
                 return Err(RuntimeError::data(DataFault::Size, message));
             };
             ctx.sizes[t][d] = n;
@@ -148,7 +165,10 @@ pub(super) fn evaluate(sig: &Signature, ctx: &mut RunContext) -> Result<(), Runt
         }
         if bytes.is_none_or(|b| isize::try_from(b).is_err()) {
             let shape = &ctx.sizes[t][..spec.shape.len()];
-            let message = format!("`{}` with shape {shape:?} has more bytes than an address can count; use shorter lengths", spec.name);
+            let message = format!(
+                "`{}` with shape {shape:?} has more bytes than an address can count; use shorter lengths",
+                spec.name
+            );
             return Err(RuntimeError::data(DataFault::Size, message));
         }
     }
@@ -156,7 +176,11 @@ pub(super) fn evaluate(sig: &Signature, ctx: &mut RunContext) -> Result<(), Runt
 }
 
 /// Every bound view has exactly the sizes evaluated.
-pub(super) fn compare(sig: &Signature, call: &Call<'_, '_, '_>, ctx: &RunContext) -> Result<(), RuntimeError> {
+pub(super) fn compare(
+    sig: &Signature,
+    call: &Call<'_, '_, '_>,
+    ctx: &RunContext,
+) -> Result<(), RuntimeError> {
     for t in bound(sig) {
         let spec = &sig.artifact.tensors[t];
         let found = geometry(sig, call, &ctx.bound, t).shape();
@@ -172,7 +196,11 @@ pub(super) fn compare(sig: &Signature, call: &Call<'_, '_, '_>, ctx: &RunContext
 fn wrong_size(sig: &Signature, t: usize, axis: usize, expected: usize, found: &[usize]) -> RuntimeError {
     let spec = &sig.artifact.tensors[t];
     let fixed = sig.artifact.pool.as_int(spec.shape[spec.layout[axis]]).is_some();
-    let why = if fixed { "this size is fixed by the plan: plan again for another" } else { "it follows from the other dims" };
+    let why = if fixed {
+        "this size is fixed by the plan: plan again for another"
+    } else {
+        "it follows from the other dims"
+    };
     let message = format!(
         "`{}` axis {axis} is {}, expected {expected}; shape found {found:?}, expected {}; {why}",
         spec.name,

@@ -48,9 +48,8 @@ fn is_kind(name: &str, kind: Kind) -> bool {
 
 /// Entries, most recently used first. What cannot be read is not listed.
 pub(super) fn list(dir: &Path) -> Vec<CacheEntry> {
-    let mut entries: Vec<CacheEntry> = files(dir)
-        .filter(|e| is_kind(&e.name, Kind::Kernel) || is_kind(&e.name, Kind::Index))
-        .collect();
+    let mut entries: Vec<CacheEntry> =
+        files(dir).filter(|e| is_kind(&e.name, Kind::Kernel) || is_kind(&e.name, Kind::Index)).collect();
     entries.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.name.cmp(&b.name)));
     entries
 }

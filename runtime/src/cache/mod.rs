@@ -127,7 +127,8 @@ impl Cache {
             Some(max) => Cache::at(&dir, max),
             None => {
                 let (cache, warning) = Cache::at(&dir, DEFAULT_MAX_BYTES);
-                let text = format!("ATTN_CACHE_MAX is {text:?}, expected bytes such as 512Mi; 512 MiB is used");
+                let text =
+                    format!("ATTN_CACHE_MAX is {text:?}, expected bytes such as 512Mi; 512 MiB is used");
                 (cache, warning.or(Some(CacheWarning(text))))
             }
         }
@@ -237,7 +238,8 @@ impl Cache {
         let name = kind.file_name(key);
         let removed = self.dir.as_ref().is_some_and(|dir| fs::remove_file(dir.join(&name)).is_ok());
         let done = if removed { "removed" } else { "ignored" };
-        let text = format!("cache entry {name} is damaged and was {done}: {why}; the kernel is compiled again");
+        let text =
+            format!("cache entry {name} is damaged and was {done}: {why}; the kernel is compiled again");
         Lookup { artifact: None, warning: Some(CacheWarning(text)) }
     }
 

@@ -105,7 +105,9 @@ impl Caches {
         let mut caches = Caches { l1d: FALLBACK_L1D, l2: FALLBACK_L2, l3: FALLBACK_L3 };
         for n in 0..16 {
             let text = |file: &str| std::fs::read_to_string(dir.join(format!("index{n}/{file}"))).ok();
-            let (Some(level), Some(kind), Some(size)) = (text("level"), text("type"), text("size")) else { continue };
+            let (Some(level), Some(kind), Some(size)) = (text("level"), text("type"), text("size")) else {
+                continue;
+            };
             let Some(size) = parse_size(size.trim()) else { continue };
             match (level.trim(), kind.trim()) {
                 ("1", "Data" | "Unified") => caches.l1d = size,

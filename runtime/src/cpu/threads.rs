@@ -51,7 +51,9 @@ impl RayonPool {
         }
         let made = ThreadPoolBuilder::new().num_threads(n).thread_name(|t| format!("attnc-{t}")).build();
         let pool = RayonPool(Arc::new(made.map_err(|err| {
-            RuntimeError::unsupported(format!("the host refuses {n} threads: {err}; set ATTN_NUM_THREADS lower"))
+            RuntimeError::unsupported(format!(
+                "the host refuses {n} threads: {err}; set ATTN_NUM_THREADS lower"
+            ))
         })?));
         pools.push(pool.clone());
         pools.sort_by_key(|p| p.0.current_num_threads());

@@ -15,11 +15,14 @@ fn positions(offset: usize, shape: &[usize], strides: &[isize]) -> Vec<i128> {
 }
 
 fn view_input() -> impl Strategy<Value = (usize, usize, Vec<usize>, Vec<isize>)> {
-    let stride = prop_oneof![8 => -9isize..10, 1 => Just(isize::MAX), 1 => Just(isize::MIN), 1 => Just(1 << 40)];
-    (0usize..60, 0usize..50, prop::collection::vec((0usize..5, stride), 0..5)).prop_map(|(len, offset, dims)| {
-        let (shape, strides) = dims.into_iter().unzip();
-        (len, offset, shape, strides)
-    })
+    let stride =
+        prop_oneof![8 => -9isize..10, 1 => Just(isize::MAX), 1 => Just(isize::MIN), 1 => Just(1 << 40)];
+    (0usize..60, 0usize..50, prop::collection::vec((0usize..5, stride), 0..5)).prop_map(
+        |(len, offset, dims)| {
+            let (shape, strides) = dims.into_iter().unzip();
+            (len, offset, shape, strides)
+        },
+    )
 }
 
 proptest! {
