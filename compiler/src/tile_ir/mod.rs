@@ -376,3 +376,34 @@ pub enum Stmt {
         rows: ExprId,
     },
 }
+
+impl Stmt {
+    /// The expressions of the statement itself, without those of its blocks.
+    pub fn exprs(&self) -> Vec<ExprId> {
+        let panel = |p: &PanelRef| [p.offset, p.panel_stride];
+        match self {
+            Stmt::Let { value, .. } => vec![*value],
+            Stmt::For { lo, hi, .. } => vec![*lo, *hi],
+            Stmt::If { cond, .. } => vec![*cond],
+            Stmt::Fill { .. } => vec![],
+            Stmt::LoadRows { src, rows, .. } => [&src.index[..], &[*rows]].concat(),
+            Stmt::PackK { dst, src, n, .. } => [&src.index[..], &panel(dst), &[*n]].concat(),
+            Stmt::PackV { dst, src, n, flag, .. } => {
+                [&src.index[..], &panel(dst), &[*n], &flag.1[..]].concat()
+            }
+            Stmt::Gemm { b, rows, k, n, skip_zero, .. } => {
+                [&panel(b)[..], &[*rows, *k, *n, *skip_zero]].concat()
+            }
+            Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
+            Stmt::Math { rows, .. } => vec![*rows],
+            Stmt::SoftmaxStep { rows, cols, scale, floor_unmasked, .. }
+            | Stmt::WeightStep { rows, cols, scale, floor_unmasked, .. } => {
+                vec![*rows, *cols, *scale, *floor_unmasked]
+            }
+            Stmt::FinishSoftmax { rows, sink, .. } => vec![*rows, *sink],
+            Stmt::StoreRows { dst, rows, .. } | Stmt::StoreVec { dst, rows, .. } => {
+                [&dst.index[..], &[*rows]].concat()
+            }
+        }
+    }
+}

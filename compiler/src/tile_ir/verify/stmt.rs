@@ -1,0 +1,318 @@
+//! I4 to I17 for statements.
+
+use std::collections::BTreeSet;
+
+use super::{Checked, Verifier};
+use crate::artifact::DType;
+use crate::expr::{ExprId, Op, TensorId, Ty};
+use crate::tile_ir::{
+    Access, BufId, Buffer, Launch, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
+};
+
+/// A product writes columns rounded up to this.
+const GEMM_COLS: i64 = 16;
+
+impl<'a> Verifier<'a> {
+    pub(super) fn block(&mut self, body: &'a [Stmt]) -> Checked {
+        let mut defined = Vec::new();
+        for stmt in body {
+            self.stmt = Some(stmt);
+            self.stmt(stmt)?;
+            if let Stmt::Let { var, .. } = stmt {
+                defined.push(*var);
+            }
+        }
+        self.stmt = None;
+        self.leave(defined);
+        Ok(())
+    }
+
+    /// One arm for each statement: long, but flat.
+    fn stmt(&mut self, stmt: &'a Stmt) -> Checked {
+        match stmt {
+            Stmt::Let { var, value } => {
+                self.expr(*value, self.program.pool.var_info(*var).ty)?;
+                self.define(*var)
+            }
+            Stmt::For { var, lo, hi, body } => {
+                self.expr(*lo, Ty::Int)?;
+                self.expr(*hi, Ty::Int)?;
+                self.define(*var)?;
+                self.var_ty(*var, Ty::Int)?;
+                self.block(body)?;
+                self.leave([*var]);
+                Ok(())
+            }
+            Stmt::If { cond, then, otherwise } => {
+                self.expr(*cond, Ty::Bool)?;
+                self.block(then)?;
+                self.block(otherwise)
+            }
+            Stmt::Fill { dst, .. } => self.buffer(*dst).map(drop),
+            Stmt::LoadRows { dst, src, rows, d } => {
+                let b = self.tile(*dst)?;
+                self.count(*rows, b.rows)?;
+                self.columns(*d, b)?;
+                self.read_rows(src)
+            }
+            Stmt::PackK { dst, src, n, d } => self.pack(dst, src, *n, *d),
+            Stmt::PackV { dst, src, n, d, flag: (t, index) } => {
+                self.pack(dst, src, *n, *d)?;
+                let decl = self.workspace(*t, DType::I32)?;
+                self.indices(decl, index)
+            }
+            Stmt::Gemm { .. } => self.gemm(stmt),
+            Stmt::Map { .. } => self.map(stmt),
+            Stmt::Math { dst, rows, .. } => {
+                let b = self.buffer(*dst)?;
+                self.count(*rows, b.rows)
+            }
+            Stmt::SoftmaxStep { s, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked } => {
+                self.step(*s, *rows, *cols, *scale, *floor_unmasked)?;
+                for vector in [row_max, row_sum, alpha] {
+                    self.vector(*vector, *rows)?;
+                }
+                self.distinct(&[*s, *row_max, *row_sum, *alpha])
+            }
+            Stmt::WeightStep { s, rows, cols, scale, row_max, floor_unmasked, .. } => {
+                self.step(*s, *rows, *cols, *scale, *floor_unmasked)?;
+                self.vector(*row_max, *rows)
+            }
+            Stmt::FinishSoftmax { rows, row_max, row_sum, sink, inv_sum, lse } => {
+                self.expr(*sink, Ty::Float)?;
+                let vectors = [*row_max, *row_sum, *inv_sum, *lse];
+                vectors.iter().try_for_each(|v| self.vector(*v, *rows))?;
+                self.distinct(&vectors)
+            }
+            Stmt::StoreRows { dst, src, rows, d, row_scale } => {
+                let b = self.tile(*src)?;
+                self.count(*rows, b.rows)?;
+                self.columns(*d, b)?;
+                row_scale.iter().try_for_each(|v| self.vector(*v, *rows))?;
+                self.ensure(dst.row_dim != dst.col_dim, "I10", "rows run along two different dims")?;
+                self.written_rows(dst)
+            }
+            Stmt::StoreVec { dst, src, rows } => {
+                self.vector(*src, *rows)?;
+                self.ensure(dst.row_dim == dst.col_dim, "I10", "a vector runs along one dim")?;
+                self.written_rows(dst)
+            }
+        }
+    }
+
+    fn gemm(&self, stmt: &Stmt) -> Checked {
+        let Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
+            return Ok(());
+        };
+        let (to, from) = (self.tile(*c)?, self.tile(*a)?);
+        self.panel(b)?;
+        self.read(b.tensor)?;
+        self.count(*rows, to.rows.min(from.rows))?;
+        self.count(*k, from.cols)?;
+        self.count(*n, to.cols)?;
+        self.expr(*skip_zero, Ty::Bool)?;
+        row_scale.iter().try_for_each(|v| self.vector(*v, *rows))?;
+        self.ensure(*accumulate || row_scale.is_none(), "I17", "row_scale scales what is added to")?;
+        let rounded = self.program.pool.as_int(*n).map_or(0, |n| (n + GEMM_COLS - 1) / GEMM_COLS * GEMM_COLS);
+        self.ensure(rounded <= to.cols, "I9", "columns are written up to a multiple of 16")?;
+        self.distinct(&[*c, *a])
+    }
+
+    fn map(&mut self, stmt: &Stmt) -> Checked {
+        let Stmt::Map { dst, rows, cols, row, col, reads, value } = stmt else { return Ok(()) };
+        let b = self.buffer(*dst)?;
+        self.count(*rows, b.rows)?;
+        self.count(*cols, b.cols)?;
+        for (var, ty) in [(row, Ty::Int), (col, Ty::Int)] {
+            self.define(*var)?;
+            self.var_ty(*var, ty)?;
+        }
+        for (var, buf, access) in reads {
+            self.define(*var)?;
+            self.var_ty(*var, Ty::Float)?;
+            let read = self.buffer(*buf)?;
+            self.ensure(
+                buf != dst || *access == Access::Tile,
+                "I15",
+                "a map reads what it writes as a tile",
+            )?;
+            if *access != Access::Col {
+                self.count(*rows, read.rows)?;
+            }
+            if *access != Access::Row {
+                self.count(*cols, read.cols)?;
+            }
+        }
+        self.expr(*value, Ty::Float)?;
+        self.leave(reads.iter().map(|r| r.0).chain([*row, *col]));
+        Ok(())
+    }
+
+    fn step(&self, s: BufId, rows: ExprId, cols: ExprId, scale: ExprId, floor: ExprId) -> Checked {
+        let b = self.tile(s)?;
+        self.count(rows, b.rows)?;
+        self.count(cols, b.cols)?;
+        self.expr(scale, Ty::Float)?;
+        self.expr(floor, Ty::Bool)
+    }
+
+    fn pack(&self, dst: &PanelRef, src: &RowsRef, n: ExprId, d: i64) -> Checked {
+        self.panel(dst)?;
+        self.expr(n, Ty::Int)?;
+        self.ensure(d > 0, "I9", "at least one feature")?;
+        self.ensure(self.program.pool.as_int(n).is_none_or(|n| n >= 0), "I9", "a negative count")?;
+        self.read_rows(src)
+    }
+
+    /// I7.
+    fn buffer(&self, id: BufId) -> Checked<&'a Buffer> {
+        match self.launch.and_then(|l| l.buffers.get(id.0 as usize)) {
+            Some(b) => Ok(b),
+            None => self.fail("I7", format!("buffer {} is not of this launch", id.0)),
+        }
+    }
+
+    /// I8.
+    fn tile(&self, id: BufId) -> Checked<&'a Buffer> {
+        let b = self.buffer(id)?;
+        if b.cols > 1 { Ok(b) } else { self.fail("I8", format!("`{}` is a vector", b.name)) }
+    }
+
+    /// I8 and the count of I9.
+    fn vector(&self, id: BufId, rows: ExprId) -> Checked {
+        let b = self.buffer(id)?;
+        if b.cols != 1 {
+            return self.fail("I8", format!("`{}` is no vector", b.name));
+        }
+        self.count(rows, b.rows)
+    }
+
+    /// I9 where the count is constant.
+    fn count(&self, n: ExprId, limit: i64) -> Checked {
+        self.expr(n, Ty::Int)?;
+        match self.program.pool.as_int(n) {
+            Some(n) if !(0..=limit).contains(&n) => self.fail("I9", format!("{n} is not within 0..={limit}")),
+            _ => Ok(()),
+        }
+    }
+
+    fn columns(&self, d: i64, b: &Buffer) -> Checked {
+        if (1..=b.cols).contains(&d) {
+            Ok(())
+        } else {
+            self.fail("I9", format!("d = {d}, cols = {}", b.cols))
+        }
+    }
+
+    /// I16.
+    fn distinct(&self, bufs: &[BufId]) -> Checked {
+        let twice = bufs.iter().enumerate().any(|(n, b)| bufs[..n].contains(b));
+        self.ensure(!twice, "I16", "one buffer in two places")
+    }
+
+    fn panel(&self, p: &PanelRef) -> Checked {
+        self.workspace(p.tensor, DType::F32)?;
+        self.expr(p.offset, Ty::Int)?;
+        self.expr(p.panel_stride, Ty::Int)
+    }
+
+    /// I11.
+    fn workspace(&self, t: TensorId, dtype: DType) -> Checked<&'a TensorDecl> {
+        let decl = self.tensor(t)?;
+        let fits = decl.kind == TensorKind::Workspace && decl.dtype == dtype;
+        if fits { Ok(decl) } else { self.fail("I11", format!("`{}` is no {dtype} workspace", decl.name)) }
+    }
+
+    fn indices(&self, decl: &TensorDecl, index: &[ExprId]) -> Checked {
+        if index.len() != decl.shape.len() {
+            let (found, wanted) = (index.len(), decl.shape.len());
+            return self.fail("I10", format!("{found} indices, `{}` has {wanted} dims", decl.name));
+        }
+        index.iter().try_for_each(|x| self.expr(*x, Ty::Int))
+    }
+
+    fn rows(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
+        let decl = self.tensor(rows.tensor)?;
+        self.indices(decl, &rows.index)?;
+        let rank = decl.shape.len();
+        self.ensure(rows.row_dim < rank && rows.col_dim < rank, "I10", "rows run along dims of the tensor")?;
+        self.ensure(decl.dtype.is_float(), "I12", "rows hold floats")?;
+        Ok(decl)
+    }
+
+    fn read(&self, t: TensorId) -> Checked {
+        let output = self.tensor(t)?.kind == TensorKind::Output;
+        self.ensure(!output, "I12", "an output is not read")
+    }
+
+    fn read_rows(&self, rows: &RowsRef) -> Checked {
+        self.rows(rows)?;
+        self.ensure(rows.row_dim != rows.col_dim, "I10", "rows run along two different dims")?;
+        self.read(rows.tensor)
+    }
+
+    fn written_rows(&self, rows: &RowsRef) -> Checked {
+        let decl = self.rows(rows)?;
+        let writable = matches!(decl.kind, TensorKind::Output | TensorKind::Workspace);
+        self.ensure(writable, "I12", "inputs and tables are not written")
+    }
+}
+
+/// The tensors that a launch reads and writes.
+#[derive(Default)]
+pub(super) struct Touched {
+    pub reads: BTreeSet<TensorId>,
+    pub writes: BTreeSet<TensorId>,
+}
+
+impl Touched {
+    pub fn of(program: &Program, launch: &Launch) -> Touched {
+        let mut touched = Touched::default();
+        touched.block(program, &launch.body);
+        let n = program.tensors.len() as u32;
+        touched.reads.retain(|t| t.0 < n);
+        touched.writes.retain(|t| t.0 < n);
+        touched
+    }
+
+    fn block(&mut self, program: &Program, body: &[Stmt]) {
+        for stmt in body {
+            for id in program.pool.reachable(&stmt.exprs()) {
+                if let Op::Load(t, ..) = program.pool.op(id) {
+                    self.reads.insert(*t);
+                }
+            }
+            match stmt {
+                Stmt::For { body, .. } => self.block(program, body),
+                Stmt::If { then, otherwise, .. } => {
+                    self.block(program, then);
+                    self.block(program, otherwise);
+                }
+                Stmt::LoadRows { src, .. } => {
+                    self.reads.insert(src.tensor);
+                }
+                Stmt::Gemm { b, .. } => {
+                    self.reads.insert(b.tensor);
+                }
+                Stmt::PackK { dst, src, .. } => {
+                    self.reads.insert(src.tensor);
+                    self.writes.insert(dst.tensor);
+                }
+                Stmt::PackV { dst, src, flag, .. } => {
+                    self.reads.insert(src.tensor);
+                    self.writes.extend([dst.tensor, flag.0]);
+                }
+                Stmt::StoreRows { dst, .. } | Stmt::StoreVec { dst, .. } => {
+                    self.writes.insert(dst.tensor);
+                }
+                Stmt::Let { .. }
+                | Stmt::Fill { .. }
+                | Stmt::Map { .. }
+                | Stmt::Math { .. }
+                | Stmt::SoftmaxStep { .. }
+                | Stmt::WeightStep { .. }
+                | Stmt::FinishSoftmax { .. } => {}
+            }
+        }
+    }
+}

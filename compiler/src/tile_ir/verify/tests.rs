@@ -1,0 +1,188 @@
+//! Every invariant broken on its own, and caught under its number.
+
+use super::verify;
+use crate::expr::{ExprId, TensorId, VarId};
+use crate::tile_ir::{BufId, Program, Stmt, text};
+
+/// A program that keeps every invariant.
+const GOOD: &str = r#"program good {
+  dim n: int
+  param c: float = 2.0
+  input x: f32[n, 16]
+  input ids: i32[n]
+  table tab: f32[n] (t from 0) = float(t) * c
+  workspace kp: f32[n * 32]
+  workspace vp: f32[n * 32]
+  workspace bad: i32[n]
+  output o: f16[n, 16]
+  output l: f32[n]
+  require 0 < n: "no rows"
+  launch pack {
+    grid p < n
+    pack_k panel(kp, p * 512, 512) <- x[p : r, 0 : x], n = 1, d = 16
+    pack_v panel(vp, p * 32, 512) <- x[p : r, 0 : x], n = 1, d = 16, flag = bad[p]
+  }
+  launch main {
+    grid g < n
+    buffer a[4, 16]
+    buffer s[4, 32]
+    buffer m[4, 1]
+    buffer sum[4, 1]
+    buffer al[4, 1]
+    buffer lse[4, 1]
+    let rows = min(n - g, 4)
+    fill m = 0.0
+    load_rows a <- x[g : r, 0 : x], rows = rows, d = 16
+    for u in 0..2 {
+      let j = u + ids[g]
+      gemm s = a * panel(kp, 0, 512), rows = rows, k = 16, n = 32, skip_zero = bad[g] == 1
+      if j < 3 {
+        map s[r < rows, k < 32], e = tile(s), f = row(m): k <= r + j ? e * f : tab[k]
+      }
+    }
+    math exp s, rows = 4
+    softmax_step s, rows = rows, cols = 32, scale = c, row_max = m, row_sum = sum, alpha = al, floor_unmasked = false
+    weight_step relu s, rows = rows, cols = 32, scale = 1.0, row_max = m, floor_unmasked = true
+    gemm a += s * panel(vp, 0, 512), rows = rows, k = 32, n = 16, row_scale = al, skip_zero = true
+    finish_softmax rows = rows, row_max = m, row_sum = sum, sink = c, inv_sum = al, lse = lse
+    store_rows o[g : r, 0 : x] <- a, rows = rows, d = 16, row_scale = al
+    store_vec l[g : rx] <- lse, rows = rows
+  }
+}
+"#;
+
+fn good() -> Program {
+    text::parse(GOOD).unwrap()
+}
+
+#[test]
+fn the_good_program_is_accepted() {
+    verify(&good()).unwrap();
+}
+
+/// The invariants that text can break: (number, what is replaced, by what).
+const BROKEN: [(&str, &str, &str); 48] = [
+    ("I1", "program good", "program nan"),
+    ("I1", "output l: f32[n]", "output l: f32[n] input x: f32[n]"),
+    ("I1", "launch main", "launch pack"),
+    ("I1", "buffer lse[4, 1]", "buffer lse[4, 1] buffer a[4, 16]"),
+    ("I2", "input x: f32[n, 16]", "input x: f32[n, 16] layout [0, 0]"),
+    ("I2", "workspace kp: f32[n * 32]", "workspace kp: f32[n, 32] layout [1, 0]"),
+    ("I2", "workspace vp: f32", "workspace vp: f16"),
+    ("I2", "table tab: f32", "table tab: f64"),
+    ("I2", "(t from 0) = float(t)", "(t from 0, w from 0) = float(t)"),
+    ("I3", "workspace vp: f32[n * 32]", "workspace vp: f32[ids[0]]"),
+    ("I3", "grid g < n", "grid g < ids[0]"),
+    ("I3", "grid g < n", "grid g < p"),
+    ("I3", "require 0 < n", "require 0 < ids[0]"),
+    ("I3", "require 0 < n", "require t < n"),
+    ("I4", "grid g < n", "grid g < n, g < n"),
+    ("I4", "grid g < n", "grid p < n, g < n"),
+    ("I4", "for u in 0..2 {", "for g in 0..2 { let u = 0"),
+    ("I4", "math exp s, rows = 4", "let rows = 3"),
+    ("I4", "f = row(m)", "f = row(m), e = tile(s)"),
+    ("I4", "map s[r < rows", "let k = 0 map s[r < rows"),
+    ("I5", "math exp s, rows = 4", "math exp s, rows = j"),
+    ("I5", "math exp s, rows = 4", "math exp s, rows = k"),
+    ("I5", "math exp s, rows = 4", "fill m = 0.0 let q = p"),
+    ("I6", "skip_zero = bad[g] == 1", "skip_zero = g"),
+    ("I6", "let rows = min(n - g, 4)", "let rows = float(min(n - g, 4))"),
+    ("I6", "sink = c", "sink = n"),
+    ("I6", "(t from 0) = float(t) * c", "(t from 0) = t"),
+    ("I7", "buffer s[4, 32]", "buffer s[4, 24]"),
+    ("I7", "buffer s[4, 32]", "buffer s[0, 32]"),
+    ("I8", "buffer lse[4, 1]", "buffer lse[4, 16]"),
+    ("I8", "buffer a[4, 16]", "buffer a[4, 1]"),
+    ("I9", "rows = rows, d = 16\n    for", "rows = rows, d = 17\n    for"),
+    ("I9", "n = 1, d = 16, flag", "n = 1, d = 0, flag"),
+    ("I9", "math exp s, rows = 4", "math exp s, rows = 5"),
+    ("I9", "k = 16, n = 32", "k = 17, n = 32"),
+    ("I9", "k = 32, n = 16", "k = 32, n = 17"),
+    ("I9", "k < 32], e = tile(s)", "k < 32], e = tile(a)"),
+    ("I10", "let j = u + ids[g]", "let j = u + ids[g, 0]"),
+    ("I10", "load_rows a <- x[g : r, 0 : x]", "load_rows a <- x[g : rx, 0]"),
+    ("I10", "flag = bad[p]", "flag = bad[p, p]"),
+    ("I10", "store_vec l[g : rx]", "store_vec o[g : r, 0 : x]"),
+    ("I11", "pack_k panel(kp", "pack_k panel(x"),
+    ("I11", "flag = bad[p]", "flag = vp[p]"),
+    ("I12", "store_rows o[g", "store_rows x[g"),
+    ("I12", "let j = u + ids[g]", "let j = u + int(l[g])"),
+    ("I13", "store_vec l[g : rx]", "store_vec kp[g : rx]"),
+    ("I15", "e = tile(s), f = row(m)", "e = row(s), f = row(m)"),
+    ("I16", "inv_sum = al, lse = lse", "inv_sum = al, lse = al"),
+];
+
+#[test]
+fn every_broken_invariant_is_caught_under_its_number() {
+    let mut wrong = Vec::new();
+    for (invariant, from, to) in BROKEN {
+        assert!(GOOD.contains(from), "{from}");
+        match text::parse(&GOOD.replacen(from, to, 1)).map(|p| verify(&p)) {
+            Ok(Err(e)) if e.invariant == invariant && !e.op.is_empty() => {}
+            other => wrong.push(format!("{invariant}: {to}: {other:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn an_error_prints_the_statement() {
+    let program = text::parse(&GOOD.replace("sink = c", "sink = 1")).unwrap();
+    let error = verify(&program).unwrap_err();
+    assert!(error.op.starts_with("finish_softmax rows = rows, row_max = m"), "{error}");
+}
+
+#[test]
+fn workspace_is_written_before_it_is_read() {
+    let first = GOOD.find("  launch pack").unwrap();
+    let second = GOOD.find("  launch main").unwrap();
+    let text = format!("{}{}", &GOOD[..first], &GOOD[second..]);
+    assert_eq!(verify(&text::parse(&text).unwrap()).unwrap_err().invariant, "I14");
+}
+
+#[test]
+fn a_product_that_overwrites_scales_nothing() {
+    let text = GOOD.replace("gemm a += s", "gemm a = s");
+    assert_eq!(verify(&text::parse(&text).unwrap()).unwrap_err().invariant, "I17");
+}
+
+/// What no text can say.
+#[test]
+fn ids_out_of_range_are_errors() {
+    let invariant = |change: &dyn Fn(&mut Program)| {
+        let mut program = good();
+        change(&mut program);
+        let text = text::print(&program);
+        assert!(!text.is_empty());
+        verify(&program).unwrap_err().invariant
+    };
+    let body = |p: &mut Program, stmt: Stmt| p.launches[1].body.push(stmt);
+    assert_eq!(invariant(&|p| body(p, Stmt::Fill { dst: BufId(99), value: 0.0 })), "I7");
+    assert_eq!(
+        invariant(&|p| {
+            let at = p.pool.int(0);
+            let x = p.pool.load(TensorId(99), vec![at], crate::expr::Ty::Float);
+            let var = p.pool.add_var("y", crate::expr::Ty::Float);
+            body(p, Stmt::Let { var, value: x });
+        }),
+        "I10"
+    );
+    assert_eq!(invariant(&|p| p.dims[0].name = "not a word".into()), "I1");
+    assert_eq!(invariant(&|p| p.params[0].default = Some(crate::expr::eval::Value::Int(1))), "I6");
+    assert_eq!(
+        invariant(&|p| {
+            let wrong =
+                p.pool.intern(crate::expr::Op::Binary(crate::expr::BinaryOp::And, ExprId(0), ExprId(0)));
+            let var = p.pool.add_var("y", crate::expr::Ty::Bool);
+            body(p, Stmt::Let { var, value: wrong });
+        }),
+        "I6"
+    );
+    assert_eq!(
+        invariant(&|p| {
+            let extent = p.launches[0].grid[0].1;
+            p.launches[0].grid.push((VarId(0), extent));
+        }),
+        "I4"
+    );
+}
