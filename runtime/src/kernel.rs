@@ -77,10 +77,17 @@ impl LoadedKernel {
     /// Errors: `Unsupported` if it was made for another machine or the host forbids executable memory; `Internal`
     /// if the artifact is not well formed.
     pub fn load(artifact: Artifact) -> Result<LoadedKernel, RuntimeError> {
+        LoadedKernel::load_with(artifact, &[])
+    }
+
+    /// As [`LoadedKernel::load`], with these values in the place of the parameters' defaults. Errors: also a
+    /// parameter that is unknown, of another type, or out of range.
+    pub fn load_with(artifact: Artifact, params: &[NamedParam<'_>]) -> Result<LoadedKernel, RuntimeError> {
         facts::check_target(&artifact.target, facts::host_facts()?.arch)?;
         let intrinsics = table(facts::host_isa()?);
         let code = ExecCode::new(&artifact.code)?;
-        let sig = Signature::new(artifact)?;
+        let mut sig = Signature::new(artifact)?;
+        bind::set_defaults(&mut sig, params)?;
         let entries = sig.artifact.launches.iter().map(|l| code.entry(l.entry));
         let entries = entries.collect::<Option<Vec<EntryFn>>>();
         let entries =

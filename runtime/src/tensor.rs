@@ -193,7 +193,8 @@ impl<'a> TensorView<'a> {
     }
 }
 
-/// A tensor that is written. Distinct indices are distinct elements. Never of dtype `bit`.
+/// A tensor that is written. Distinct indices are distinct elements. Only kernels write through it, and an artifact
+/// whose output is `bit` is not loaded, so the bytes of a `bit` tensor stay 0 and 1.
 #[derive(Debug)]
 pub struct TensorViewMut<'a> {
     first: *mut u8,
@@ -228,7 +229,7 @@ impl<'a> TensorViewMut<'a> {
         Ok(TensorViewMut { first, geometry, life: PhantomData })
     }
 
-    /// A view of foreign memory. Errors: what [`TensorViewMut::strided`] refuses, a misaligned address, `bit`.
+    /// A view of foreign memory. Errors: what [`TensorViewMut::strided`] refuses, a misaligned address.
     ///
     /// # Safety
     /// For all of `'a`: `len` elements of `dtype` from `base` on are writable and touched by nobody else during a
@@ -241,10 +242,6 @@ impl<'a> TensorViewMut<'a> {
         shape: &[usize],
         strides: &[isize],
     ) -> Result<TensorViewMut<'a>, RuntimeError> {
-        if dtype == DType::Bit {
-            let message = "a tensor that is written cannot be `bit`; use i8";
-            return Err(RuntimeError::data(DataFault::DType, message));
-        }
         let geometry = Geometry::strided(dtype, shape, strides)?;
         geometry.check_inside(offset, len)?;
         geometry.check_distinct()?;
@@ -378,14 +375,10 @@ impl Tensor {
         TensorView { first: self.buf.bytes().as_ptr(), geometry: self.geometry, life: PhantomData }
     }
 
-    /// The whole tensor, to be written. Errors: it is a `bit` tensor.
-    pub fn view_mut(&mut self) -> Result<TensorViewMut<'_>, RuntimeError> {
-        if self.dtype() == DType::Bit {
-            let message = "a tensor that is written cannot be `bit`; use i8";
-            return Err(RuntimeError::data(DataFault::DType, message));
-        }
+    /// The whole tensor, to be written. No kernel writes a `bit` tensor: binding one as an output is refused.
+    pub fn view_mut(&mut self) -> TensorViewMut<'_> {
         let first = self.buf.bytes_mut().as_mut_ptr();
-        Ok(TensorViewMut { first, geometry: self.geometry, life: PhantomData })
+        TensorViewMut { first, geometry: self.geometry, life: PhantomData }
     }
 }
 

@@ -126,8 +126,7 @@ fn scan_ints<T: Element + Ord>(view: &TensorView<'_>, widen: fn(T) -> i64) -> Op
         let (mut lo, mut hi) = bounds.unwrap_or((first, first));
         for x in 0..n {
             let value = view.read::<T>(row + x as isize * stride);
-            lo = lo.min(value);
-            hi = hi.max(value);
+            (lo, hi) = (lo.min(value), hi.max(value));
         }
         bounds = Some((lo, hi));
         ControlFlow::Continue(())

@@ -75,6 +75,15 @@ pub(crate) fn bind(
     Ok(())
 }
 
+/// Puts values in the place of the parameters' defaults.
+pub(crate) fn set_defaults(sig: &mut Signature, params: &[NamedParam<'_>]) -> Result<(), RuntimeError> {
+    let defaults = names::given_params(sig, params)?;
+    for (n, value) in defaults {
+        sig.artifact.scalars[n].default = Some(value);
+    }
+    Ok(())
+}
+
 /// Bytes of workspace and tables for dims given by name.
 pub(crate) fn workspace_bytes(
     sig: &Signature,

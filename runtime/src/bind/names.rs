@@ -78,6 +78,30 @@ pub(super) fn read_params(
     params: &[NamedParam<'_>],
     values: &mut [Value],
 ) -> Result<(), RuntimeError> {
+    check_param_names(sig, params)?;
+    for s in sig.artifact.scalars.iter().filter(|s| !s.is_dim) {
+        let given = params.iter().find(|(name, _)| *name == s.name).map(|(_, v)| *v).or(s.default);
+        let Some(given) = given else {
+            let message = format!("parameter `{}` has no default and is not given; give it a value", s.name);
+            return Err(RuntimeError::data(DataFault::Missing, message));
+        };
+        values[s.var.0 as usize] = convert(s, sig.artifact.pool.var_info(s.var).ty, given)?;
+    }
+    Ok(())
+}
+
+/// The parameters given, each with its place among the scalars, converted.
+pub(super) fn given_params(
+    sig: &Signature,
+    params: &[NamedParam<'_>],
+) -> Result<Vec<(usize, Value)>, RuntimeError> {
+    check_param_names(sig, params)?;
+    let scalars = sig.artifact.scalars.iter().enumerate();
+    let given = scalars.filter_map(|(n, s)| Some((n, s, params.iter().find(|(name, _)| *name == s.name)?.1)));
+    given.map(|(n, s, v)| Ok((n, convert(s, sig.artifact.pool.var_info(s.var).ty, v)?))).collect()
+}
+
+fn check_param_names(sig: &Signature, params: &[NamedParam<'_>]) -> Result<(), RuntimeError> {
     let scalars = &sig.artifact.scalars;
     for (n, (name, _)) in params.iter().enumerate() {
         if !scalars.iter().any(|s| !s.is_dim && s.name == *name) {
@@ -93,14 +117,6 @@ pub(super) fn read_params(
             let message = format!("parameter `{name}` is given twice; give it once");
             return Err(RuntimeError::data(DataFault::Name, message));
         }
-    }
-    for s in scalars.iter().filter(|s| !s.is_dim) {
-        let given = params.iter().find(|(name, _)| *name == s.name).map(|(_, v)| *v).or(s.default);
-        let Some(given) = given else {
-            let message = format!("parameter `{}` has no default and is not given; give it a value", s.name);
-            return Err(RuntimeError::data(DataFault::Missing, message));
-        };
-        values[s.var.0 as usize] = convert(s, sig.artifact.pool.var_info(s.var).ty, given)?;
     }
     Ok(())
 }

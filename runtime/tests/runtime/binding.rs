@@ -18,7 +18,7 @@ fn run(
     params: &[(&str, Value)],
 ) -> Result<(), RuntimeError> {
     let inputs: Vec<_> = inputs.iter().map(|(name, t)| (*name, t.view())).collect();
-    let mut outputs: Vec<_> = outputs.iter_mut().map(|(name, t)| (*name, t.view_mut().unwrap())).collect();
+    let mut outputs: Vec<_> = outputs.iter_mut().map(|(name, t)| (*name, t.view_mut())).collect();
     kernel.run(&inputs, &mut outputs, params, &RunOptions::threads(1)?)
 }
 
@@ -81,6 +81,9 @@ fn dtypes_and_ranks_are_checked() {
     let x = zeros(DType::F32, &[2, 2]);
     let result = run(&kernel, &[("x", &x)], &mut [("y", &mut y)], &[]);
     refused(result, DataFault::Rank, &["`x` has 2 dims [2, 2], expected 1: (N)"]);
+    let (x, mut bits) = (zeros(DType::F32, &[4]), Tensor::from_bools(&[true; 4], &[4]).unwrap());
+    let result = run(&kernel, &[("x", &x)], &mut [("y", &mut bits)], &[]);
+    refused(result, DataFault::DType, &["`y` holds bit, expected f32"]);
 }
 
 #[test]
@@ -376,4 +379,19 @@ fn errors_leave_outputs_untouched_and_the_kernel_usable() {
     assert_eq!(y.as_slice::<f32>().unwrap(), [-1.0, -1.0]);
     run(&kernel, &[("x", &x)], &mut [("y", &mut y)], &[]).unwrap();
     assert_eq!(y.as_slice::<f32>().unwrap(), [2.0, 3.0]);
+}
+
+#[test]
+fn parameters_given_at_load_become_defaults() {
+    let load = |params: &[(&str, Value)]| LoadedKernel::load_with(add_kernel().finish(), params);
+    let kernel = load(&[("c", Value::Int(5))]).unwrap();
+    let x = Tensor::from_slice(&[1f32, 2.0], &[2]).unwrap();
+    let mut y = zeros(DType::F32, &[2]);
+    run(&kernel, &[("x", &x)], &mut [("y", &mut y)], &[]).unwrap();
+    assert_eq!(y.as_slice::<f32>().unwrap(), [6.0, 7.0]);
+    run(&kernel, &[("x", &x)], &mut [("y", &mut y)], &[("c", Value::Float(0.5))]).unwrap();
+    assert_eq!(y.as_slice::<f32>().unwrap(), [1.5, 2.5]);
+    refused(load(&[("d", Value::Int(5))]).map(drop), DataFault::Name, &["did you mean `c`?"]);
+    refused(load(&[("c", Value::Bool(true))]).map(drop), DataFault::DType, &["`c` is a float, found a bool"]);
+    refused(load(&[("N", Value::Int(5))]).map(drop), DataFault::Name, &["`N` is a dim"]);
 }
