@@ -12,8 +12,9 @@ impl Pool {
         self.intern(Op::Int(x))
     }
 
-    /// Float constant.
+    /// Float constant. There is one NaN: its sign and payload differ between machines and mean nothing.
     pub fn float(&mut self, x: f64) -> ExprId {
+        let x = if x.is_nan() { f64::NAN } else { x };
         self.intern(Op::Float(FloatBits(x.to_bits())))
     }
 

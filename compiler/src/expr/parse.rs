@@ -173,6 +173,9 @@ impl<'a> Reader<'a> {
     /// Takes an integer literal with an optional minus.
     pub fn integer(&mut self) -> Result<i64, ParseError> {
         let negative = self.eat("-")?;
+        if negative && self.eat_min_magnitude() {
+            return Ok(i64::MIN);
+        }
         match self.peek()? {
             Some(Token::Int(x)) => {
                 self.next()?;
@@ -180,6 +183,15 @@ impl<'a> Reader<'a> {
             }
             _ => self.expected("an integer"),
         }
+    }
+
+    /// Takes the magnitude of the smallest integer, which is no token since no 64-bit integer holds it.
+    fn eat_min_magnitude(&mut self) -> bool {
+        self.skip_space();
+        let rest = self.text[self.pos..].strip_prefix("9223372036854775808");
+        let is = rest.is_some_and(|r| !r.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '.'));
+        self.pos += if is { 19 } else { 0 };
+        is
     }
 
     /// Takes a string literal in double quotes, in which `\\`, `\"` and `\n` are escapes.
@@ -347,6 +359,9 @@ impl ExprParser<'_, '_, '_> {
     }
 
     fn negated(&mut self) -> Result<ExprId, ParseError> {
+        if self.reader.eat_min_magnitude() {
+            return Ok(self.pool.int(i64::MIN));
+        }
         if let Some(Token::Int(x)) = self.reader.peek()? {
             self.reader.next()?;
             return Ok(self.pool.int(-x));
