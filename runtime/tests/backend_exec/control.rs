@@ -43,7 +43,7 @@ fn result(mut p: Program, body: Vec<Stmt>, dims: &[i64]) -> f32 {
     let mut host = vec![HostTensor::zeros(DType::F32, &[1, 1])];
     let loaded = Loaded::new(&p, false);
     let scalars: Vec<Arg> = dims.iter().map(|&d| Arg::Int(d)).collect();
-    let args = loaded.args(&naive::table(), &mut host, &scalars);
+    let args = loaded.args(naive::table(), &mut host, &scalars);
     loaded.run(0, &args, 1);
     host[0].f32s()[0]
 }
@@ -123,11 +123,11 @@ fn tasks_are_split_with_the_last_coordinate_fastest() {
     p.launches.push(Launch { name: "grid".into(), grid, buffers: vec![build::buffer("acc", 1, 16)], body });
     let loaded = Loaded::new(&p, false);
     let mut host = vec![HostTensor::new(DType::F32, &[3, 4, 5, 1], std::iter::repeat(-1.0))];
-    let args = loaded.args(&naive::table(), &mut host, &[Arg::Int(3), Arg::Int(5)]);
+    let args = loaded.args(naive::table(), &mut host, &[Arg::Int(3), Arg::Int(5)]);
     loaded.run(0, &args, 60);
     let want: Vec<f32> = (0..60i64).map(|t| (t / 20 * 1_000_000 + t / 5 % 4 * 100 + t % 5) as f32).collect();
     assert_eq!(host[0].f32s(), want);
-    let empty = loaded.args(&naive::table(), &mut host, &[Arg::Int(0), Arg::Int(0)]);
+    let empty = loaded.args(naive::table(), &mut host, &[Arg::Int(0), Arg::Int(0)]);
     loaded.run(0, &empty, 1);
 }
 
@@ -144,7 +144,7 @@ fn fill_sets_every_element_and_nothing_else() {
         ];
         build::launch(&mut p, buffers, body);
         let loaded = Loaded::new(&p, false);
-        let args = loaded.args(&naive::table(), &mut [], &[]);
+        let args = loaded.args(naive::table(), &mut [], &[]);
         let scratch = loaded.run(0, &args, 1);
         let count =
             |x: f32| (0..loaded.code.scratch_bytes[0] / 4).filter(|n| scratch.f32_at(n * 4) == x).count();
@@ -184,7 +184,7 @@ fn a_value_read_from_workspace_is_read_again_after_it_was_written() {
         HostTensor::zeros(DType::F32, &[1, 1]),
         HostTensor::zeros(DType::F32, &[1, 1]),
     ];
-    let args = loaded.args(&naive::table(), &mut host, &[]);
+    let args = loaded.args(naive::table(), &mut host, &[]);
     loaded.run(0, &args, 1);
     assert_eq!(host[3].f32s()[0], 100.0 + 100.0 + 1.0 + 1.0, "the naive pack_v says 1");
     assert_eq!(host[0].bytes, [7, 0, 0, 0, 1, 0, 0, 0], "the other flag is as it was");

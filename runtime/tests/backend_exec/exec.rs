@@ -130,7 +130,7 @@ impl Loaded {
     }
 
     /// The argument block over these tensors and scalars.
-    pub fn args(&self, table: &[*const (); 14], tensors: &mut [HostTensor], scalars: &[Arg]) -> Vec<u64> {
+    pub fn args(&self, table: &'static [usize; 14], tensors: &mut [HostTensor], scalars: &[Arg]) -> Vec<u64> {
         let mut words = vec![0; self.layout.words];
         words[0] = table.as_ptr() as u64;
         assert_eq!(tensors.len(), self.layout.tensors.len(), "every tensor is bound");

@@ -65,7 +65,7 @@ impl Setup {
         host[0].strides = vec![1, 45, 5];
         let scalars = [Arg::Int(6), Arg::Int(40), Arg::Bool(flag), Arg::Float(0.125)];
         let table = naive::table();
-        let args = loaded.args(&table, &mut host, &scalars);
+        let args = loaded.args(table, &mut host, &scalars);
         naive::take_calls();
         loaded.run(0, &args, 1);
         let mut calls = naive::take_calls();

@@ -30,7 +30,7 @@ fn elements(
     build::launch(&mut p, vec![build::buffer("acc", ROWS, 32)], vec![map, store]);
     let loaded = Loaded::new(&p, false);
     let mut host = vec![tensor, HostTensor::zeros(DType::F32, &[ROWS, COLS])];
-    let args = loaded.args(&naive::table(), &mut host, &[]);
+    let args = loaded.args(naive::table(), &mut host, &[]);
     loaded.run(0, &args, 1);
     host[1].f32s()
 }
@@ -119,7 +119,7 @@ impl Shifted {
         let bytes = self.0.bytes.as_mut_ptr() as u64 + 1;
         let mut host = vec![self.0, HostTensor::zeros(DType::F32, &[ROWS, COLS])];
         let table = naive::table();
-        let mut args = loaded.args(&table, &mut host, &[]);
+        let mut args = loaded.args(table, &mut host, &[]);
         args[1] = bytes;
         loaded.run(0, &args, 1);
         host[1].f32s()
@@ -185,6 +185,27 @@ fn halves_widen_exactly() {
                 elements(TensorKind::Workspace, tensor, |p, row, col| load(p, vec![row, col], Ty::Float));
             for (got, want) in got.iter().zip(&want) {
                 assert!(crate::reference::same(*got, *want), "{dtype}: expected {want}, found {got}");
+            }
+        }
+    }
+}
+
+#[test]
+fn streams_end_exactly_at_the_tensor() {
+    for shift in -25i64..=25 {
+        for backward in [false, true] {
+            let values = (0..ROWS * COLS).map(|n| entry(DType::F32, n / COLS, n % COLS));
+            let tensor = HostTensor::new(DType::F32, &[ROWS, COLS], values);
+            let got = elements(TensorKind::Input, tensor, |p, row, col| {
+                let by = p.pool.int(shift);
+                let at = if backward { p.pool.sub(by, col) } else { p.pool.add(col, by) };
+                load(p, vec![row, at], Ty::Float)
+            });
+            for (n, got) in got.into_iter().enumerate() {
+                let (row, col) = (n as i64 / COLS, n as i64 % COLS);
+                let at = if backward { shift - col } else { col + shift };
+                let at = if (0..COLS).contains(&at) { at } else { 0 };
+                assert_eq!(got, entry(DType::F32, row, at) as f32, "{shift} {backward} ({row}, {col})");
             }
         }
     }

@@ -10,6 +10,8 @@ mod control;
 mod exec;
 mod intrinsics;
 mod loads;
+mod maps;
+mod measure;
 mod naive;
 mod random;
 mod reference;

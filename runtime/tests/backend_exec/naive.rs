@@ -126,8 +126,13 @@ extern "C" fn half_to_f32(bits: u32) -> f32 {
 }
 
 /// The table, in the order of [`Intrinsic::ALL`].
-pub fn table() -> [*const (); 14] {
-    Intrinsic::ALL.map(|f| match f {
+pub fn table() -> &'static [usize; 14] {
+    static TABLE: std::sync::OnceLock<[usize; 14]> = std::sync::OnceLock::new();
+    TABLE.get_or_init(|| Intrinsic::ALL.map(|f| address(f) as usize))
+}
+
+fn address(f: Intrinsic) -> *const () {
+    match f {
         Intrinsic::Gemm => gemm as *const (),
         Intrinsic::SoftmaxStep => softmax_step as *const (),
         Intrinsic::WeightStep => weight_step as *const (),
@@ -142,5 +147,5 @@ pub fn table() -> [*const (); 14] {
         Intrinsic::Math1 => math1 as *const (),
         Intrinsic::Pow => pow as *const (),
         Intrinsic::HalfToF32 => half_to_f32 as *const (),
-    })
+    }
 }

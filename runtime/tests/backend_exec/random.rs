@@ -318,7 +318,7 @@ impl Case {
         build::launch(&mut self.p, buffers, before);
         let loaded = Loaded::new(&self.p, plain);
         let scalars: Vec<Arg> = self.scalars.iter().map(|s| arg(s.1)).collect();
-        let args = loaded.args(&naive::table(), &mut host, &scalars);
+        let args = loaded.args(naive::table(), &mut host, &scalars);
         loaded.run(0, &args, 1);
         self.p.tensors.truncate(self.host.len());
         host[self.host.len()..].iter().map(HostTensor::f32s).collect()
@@ -432,7 +432,7 @@ fn tape() -> impl Strategy<Value = Vec<u16>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn maps_agree_with_the_reference(tape in tape(), bound in bound()) {

@@ -124,6 +124,11 @@ impl<'a, 'f> Emitter<'a, 'f> {
         result
     }
 
+    /// Bounds of a variable that is bound later.
+    pub fn note_range(&mut self, var: VarId, range: Range) {
+        self.ranges.insert(var, range);
+    }
+
     /// Gives a variable its value for the rest of the scope.
     pub fn bind(&mut self, var: VarId, value: Value, range: Range) {
         self.ranges.insert(var, range);

@@ -22,7 +22,7 @@ impl Emitter<'_, '_> {
     /// The element as a value of type `ty`.
     pub fn load_element(&mut self, t: TensorId, index: &[Value], ty: Ty) -> Result<Value> {
         let decl = self.tensor(t)?;
-        if index.len() != decl.shape.len() || ty != element_type(decl.dtype) {
+        if index.len() != decl.shape.len() || ty != decl.dtype.value_ty() {
             let what = format!("{} indices and the type of a {} element", decl.shape.len(), decl.dtype);
             return Err(BackendError::internal("load", what, &decl.name));
         }
@@ -130,7 +130,7 @@ impl Emitter<'_, '_> {
     }
 
     /// The stored element at an address, in its register type.
-    fn widen(&mut self, dtype: DType, address: Value, flags: MemFlagsData) -> Value {
+    pub fn widen(&mut self, dtype: DType, address: Value, flags: MemFlagsData) -> Value {
         let load = |e: &mut Self, ty: Type| e.b.ins().load(ty, flags, address, 0);
         match dtype {
             DType::F32 => load(self, types::F32),
@@ -190,14 +190,5 @@ impl Emitter<'_, '_> {
     fn splat_i32(&mut self, ty: Type, x: i64) -> Value {
         let scalar = self.b.ins().iconst(types::I32, x);
         if ty == types::I32 { scalar } else { self.b.ins().splat(ty, scalar) }
-    }
-}
-
-/// The expression type of a stored element.
-pub(super) fn element_type(dtype: DType) -> Ty {
-    match dtype {
-        DType::F32 | DType::F16 | DType::Bf16 | DType::F64 => Ty::Float,
-        DType::I8 | DType::I32 | DType::I64 => Ty::Int,
-        DType::Bit => Ty::Bool,
     }
 }

@@ -100,7 +100,7 @@ impl Emitter<'_, '_> {
         let limit = Range { lo: 0, hi: max_rows - 1 };
         self.count_loop((zero, rows, 1), None, |e, row, _| {
             e.bind(map.row, row, limit);
-            e.map_row(&map, row, cols)
+            e.map_row(&map, row, (cols, max_cols))
         })
     }
 
@@ -116,7 +116,7 @@ impl Emitter<'_, '_> {
         Ok((rows, cols))
     }
 
-    fn map_row(&mut self, map: &Map, row: Value, cols: Value) -> Result<()> {
+    fn map_row(&mut self, map: &Map, row: Value, (cols, max_cols): (Value, i64)) -> Result<()> {
         let at = self.row_addresses(map, row)?;
         for (read, &address) in map.reads.iter().zip(&at.reads) {
             if read.2 == Access::Row {
@@ -127,8 +127,8 @@ impl Emitter<'_, '_> {
         for &id in &map.per_row {
             self.scalar(id)?;
         }
-        let first = self.int(0);
-        let limit = Range { lo: 0, hi: self.buffer(map.dst)?.cols - 1 };
+        let first = self.map_vectors(map, &at, cols, max_cols)?;
+        let limit = Range { lo: 0, hi: max_cols - 1 };
         self.count_loop((first, cols, 1), None, |e, col, _| {
             e.bind(map.col, col, limit);
             for (read, &row_start) in map.reads.iter().zip(&at.reads) {

@@ -8,7 +8,7 @@
 //! access; the runs of rows that intrinsics read and write are the lowering's promise).
 //!
 //! The line inside: [`isa`] sets Cranelift up, `scratch` places the buffers, `launch` writes one function with
-//! `stmt`, `calls` and `map` over `scalar` expressions, and Cranelift compiles it.
+//! `stmt`, `calls` and `map` over `scalar` and `vector` expressions, and Cranelift compiles it.
 //!
 //! Floats are f32, rounded once per operation: nothing is contracted or reordered. Contract with the runtime:
 //! dims and tensor sizes are below 2^30 ([`MAX_LEN`]), or 32-bit index arithmetic in maps could wrap.
@@ -20,12 +20,15 @@ mod calls;
 mod emitter;
 mod intdiv;
 mod isa;
+mod lanes;
 mod launch;
 mod load;
 mod map;
 mod scalar;
 mod scratch;
 mod stmt;
+mod vector;
+mod vload;
 
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;

@@ -1,0 +1,187 @@
+//! Loads of consecutive elements along the columns of a map.
+//!
+//! Comes in: the loads of a map's value. Goes out: for each whose index moves by one element per column, forward
+//! or backward, a [`Stream`]: an address for column 0 that is computed once for each row, and a condition under
+//! which every column of the row is in range. Where the condition fails, the row is computed one column at a
+//! time, with every index checked. Not here: loads with any other index; they check each lane.
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{ConstantData, InstBuilder, MemFlagsData, Type, Value, types};
+
+use crate::artifact::DType;
+use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, UnaryOp, VarId};
+
+use super::emitter::{Emitter, Result};
+use super::lanes::{Body, LANES, Lanes, lane_order};
+use super::map::Map;
+
+/// Consecutive elements of one row of a map.
+#[derive(Clone, Copy)]
+pub(super) struct Stream {
+    tensor: TensorId,
+    /// Address of the element of column 0.
+    start: Value,
+    /// The next column's element comes before this one's.
+    backward: bool,
+}
+
+/// A load that can be a stream: the dim that moves, and which way.
+struct Shape<'a> {
+    tensor: TensorId,
+    index: &'a [ExprId],
+    dim: usize,
+    backward: bool,
+}
+
+fn shape<'a>(pool: &'a Pool, map: &Map, id: ExprId) -> Option<Shape<'a>> {
+    let Op::Load(tensor, index, _) = pool.op(id) else { return None };
+    let mut moving = None;
+    for (dim, &at) in index.iter().enumerate() {
+        match slope(pool, map, at)? {
+            0 => {}
+            by @ (1 | -1) if moving.is_none() => moving = Some((dim, by < 0)),
+            _ => return None,
+        }
+    }
+    moving.map(|(dim, backward)| Shape { tensor: *tensor, index, dim, backward })
+}
+
+/// By how much an index grows from column to column, if that is the same everywhere.
+fn slope(pool: &Pool, map: &Map, id: ExprId) -> Option<i64> {
+    if map.varying.binary_search(&id).is_err() {
+        return Some(0);
+    }
+    match pool.op(id) {
+        Op::Var(v) if *v == map.col => Some(1),
+        Op::Unary(UnaryOp::Neg, x) => slope(pool, map, *x)?.checked_neg(),
+        Op::Binary(BinaryOp::Add, a, b) => slope(pool, map, *a)?.checked_add(slope(pool, map, *b)?),
+        Op::Binary(BinaryOp::Sub, a, b) => slope(pool, map, *a)?.checked_sub(slope(pool, map, *b)?),
+        _ => None,
+    }
+}
+
+impl Emitter<'_, '_> {
+    /// The streams of a map for the row at hand, and whether all stay in range for columns 0..cols.
+    pub fn streams(
+        &mut self,
+        map: &Map,
+        cols: Value,
+    ) -> Result<(std::collections::HashMap<ExprId, Stream>, Option<Value>)> {
+        let pool = self.pool();
+        let mut streams = std::collections::HashMap::new();
+        let mut safe = None;
+        for &id in &map.varying {
+            let Some(shape) = shape(pool, map, id) else { continue };
+            let (stream, inside) = self.stream(&shape, map.col, cols)?;
+            streams.insert(id, stream);
+            safe = Some(match safe {
+                Some(before) => self.b.ins().band(before, inside),
+                None => inside,
+            });
+        }
+        Ok((streams, safe))
+    }
+
+    fn stream(&mut self, shape: &Shape, col: VarId, cols: Value) -> Result<(Stream, Value)> {
+        let &Shape { tensor, index, dim, backward } = shape;
+        let first = self.first_index(index[dim], col)?;
+        let mut offset = Some(first);
+        for (other, &at) in index.iter().enumerate().filter(|(d, _)| *d != dim) {
+            let at = self.scalar(at)?;
+            let at = self.clamped(tensor, other, at);
+            offset = Some(self.add_dim(tensor, other, at, offset)?);
+        }
+        let start = self.at_offset(tensor, offset)?;
+        let size = self.size(tensor, dim);
+        let room = self.b.ins().isub(size, cols);
+        let lowest = if backward {
+            let above = self.b.ins().isub(first, cols);
+            self.b.ins().iadd_imm_s(above, 1)
+        } else {
+            first
+        };
+        let fits = self.b.ins().icmp_imm_s(IntCC::SignedGreaterThanOrEqual, room, 0);
+        let inside = self.b.ins().icmp(IntCC::UnsignedLessThanOrEqual, lowest, room);
+        let stride = self.stride(tensor, dim);
+        let dense = self.b.ins().icmp_imm_s(IntCC::Equal, stride, 1);
+        let safe = self.b.ins().band(fits, inside);
+        let safe = self.b.ins().band(safe, dense);
+        Ok((Stream { tensor, start, backward }, safe))
+    }
+
+    /// The index at column 0.
+    fn first_index(&mut self, index: ExprId, col: VarId) -> Result<Value> {
+        self.scoped(|e| {
+            let zero = e.int(0);
+            e.bind(col, zero, crate::expr::range::Range::point(0));
+            e.scalar(index)
+        })
+    }
+
+    /// Four elements of a stream.
+    pub fn load_stream(&mut self, body: &Body, stream: Stream) -> Result<Lanes> {
+        let dtype = self.tensor(stream.tensor)?.dtype;
+        let flags = self.load_flags(stream.tensor)?;
+        let shift = i64::from(dtype.size().trailing_zeros());
+        let first = if stream.backward {
+            let last = self.b.ins().iadd_imm_s(body.col, LANES - 1);
+            self.b.ins().ineg(last)
+        } else {
+            body.col
+        };
+        let bytes = self.b.ins().ishl_imm_u(first, shift);
+        let address = self.b.ins().iadd(stream.start, bytes);
+        let lanes = self.load_four(dtype, address, flags);
+        Ok(if stream.backward { self.reverse(lanes) } else { lanes })
+    }
+
+    /// Four elements at an address, in ascending order.
+    fn load_four(&mut self, dtype: DType, address: Value, flags: MemFlagsData) -> Lanes {
+        match dtype {
+            DType::F32 => Lanes::Floats(self.b.ins().load(types::F32X4, flags, address, 0)),
+            DType::I32 => Lanes::Ints(self.b.ins().load(types::I32X4, flags, address, 0)),
+            DType::F16 | DType::Bf16 => {
+                let bits = self.b.ins().uload16x4(flags, address, 0);
+                Lanes::Floats(self.widen_half(dtype, bits))
+            }
+            DType::I8 => Lanes::Ints(self.four_bytes(address, flags)),
+            DType::Bit => {
+                let bytes = self.four_bytes(address, flags);
+                let zero = self.b.ins().iconst(types::I32, 0);
+                let zero = self.b.ins().splat(types::I32X4, zero);
+                Lanes::Mask(self.b.ins().icmp(IntCC::NotEqual, bytes, zero))
+            }
+            DType::F64 | DType::I64 => Lanes::Each(std::array::from_fn(|lane| {
+                let at = self.b.ins().iadd_imm_s(address, lane as i64 * 8);
+                self.widen(dtype, at, flags)
+            })),
+        }
+    }
+
+    /// Four signed bytes as i32x4.
+    fn four_bytes(&mut self, address: Value, flags: MemFlagsData) -> Value {
+        let word = self.b.ins().load(types::I32, flags, address, 0);
+        let bytes = self.b.ins().scalar_to_vector(types::I32X4, word);
+        let bytes = self.b.ins().bitcast(types::I8X16, lane_order(), bytes);
+        let halves = self.b.ins().swiden_low(bytes);
+        self.b.ins().swiden_low(halves)
+    }
+
+    fn reverse(&mut self, lanes: Lanes) -> Lanes {
+        match lanes {
+            Lanes::Floats(v) => Lanes::Floats(self.reverse_vector(types::F32X4, v)),
+            Lanes::Ints(v) => Lanes::Ints(self.reverse_vector(types::I32X4, v)),
+            Lanes::Mask(v) => Lanes::Mask(self.reverse_vector(types::I32X4, v)),
+            Lanes::Each([a, b, c, d]) => Lanes::Each([d, c, b, a]),
+        }
+    }
+
+    fn reverse_vector(&mut self, ty: Type, v: Value) -> Value {
+        let order: Vec<u8> =
+            (0..LANES as u8).rev().flat_map(|lane| (0..4).map(move |b| lane * 4 + b)).collect();
+        let order = self.b.func.dfg.immediates.push(ConstantData::from(order));
+        let bytes = self.b.ins().bitcast(types::I8X16, lane_order(), v);
+        let turned = self.b.ins().shuffle(bytes, bytes, order);
+        self.b.ins().bitcast(ty, lane_order(), turned)
+    }
+}
