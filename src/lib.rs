@@ -1,1 +1,2 @@
 //! attnc
+pub mod io;
