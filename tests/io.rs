@@ -132,7 +132,9 @@ fn fortran_order_and_foreign_bytes() {
 #[test]
 fn hostile_npy_headers() {
     let dir = folder();
-    let plain = |descr: &str, shape: &str| format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}");
+    let plain = |descr: &str, shape: &str| {
+        format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}")
+    };
     let max = "9223372036854775807";
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", vec![], "0 bytes"),
@@ -198,7 +200,9 @@ fn hostile_safetensors_headers() {
 #[test]
 fn files_that_are_not_there_or_not_tensors() {
     let dir = folder();
-    let error = |name: &str| load(&Source::parse(dir.path().join(name).to_str().unwrap()), "q").unwrap_err().to_string();
+    let error = |name: &str| {
+        load(&Source::parse(dir.path().join(name).to_str().unwrap()), "q").unwrap_err().to_string()
+    };
     assert!(error("gone.npy").contains("cannot be opened"));
     assert!(error("x.pt").contains("expected .npy, .npz or .safetensors"));
     fs::create_dir(dir.path().join("d.npz")).unwrap();
@@ -277,7 +281,11 @@ fn mutated_files_never_panic_nor_ask_for_much() {
                 for name in names {
                     if let Ok(tensor) = file.read(&name) {
                         let elements: usize = tensor.shape().iter().product();
-                        prop_assert!(elements <= bytes.len() * 1032, "{elements} elements of {} bytes", bytes.len());
+                        prop_assert!(
+                            elements <= bytes.len() * 1032,
+                            "{elements} elements of {} bytes",
+                            bytes.len()
+                        );
                     }
                 }
             }

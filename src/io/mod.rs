@@ -103,7 +103,8 @@ impl Stored<'_> {
         }
         let sizes = self.shape.iter().map(|&n| n as u64);
         sizes.chain([self.dtype.size() as u64]).try_fold(1u64, u64::checked_mul).ok_or_else(|| {
-            let message = format!("shape {:?} of {} has more bytes than can be counted", self.shape, self.dtype);
+            let message =
+                format!("shape {:?} of {} has more bytes than can be counted", self.shape, self.dtype);
             IoError::at(self.path, self.start.clone(), message)
         })
     }
@@ -114,7 +115,10 @@ impl Stored<'_> {
         let broken = |err: std::io::Error| {
             let message = match err.kind() {
                 std::io::ErrorKind::UnexpectedEof => {
-                    format!("the data end before {:?} of {} is complete; the file is truncated", self.shape, self.dtype)
+                    format!(
+                        "the data end before {:?} of {} is complete; the file is truncated",
+                        self.shape, self.dtype
+                    )
                 }
                 _ => format!("cannot be read: {err}"),
             };

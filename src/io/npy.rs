@@ -68,7 +68,8 @@ fn header_bytes(path: &Path, from: &mut dyn Read, len: u64) -> Result<Vec<u8>, I
         1 => 2,
         2 | 3 => 4,
         other => {
-            let message = format!("version {other}.{} of the format is unknown; save it again with numpy", bytes[7]);
+            let message =
+                format!("version {other}.{} of the format is unknown; save it again with numpy", bytes[7]);
             return Err(IoError::byte(path, 6, message));
         }
     };
@@ -80,7 +81,8 @@ fn header_bytes(path: &Path, from: &mut dyn Read, len: u64) -> Result<Vec<u8>, I
         return Err(IoError::byte(path, 8, message));
     }
     if length > MAX_HEADER {
-        let message = format!("the header has {length} bytes, at most {MAX_HEADER} are read (numpy reads no more)");
+        let message =
+            format!("the header has {length} bytes, at most {MAX_HEADER} are read (numpy reads no more)");
         return Err(IoError::byte(path, 8, message));
     }
     let start = bytes.len();
@@ -97,12 +99,24 @@ fn check_text(path: &Path, start: usize, text: &[u8]) -> Result<(), IoError> {
         match byte {
             b'(' | b'[' | b'{' => depth += 1,
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            b'\\' => return Err(IoError::byte(path, at, "the header holds a backslash, which no array's has")),
+            b'\\' => {
+                return Err(IoError::byte(path, at, "the header holds a backslash, which no array's has"));
+            }
             b' '..=b'~' | b'\n' => {}
-            _ => return Err(IoError::byte(path, at, format!("the header holds byte {byte:#04x}, expected ASCII text"))),
+            _ => {
+                return Err(IoError::byte(
+                    path,
+                    at,
+                    format!("the header holds byte {byte:#04x}, expected ASCII text"),
+                ));
+            }
         }
         if depth > MAX_NESTING {
-            return Err(IoError::byte(path, at, format!("the header nests more than {MAX_NESTING} brackets")));
+            return Err(IoError::byte(
+                path,
+                at,
+                format!("the header nests more than {MAX_NESTING} brackets"),
+            ));
         }
     }
     Ok(())
@@ -138,7 +152,9 @@ fn element_type(path: &Path, descr: &Literal) -> Result<(DType, bool), IoError> 
         "i4" => DType::I32,
         "i8" => DType::I64,
         "b1" => DType::Bit,
-        "O" => return Err(refuse("arrays of Python objects are pickles and are never read; save plain numbers")),
+        "O" => {
+            return Err(refuse("arrays of Python objects are pickles and are never read; save plain numbers"));
+        }
         "V2" => return Err(refuse("numpy has no bf16; save it with safetensors")),
         _ if kind.starts_with(['u', 'i']) => return Err(refuse("save it with .astype(numpy.int32)")),
         _ => return Err(refuse("expected f2, f4, f8, i1, i4, i8 or b1; convert it with .astype")),

@@ -42,8 +42,7 @@ impl Archive {
 
     pub(crate) fn read(&mut self, path: &Path, name: &str) -> Result<HostTensor, IoError> {
         let member = format!("{name}.npy");
-        let mut entry =
-            self.zip.by_name(&member).map_err(|err| zip_error(path, err).within(path, name))?;
+        let mut entry = self.zip.by_name(&member).map_err(|err| zip_error(path, err).within(path, name))?;
         let (size, compressed) = (entry.size(), entry.compressed_size());
         if size > compressed.saturating_mul(MAX_RATIO).saturating_add(64) {
             let message = format!("it claims {size} bytes, which {compressed} compressed ones cannot hold");
@@ -72,7 +71,11 @@ fn zip_error(path: &Path, err: ZipError) -> IoError {
 }
 
 /// Writes an archive of stored members, as `numpy.savez` does.
-pub(crate) fn write<W: Write + Seek>(path: &Path, to: W, tensors: &[(String, &Tensor)]) -> Result<W, IoError> {
+pub(crate) fn write<W: Write + Seek>(
+    path: &Path,
+    to: W,
+    tensors: &[(String, &Tensor)],
+) -> Result<W, IoError> {
     let failed = |err: ZipError| IoError::file(path, format!("cannot be written: {err}"));
     let mut zip = ZipWriter::new(to);
     for (name, tensor) in tensors {

@@ -31,7 +31,10 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     pub(crate) fn open(path: &Path, mut file: File, len: u64) -> Result<Checkpoint, IoError> {
         if len < N_LEN {
-            return Err(IoError::file(path, format!("{len} bytes are no .safetensors file: it begins with 8")));
+            return Err(IoError::file(
+                path,
+                format!("{len} bytes are no .safetensors file: it begins with 8"),
+            ));
         }
         let unreadable = |err: std::io::Error| IoError::file(path, format!("cannot be read: {err}"));
         let mut length = [0; N_LEN as usize];
@@ -45,7 +48,11 @@ impl Checkpoint {
             return Err(IoError::byte(path, 0, message));
         }
         if n > MAX_HEADER {
-            return Err(IoError::byte(path, 0, format!("the header has {n} bytes, at most {MAX_HEADER} are read")));
+            return Err(IoError::byte(
+                path,
+                0,
+                format!("the header has {n} bytes, at most {MAX_HEADER} are read"),
+            ));
         }
         let mut text = vec![0; n as usize];
         file.read_exact(&mut text).map_err(unreadable)?;
@@ -53,7 +60,8 @@ impl Checkpoint {
             .map_err(|err| IoError::field(path, "header", format!("it describes no tensors: {err}")))?;
         let (data, found) = (header.data_len() as u64, len - N_LEN - n);
         if data != found {
-            let message = format!("the header describes {data} bytes of tensors, {found} are there; is it truncated?");
+            let message =
+                format!("the header describes {data} bytes of tensors, {found} are there; is it truncated?");
             return Err(IoError::byte(path, N_LEN + n, message));
         }
         Ok(Checkpoint { file, header, data_start: N_LEN + n })
@@ -73,15 +81,21 @@ impl Checkpoint {
 
     pub(crate) fn read(&mut self, path: &Path, name: &str) -> Result<HostTensor, IoError> {
         let field = || format!("tensor `{name}`");
-        let info = self.header.info(name).ok_or_else(|| IoError::field(path, field(), "it is not in the file"))?;
+        let info =
+            self.header.info(name).ok_or_else(|| IoError::field(path, field(), "it is not in the file"))?;
         let dtype = element_type(info.dtype).ok_or_else(|| {
-            let message = format!("dtype {} cannot be bound; convert it to F32, F16, BF16, I32 or BOOL", info.dtype);
+            let message =
+                format!("dtype {} cannot be bound; convert it to F32, F16, BF16, I32 or BOOL", info.dtype);
             IoError::field(path, field(), message)
         })?;
         let stored = Stored { path, start: Place::Field(field()), dtype, shape: &info.shape };
         let (from, to) = info.data_offsets;
         if stored.n_bytes()? != (to - from) as u64 {
-            return Err(IoError::field(path, field(), format!("shape {:?} does not fill bytes {from}..{to}", info.shape)));
+            return Err(IoError::field(
+                path,
+                field(),
+                format!("shape {:?} does not fill bytes {from}..{to}", info.shape),
+            ));
         }
         self.file
             .seek(SeekFrom::Start(self.data_start + from as u64))
@@ -126,7 +140,8 @@ pub(crate) fn write(path: &Path, to: &mut dyn Write, tensors: &[(String, &Tensor
     for (name, tensor) in &order {
         let data_offsets = (end, end + tensor.bytes().len());
         end = data_offsets.1;
-        let info = TensorInfo { dtype: stored_type(tensor.dtype()), shape: tensor.shape().to_vec(), data_offsets };
+        let info =
+            TensorInfo { dtype: stored_type(tensor.dtype()), shape: tensor.shape().to_vec(), data_offsets };
         infos.push((name.clone(), info));
     }
     let failed = |err: &dyn std::fmt::Display| IoError::file(path, format!("cannot be written: {err}"));
