@@ -12,6 +12,7 @@ pub mod lower;
 pub mod mask;
 pub mod passes;
 pub mod schedule;
+pub mod sema;
 pub mod syntax;
 pub mod target;
 pub mod tile_ir;

@@ -1,0 +1,523 @@
+//! One kernel for one plan: statics folded, feature dims and head counts fixed, `float` chosen.
+//!
+//! Comes in: a [`CheckedKernel`] and a [`PlanKey`]. Goes out: the [`attn_ir::Attention`] of the plan, or one
+//! diagnostic: a size or static that is missing or wrong, or the first clause that the attention IR cannot
+//! express. What holds: run-time dims and parameters are variables of the pool named as in the text, dots are
+//! variables `dot`, `dot_2`... in order of first appearance. Not here: what a target's code generator refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::artifact::DType;
+use crate::attn_ir::{self, Attention, IndexVars, Numerics, OutputKind, Rows, TileOverride, Weight};
+use crate::diagnostic::{Code, Diagnostic, Span, Unsupported};
+use crate::expr::eval::Value;
+use crate::expr::print::ty_name;
+use crate::expr::{ExprId, Pool, TensorId, Ty};
+use crate::target::Target;
+
+use super::hir::{Expr, Uses};
+use super::lower::{Lower, LowerError};
+use super::model::*;
+use super::suggest::nearest;
+
+/// What a plan is fixed by, besides the text.
+#[derive(Clone, Debug)]
+pub struct PlanKey {
+    /// Kernel name.
+    pub kernel: String,
+    /// What code is made for.
+    pub target: Target,
+    /// What `float` is.
+    pub float: DType,
+    /// Sizes given; feature dims and head counts must be among them or fixed in the text.
+    pub dims: BTreeMap<String, i64>,
+    /// Values of static parameters; defaults are taken for the others.
+    pub statics: BTreeMap<String, Value>,
+    /// Optional inputs that will be bound.
+    pub present: BTreeSet<String>,
+}
+
+/// Why a kernel cannot be compiled for a plan.
+#[derive(Clone, Debug)]
+pub enum CompileError {
+    /// The text or the plan is wrong.
+    Spec(Box<Diagnostic>),
+    /// A clause that cannot be compiled yet.
+    Unsupported(Box<Unsupported>),
+}
+
+impl CompileError {
+    /// The diagnostic to print.
+    pub fn diagnostic(&self) -> Option<Diagnostic> {
+        match self {
+            CompileError::Spec(d) => Some((**d).clone()),
+            CompileError::Unsupported(u) => u.diagnostic(),
+        }
+    }
+
+    fn spec(code: Code, span: Span, message: String, label: &str, help: Option<String>) -> CompileError {
+        let mut d = Diagnostic::error(code, span, message).label(label);
+        if let Some(help) = help {
+            d = d.help(help);
+        }
+        CompileError::Spec(Box::new(d))
+    }
+}
+
+impl std::fmt::Display for CompileError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CompileError::Spec(d) => f.write_str(&d.message),
+            CompileError::Unsupported(u) => u.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CompileError {}
+
+impl From<LowerError> for CompileError {
+    fn from(e: LowerError) -> CompileError {
+        let label = "found when the plan's sizes and statics were put in";
+        CompileError::spec(Code::BadPlanValue, e.span, e.message, label, None)
+    }
+}
+
+type Result<T> = std::result::Result<T, CompileError>;
+
+/// The attention IR of one plan and the mask's clauses in it.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// The kernel.
+    pub attention: Attention,
+    /// Each top-level conjunct of the mask: text, span, node.
+    pub mask_clauses: Vec<(String, Span, ExprId)>,
+}
+
+/// The attention IR of a kernel for one plan.
+///
+/// # Errors
+/// [`CompileError::Spec`] for a missing or wrong size, static or optional input; [`CompileError::Unsupported`]
+/// for the first clause that the attention IR cannot express.
+pub fn instantiate(kernel: &CheckedKernel, key: &PlanKey) -> Result<Attention> {
+    instantiate_with_clauses(kernel, key).map(|i| i.attention)
+}
+
+/// As [`instantiate`], with the clauses of the mask for `explain`.
+///
+/// # Errors
+/// As [`instantiate`].
+pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result<Instance> {
+    refuse_unsupported(kernel, key)?;
+    let Some(body) = &kernel.body else {
+        return Err(unsupported(key, kernel.span, "recurrence", "an `attention` kernel"));
+    };
+    check_key(kernel, key)?;
+    let mut lower = prepare(kernel)?;
+    let params = bind_params(kernel, key, &mut lower)?;
+    let dims = bind_dims(kernel, key, &mut lower)?;
+    let tensors = bind_tensors(kernel, key, &mut lower)?;
+    let attention = build(kernel, key, body, &mut lower, Parts { params, dims, tensors })?;
+    let mut mask_clauses = Vec::new();
+    for clause in &kernel.mask_clauses {
+        mask_clauses.push((clause.text.clone(), clause.span, lower.expr(&clause.expr)?));
+    }
+    Ok(Instance { attention: Attention { pool: lower.pool, ..attention }, mask_clauses })
+}
+
+fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
+    CompileError::Unsupported(Box::new(Unsupported {
+        clause: clause.into(),
+        target: key.target.to_string(),
+        nearest: nearest.into(),
+        span: Some(span),
+    }))
+}
+
+fn refuse_unsupported(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
+    if let Some(u) = kernel.unsupported.first() {
+        return Err(unsupported(key, u.span, &u.clause, &u.nearest));
+    }
+    match (kernel.numerics.guard_nonfinite, &key.target) {
+        (Some(span), Target::Gpu(_)) => {
+            Err(unsupported(key, span, "numerics guard = nonfinite", "the CPU target, which always guards"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Names in the key that the kernel does not have.
+fn check_key(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
+    let known = |what: &str, name: &str, names: Vec<&str>| {
+        if names.contains(&name) {
+            return Ok(());
+        }
+        let help = nearest(name, names.iter().copied()).map_or_else(
+            || format!("`{}` has: {}", kernel.name, names.join(", ")),
+            |n| format!("did you mean `{n}`?"),
+        );
+        let message = format!("`{}` has no {what} `{name}`", kernel.name);
+        Err(CompileError::spec(Code::BadPlanValue, kernel.span, message, "of this kernel", Some(help)))
+    };
+    for name in key.dims.keys() {
+        known("dim", name, kernel.dims.iter().map(|d| d.name.as_str()).collect())?;
+    }
+    for name in key.statics.keys() {
+        let statics = kernel.params.iter().filter(|p| p.is_static).map(|p| p.name.as_str()).collect();
+        known("static parameter", name, statics)?;
+    }
+    for name in &key.present {
+        known("input", name, kernel.inputs().map(|t| t.name.as_str()).collect())?;
+    }
+    if !key.float.is_float() {
+        let message = format!("`float` cannot be {}", key.float);
+        let help = Some("bind f32, f16 or bf16".into());
+        return Err(CompileError::spec(Code::BadPlanValue, kernel.span, message, "planned here", help));
+    }
+    Ok(())
+}
+
+fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
+    let mut pool = Pool::new();
+    let mut var = |name| pool.add_var(name, Ty::Int);
+    let index = IndexVars { b: var("b"), h: var("h"), i: var("i"), j: var("j"), row: var("row") };
+    Ok(Lower {
+        pool,
+        index,
+        dims: Vec::new(),
+        params: Vec::new(),
+        tensors: &kernel.tensors,
+        ids: vec![None; kernel.tensors.len()],
+        query_side: query_side(kernel),
+        dots: Vec::new(),
+    })
+}
+
+/// For each tensor and dim: `i` in its brackets means the row. True of the query's sequence dim and of dims
+/// derived from it and not from the key's.
+fn query_side(kernel: &CheckedKernel) -> Vec<Vec<bool>> {
+    let Some(body) = &kernel.body else { return Vec::new() };
+    let Some((x, y)) = body.dots.first() else { return Vec::new() };
+    let seq_q = &kernel.tensors[x.tensor].shape[x.seq];
+    let seq_k = &kernel.tensors[y.tensor].shape[y.seq];
+    let reads = |e: &Expr, dim: Option<usize>| dim.is_some_and(|d| reads_dim(kernel, e, d));
+    let side =
+        |s: &super::hir::Size| s.same(seq_q) || (reads(&s.expr, seq_q.dim) && !reads(&s.expr, seq_k.dim));
+    kernel.tensors.iter().map(|t| t.shape.iter().map(side).collect()).collect()
+}
+
+fn reads_dim(kernel: &CheckedKernel, e: &Expr, dim: usize) -> bool {
+    if !e.uses.any(Uses::DIM) {
+        return false;
+    }
+    super::hir::find(e, &mut |x| match &x.kind {
+        super::hir::Kind::Dim(n) if *n == dim => Some(()),
+        super::hir::Kind::Dim(n) => match &kernel.dims[*n].size {
+            DimSize::Given(inner) if *n > dim => reads_dim(kernel, inner, dim).then_some(()),
+            _ => None,
+        },
+        _ => None,
+    })
+    .is_some()
+}
+
+fn bind_params(kernel: &CheckedKernel, key: &PlanKey, lower: &mut Lower<'_>) -> Result<Vec<attn_ir::Param>> {
+    let mut params = Vec::new();
+    for p in &kernel.params {
+        let node = if p.is_static {
+            let value = static_value(p, key)?;
+            lower.pool.constant(value)
+        } else {
+            let var = lower.pool.add_var(&p.name, p.ty);
+            params.push(attn_ir::Param { name: p.name.clone(), var, default: p.default });
+            lower.pool.var(var)
+        };
+        lower.params.push(node);
+    }
+    Ok(params)
+}
+
+fn static_value(p: &ParamFact, key: &PlanKey) -> Result<Value> {
+    let Some(value) = key.statics.get(&p.name).copied().or(p.default) else {
+        let message = format!("the static parameter `{}` has no value", p.name);
+        let help = Some(format!("give it when planning (`--param {}=...`) or write a default", p.name));
+        let label = "needed to plan";
+        return Err(CompileError::spec(Code::MissingStatic, p.span, message, label, help));
+    };
+    match (p.ty, value) {
+        (Ty::Float, Value::Int(x)) => Ok(Value::Float(x as f64)),
+        (ty, v) if v.ty() == ty => Ok(v),
+        (ty, v) => {
+            let message = format!("`{}` is {}, but the plan gives {}", p.name, ty_name(ty), ty_name(v.ty()));
+            Err(CompileError::spec(Code::BadPlanValue, p.span, message, "declared here", None))
+        }
+    }
+}
+
+fn bind_dims(kernel: &CheckedKernel, key: &PlanKey, lower: &mut Lower<'_>) -> Result<Vec<attn_ir::Dim>> {
+    let mut dims = Vec::new();
+    for d in &kernel.dims {
+        let given = key.dims.get(&d.name).copied();
+        let size = match &d.size {
+            DimSize::Given(e) => lower.expr(e)?,
+            DimSize::Free if d.specialised => match given {
+                Some(n) => lower.pool.int(n),
+                None => return Err(missing_dim(kernel, d)),
+            },
+            DimSize::Free => {
+                let var = lower.pool.add_var(&d.name, Ty::Int);
+                lower.pool.var(var)
+            }
+        };
+        check_size(d, given, lower.pool.as_int(size))?;
+        lower.dims.push(size);
+        dims.push(attn_ir::Dim { name: d.name.clone(), size, bounds: d.bounds });
+    }
+    Ok(dims)
+}
+
+fn missing_dim(kernel: &CheckedKernel, d: &DimFact) -> CompileError {
+    let missing: Vec<&str> = kernel.specialised_dims().map(|d| d.name.as_str()).collect();
+    let message = format!("the size of dim `{}` is needed to plan", d.name);
+    let label = "a feature dim or head count: specialised when the kernel is planned";
+    let help = format!(
+        "give it (`--at {}=64`), or fix it in the text (`{} = 64`); to be given in all: {}",
+        d.name,
+        d.name,
+        missing.join(", ")
+    );
+    CompileError::spec(Code::MissingDim, d.span, message, label, Some(help))
+}
+
+/// The size against what the plan gives, its bounds, and 1.
+fn check_size(d: &DimFact, given: Option<i64>, size: Option<i64>) -> Result<()> {
+    let bad = |message: String, help: &str| {
+        Err(CompileError::spec(Code::BadPlanValue, d.span, message, "declared here", Some(help.into())))
+    };
+    if let (Some(n), Some(size)) = (given, size) {
+        if n != size {
+            let message = format!("dim `{}` is {size} in the text, but the plan gives {n}", d.name);
+            return bad(message, "leave it out of the plan, or make the dim free in the text");
+        }
+    }
+    let Some(n) = size.or(given) else { return Ok(()) };
+    if size.is_some() && n < 1 {
+        return bad(format!("dim `{}` is {n}", d.name), "sizes that a plan fixes are at least 1");
+    }
+    if n < 0 || n > 1 << 40 {
+        return bad(format!("dim `{}` is {n}", d.name), "sizes lie in 0..2^40");
+    }
+    match d.bounds {
+        Some((lo, hi)) if n < lo || n > hi => bad(
+            format!("dim `{}` is {n}, outside {lo}..{hi}", d.name),
+            "stay inside the bounds, or widen them in the text",
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn bind_tensors(
+    kernel: &CheckedKernel,
+    key: &PlanKey,
+    lower: &mut Lower<'_>,
+) -> Result<Vec<attn_ir::Tensor>> {
+    let mut tensors = Vec::new();
+    for (n, t) in kernel.tensors.iter().enumerate() {
+        if t.optional && !key.present.contains(&t.name) {
+            continue;
+        }
+        lower.ids[n] = Some(TensorId(tensors.len() as u32));
+        let mut shape = Vec::new();
+        for size in &t.shape {
+            shape.push(lower.expr(&size.expr)?);
+        }
+        tensors.push(attn_ir::Tensor {
+            name: t.name.clone(),
+            dtype: t.elem.dtype(key.float),
+            shape,
+            layout: t.layout.clone(),
+            fact: t.fact,
+        });
+    }
+    Ok(tensors)
+}
+
+/// What was bound before the body is lowered.
+struct Parts {
+    params: Vec<attn_ir::Param>,
+    dims: Vec<attn_ir::Dim>,
+    tensors: Vec<attn_ir::Tensor>,
+}
+
+fn build(
+    kernel: &CheckedKernel,
+    key: &PlanKey,
+    body: &Body,
+    lower: &mut Lower<'_>,
+    parts: Parts,
+) -> Result<Attention> {
+    let dots = bind_dots(kernel, body, lower)?;
+    let (x, y) = body.dots[0];
+    let size = |lower: &Lower<'_>, rows: RowsFact, dim: Option<usize>| -> Option<ExprId> {
+        let id = lower.ids[rows.tensor]?;
+        dim.map(|d| parts.tensors[id.0 as usize].shape[d])
+    };
+    let one = lower.pool.int(1);
+    let batch = size(lower, x, x.batch).unwrap_or(one);
+    let seq_q = size(lower, x, Some(x.seq)).unwrap_or(one);
+    let seq_k = size(lower, y, Some(y.seq)).unwrap_or(one);
+    let n_heads = constant(kernel, lower, size(lower, x, x.head), x)?;
+    let key_rows = body.dots.iter().map(|d| d.1).chain([body.value]).find(|r| r.head.is_some());
+    let n_kv_heads = match key_rows {
+        Some(r) => constant(kernel, lower, size(lower, r, r.head), r)?,
+        None => 1,
+    };
+    let kv_head = kv_head(kernel, lower, n_heads, n_kv_heads)?;
+    let offset = if kernel.align.bottom_right { lower.pool.sub(seq_k, seq_q) } else { lower.pool.int(0) };
+    let score = lower.expr(&body.score)?;
+    let mask = match &body.mask {
+        Some(m) => lower.expr(m)?,
+        None => lower.pool.bool(true),
+    };
+    Ok(Attention {
+        name: kernel.name.clone(),
+        pool: Pool::new(),
+        index: lower.index,
+        batch,
+        n_heads,
+        n_kv_heads,
+        kv_head,
+        seq_q,
+        seq_k,
+        offset,
+        dots,
+        score,
+        mask,
+        weight: weight(body, lower)?,
+        value: rows(kernel, lower, body.value)?,
+        outputs: outputs(kernel, key, x),
+        cpu_tiles: cpu_tiles(kernel),
+        numerics: Numerics { exact_dot: kernel.numerics.exact_dot },
+        params: parts.params,
+        dims: parts.dims,
+        tensors: parts.tensors,
+    })
+}
+
+fn rows(kernel: &CheckedKernel, lower: &Lower<'_>, r: RowsFact) -> Result<Rows> {
+    let t = &kernel.tensors[r.tensor];
+    match lower.ids[r.tensor] {
+        Some(tensor) => Ok(Rows { tensor, batch: r.batch, head: r.head, seq: r.seq, feature: r.feature }),
+        None => {
+            let message = format!("`{}` is read by a dot and cannot be absent", t.name);
+            let help = Some(format!("bind `{}`, or remove `optional`", t.name));
+            Err(CompileError::spec(Code::BadPlanValue, t.span, message, "declared optional", help))
+        }
+    }
+}
+
+fn bind_dots(kernel: &CheckedKernel, body: &Body, lower: &mut Lower<'_>) -> Result<Vec<attn_ir::Dot>> {
+    let mut dots = Vec::new();
+    for &(x, y) in &body.dots {
+        let var = lower.pool.add_var("dot", Ty::Float);
+        lower.dots.push(((x, y), var));
+        dots.push(attn_ir::Dot { x: rows(kernel, lower, x)?, y: rows(kernel, lower, y)?, var });
+    }
+    Ok(dots)
+}
+
+fn constant(kernel: &CheckedKernel, lower: &Lower<'_>, size: Option<ExprId>, rows: RowsFact) -> Result<i64> {
+    let Some(size) = size else { return Ok(1) };
+    lower.pool.as_int(size).ok_or_else(|| {
+        let t = &kernel.tensors[rows.tensor];
+        let message = format!("the head count of `{}` is not a constant of the plan", t.name);
+        let help = Some("size it by a dim, a number or a static parameter".into());
+        CompileError::spec(Code::MissingDim, t.span, message, "declared here", help)
+    })
+}
+
+fn kv_head(kernel: &CheckedKernel, lower: &mut Lower<'_>, n_heads: i64, n_kv: i64) -> Result<ExprId> {
+    let h = lower.pool.var(lower.index.h);
+    let needs_multiple = matches!(kernel.heads.map, HeadMap::Grouped | HeadMap::Interleaved);
+    if needs_multiple && n_heads % n_kv != 0 {
+        let message = format!("{n_heads} query heads are not a multiple of {n_kv} key heads");
+        let help = Some("choose sizes that divide, or say `heads map by <expr in h>`".into());
+        let span = kernel.heads.span;
+        return Err(CompileError::spec(Code::HeadsDivide, span, message, "maps them", help));
+    }
+    Ok(match &kernel.heads.map {
+        HeadMap::Same => h,
+        HeadMap::Mqa => lower.pool.int(0),
+        HeadMap::Grouped => {
+            let group = lower.pool.int(n_heads / n_kv.max(1));
+            let zero = lower.pool.int(0);
+            if n_kv == 1 { zero } else { lower.pool.idiv(h, group) }
+        }
+        HeadMap::Interleaved => {
+            let n = lower.pool.int(n_kv);
+            if n_kv == n_heads { h } else { lower.pool.modulo(h, n) }
+        }
+        HeadMap::By(e) => {
+            let map = lower.expr(e)?;
+            check_head_map(kernel, lower, map, n_heads, n_kv)?;
+            map
+        }
+    })
+}
+
+/// Every query head must map to a key head that exists.
+fn check_head_map(
+    kernel: &CheckedKernel,
+    lower: &mut Lower<'_>,
+    map: ExprId,
+    n_heads: i64,
+    n_kv: i64,
+) -> Result<()> {
+    for head in 0..n_heads.min(1 << 16) {
+        let at = lower.pool.int(head);
+        let value = lower.pool.substitute(map, &[(lower.index.h, at)]);
+        let Some(kv) = lower.pool.as_int(value) else {
+            let message = "the head map is not a constant of the plan for each h".to_string();
+            let help = Some("use h, dims that the plan fixes, statics and numbers".into());
+            let span = kernel.heads.span;
+            return Err(CompileError::spec(Code::BadPlanValue, span, message, "this map", help));
+        };
+        if kv < 0 || kv >= n_kv {
+            let message = format!("query head {head} maps to key head {kv}, outside 0..{n_kv}");
+            let help = Some("for instance `heads map by h mod Hkv`".into());
+            let span = kernel.heads.span;
+            return Err(CompileError::spec(Code::BadPlanValue, span, message, "this map", help));
+        }
+    }
+    Ok(())
+}
+
+fn weight(body: &Body, lower: &mut Lower<'_>) -> Result<Weight> {
+    Ok(match &body.weight {
+        WeightHir::Softmax(Some(sink)) if !lower.reads_absent(sink) => {
+            Weight::Softmax { sink: Some(lower.expr(sink)?) }
+        }
+        WeightHir::Softmax(_) => Weight::Softmax { sink: None },
+        WeightHir::Sigmoid => Weight::Sigmoid,
+        WeightHir::Relu => Weight::Relu,
+        WeightHir::Plain => Weight::Plain,
+    })
+}
+
+fn outputs(kernel: &CheckedKernel, key: &PlanKey, query: RowsFact) -> Vec<attn_ir::Output> {
+    let own = kernel.tensors[query.tensor].elem.dtype(key.float);
+    let make = |o: &OutputFact| {
+        let (kind, dtype) = match &o.kind {
+            OutputHir::O { cast } => (OutputKind::O, cast.unwrap_or(own)),
+            OutputHir::Lse => (OutputKind::Lse, DType::F32),
+            OutputHir::MaxLogit => (OutputKind::MaxLogit, DType::F32),
+            OutputHir::Other => return None,
+        };
+        Some(attn_ir::Output { name: o.name.clone(), kind, dtype })
+    };
+    kernel.outputs.iter().filter_map(make).collect()
+}
+
+fn cpu_tiles(kernel: &CheckedKernel) -> TileOverride {
+    let tile = kernel.schedules.iter().find(|s| s.target == "cpu").and_then(|s| s.tile);
+    TileOverride { tile_q: tile.map(|t| t.0), tile_kv: tile.map(|t| t.1) }
+}

@@ -1,0 +1,241 @@
+//! One kernel: its clauses checked in the order in which names come into scope.
+//!
+//! Comes in: a kernel of the syntax tree. Goes out: its facts, and diagnostics. What holds: parameters, dims and
+//! tensors are in scope everywhere, lets after their clause, whatever the order of the text otherwise; a kernel
+//! with an error gives no [`CheckedKernel`]. Not here: what each clause says.
+
+use std::collections::HashSet;
+
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, SourceMap};
+use crate::syntax::ast::{self, ClauseKind};
+
+use super::body::{CheckedBody, check_body};
+use super::clauses::{Clauses, block_of, collect};
+use super::declare::start_of;
+use super::elab::{Elab, Entry, Let};
+use super::hir::{Kind, Type, Uses, find};
+use super::model::*;
+use super::modules::{DefId, ModuleId, Modules};
+
+/// Checks one kernel of a module.
+pub(crate) fn check_kernel(
+    map: &SourceMap,
+    modules: &Modules,
+    module: ModuleId,
+    kernel: &ast::Kernel,
+) -> (Option<CheckedKernel>, Diagnostics, HashSet<DefId>) {
+    let kind = match kernel.kind {
+        ast::KernelKind::Attention => KernelKind::Attention,
+        ast::KernelKind::Recurrence => KernelKind::Recurrence,
+    };
+    let mut elab = Elab::new(map, modules, module, kind);
+    for p in &kernel.params {
+        elab.declare_param(p);
+    }
+    let clauses = collect(&mut elab, &kernel.clauses, block_of(kind));
+    let mut unsupported = Vec::new();
+    elab.scope(&clauses, "", &mut unsupported);
+    let checked = match kind {
+        KernelKind::Attention => elab.attention(kernel, &clauses, &mut unsupported),
+        KernelKind::Recurrence => elab.recurrence(kernel, &clauses, &mut unsupported),
+    };
+    let facts = elab.facts(&clauses, &mut unsupported);
+    elab.unused();
+    let body = checked.body.filter(|_| kind == KernelKind::Attention);
+    unsupported.extend(checked.unsupported);
+    unsupported.sort_by_key(|u| u.span.start);
+    let errors = elab.report.n_errors > 0;
+    let out = CheckedKernel {
+        name: kernel.name.node.clone(),
+        span: kernel.name.span,
+        kind,
+        params: elab.params,
+        dims: elab.dims,
+        tensors: elab.tensors,
+        outputs: checked.outputs,
+        tests: facts.tests,
+        ensures: facts.ensures,
+        schedules: facts.schedules,
+        numerics: facts.numerics,
+        align: checked.align,
+        heads: checked.heads,
+        decode: facts.decode,
+        mask_clauses: checked.mask_clauses,
+        unsupported,
+        body,
+    };
+    ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)
+}
+
+/// Facts of clauses that no expression reads.
+#[derive(Default)]
+struct Facts {
+    tests: Vec<TestGrid>,
+    ensures: Vec<Ensure>,
+    schedules: Vec<ScheduleFact>,
+    numerics: NumericsFact,
+    decode: bool,
+}
+
+impl Elab<'_> {
+    /// Brings dims, tensors, states and lets of a block into scope.
+    pub fn scope(&mut self, clauses: &Clauses<'_>, prefix: &str, unsupported: &mut Vec<UnsupportedClause>) {
+        for clause in &clauses.all {
+            if let ClauseKind::Dims(dims) = &clause.kind {
+                dims.iter().for_each(|d| self.declare_dim(d));
+            }
+        }
+        for clause in &clauses.all {
+            match &clause.kind {
+                ClauseKind::Input(decl) => self.declare_inputs(decl, TensorKind::Input, prefix),
+                ClauseKind::Cache(decl) => self.declare_cache(decl, clause.span, prefix, unsupported),
+                _ => {}
+            }
+        }
+        if self.kind == KernelKind::Recurrence {
+            self.declare_states(clauses);
+        }
+        for clause in &clauses.all {
+            if let ClauseKind::Let { name, value } = &clause.kind {
+                self.declare_let(name, value, unsupported);
+            }
+        }
+        self.row_clauses(clauses, unsupported);
+    }
+
+    fn declare_let(&mut self, name: &ast::Name, value: &ast::Expr, unsupported: &mut Vec<UnsupportedClause>) {
+        if self.derived_tensor(name, value, unsupported) {
+            return;
+        }
+        let value = self.expr(value);
+        let n = self.lets.len();
+        self.lets.push(Let { value });
+        self.declare(name, Entry::Let(n));
+    }
+
+    fn attention(
+        &mut self,
+        kernel: &ast::Kernel,
+        clauses: &Clauses<'_>,
+        unsupported: &mut Vec<UnsupportedClause>,
+    ) -> CheckedBody {
+        let at = kernel.name.span;
+        if clauses.any(|k| matches!(k, ClauseKind::Branch { .. })) {
+            return self.branches(clauses, at, unsupported);
+        }
+        check_body(self, clauses, at)
+    }
+
+    fn facts(&mut self, clauses: &Clauses<'_>, unsupported: &mut Vec<UnsupportedClause>) -> Facts {
+        let mut facts = Facts::default();
+        if let Some((options, _)) = clauses.numerics {
+            facts.numerics = self.numerics(options, unsupported);
+        }
+        for clause in &clauses.all {
+            match &clause.kind {
+                ClauseKind::Mode(name) => facts.decode = self.mode(name),
+                ClauseKind::Test(args) => facts.tests.push(self.test(args, clause.span)),
+                ClauseKind::Ensure { promise, at } => {
+                    facts.ensures.extend(self.ensure(promise, at, clause.span))
+                }
+                ClauseKind::Schedule { target, args, options } => {
+                    let Some(fact) = self.schedule(target, args, options, clause.span) else { continue };
+                    if let Some(first) =
+                        facts.schedules.iter().find(|s: &&ScheduleFact| s.target == fact.target)
+                    {
+                        let d = Diagnostic::error(
+                            Code::DuplicateClause,
+                            clause.span,
+                            format!("`schedule {}` stands twice", fact.target),
+                        )
+                        .label("the second one")
+                        .context(first.span, "the first one")
+                        .help("join them");
+                        self.report.push(d);
+                    }
+                    facts.schedules.push(fact);
+                }
+                _ => {}
+            }
+        }
+        facts
+    }
+
+    fn mode(&mut self, name: &ast::Name) -> bool {
+        if name.node != "decode" {
+            let d = Diagnostic::error(
+                Code::BadConvention,
+                name.span,
+                format!("there is no mode `{}`", name.node),
+            )
+            .label("expected decode")
+            .suggest(
+                name.span,
+                "decode",
+                "few query rows are expected; leave the clause out otherwise",
+            );
+            self.report.push(d);
+        }
+        name.node == "decode"
+    }
+
+    /// Names that nothing reads, and dims that no tensor tells.
+    fn unused(&mut self) {
+        let mut names: Vec<(&String, &(Entry, crate::diagnostic::Span))> = self.names.iter().collect();
+        names.sort_by_key(|(_, (_, span))| span.start);
+        let mut found = Vec::new();
+        for (name, (entry, span)) in names {
+            if self.used.contains(name) {
+                continue;
+            }
+            let what = match entry {
+                Entry::Param(_) => "parameter",
+                Entry::Tensor(_) => "input",
+                Entry::Let(_) => "let",
+                Entry::Dim(_) => "dim",
+                _ => continue,
+            };
+            found.push(
+                Diagnostic::warning(Code::Unused, *span, format!("`{name}` is never read"))
+                    .label(format!("unused {what}"))
+                    .help("remove it"),
+            );
+        }
+        let told = |n: usize| {
+            self.tensors
+                .iter()
+                .any(|t| t.kind != TensorKind::Derived && t.shape.iter().any(|s| s.dim == Some(n)))
+        };
+        for (n, d) in self.dims.iter().enumerate() {
+            let free = matches!(d.size, DimSize::Free);
+            if free && !told(n) && self.used.contains(&d.name) {
+                found.push(
+                    Diagnostic::error(
+                        Code::BadDim,
+                        d.span,
+                        format!("no input tells the size of dim `{}`", d.name),
+                    )
+                    .label("a free dim is read from the bound tensors")
+                    .suggest(
+                        super::declare::end_of(d.span),
+                        " = 64",
+                        "fix it, or use it alone as a dim of an input",
+                    ),
+                );
+            }
+        }
+        found.into_iter().for_each(|d| self.report.push(d));
+    }
+}
+
+/// True if an expression has rows outside dots, which scalar clauses refuse.
+pub(crate) fn is_scalar(e: &super::hir::Expr) -> bool {
+    matches!(e.ty, Type::Int | Type::Float | Type::Bool | Type::Error)
+        && find(e, &mut |n| matches!(n.kind, Kind::State(_)).then_some(())).is_none()
+        && !e.uses.any(Uses::STEP)
+}
+
+/// The empty span before a kernel's name, for suggestions.
+pub(crate) fn before(name: &ast::Name) -> crate::diagnostic::Span {
+    start_of(name.span)
+}

@@ -1,0 +1,229 @@
+//! Typed expressions to the expressions of an attention's pool.
+//!
+//! Comes in: a typed tree and what stands for its dims, parameters, tensors and dots. Goes out: a pool node that
+//! computes the same in the order written; statics and specialised dims are constants by then. `i` inside the
+//! brackets of a dim on the query's side becomes `row` (language.md, rule 2); loads of absent optional inputs
+//! become neutral (0 in a sum, true in a mask). Not here: rows, matrices and whatever `check` marked unsupported.
+
+use crate::attn_ir::IndexVars;
+use crate::diagnostic::Span;
+use crate::expr::eval::Value;
+use crate::expr::{BinaryOp, ExprId, Pool, TensorId, Ty, UnaryOp, VarId};
+
+use super::hir::{Expr, IndexVar, Kind, Type, Uses, find};
+use super::model::{RowsFact, TensorFact};
+
+/// Why an expression could not be lowered: the span to blame and a reason.
+#[derive(Clone, Debug)]
+pub(crate) struct LowerError {
+    /// Where.
+    pub span: Span,
+    /// Why, in words.
+    pub message: String,
+}
+
+/// What names stand for.
+pub(crate) struct Lower<'k> {
+    /// Where nodes go.
+    pub pool: Pool,
+    /// Index variables.
+    pub index: IndexVars,
+    /// A node for each dim declared so far.
+    pub dims: Vec<ExprId>,
+    /// A node for each parameter.
+    pub params: Vec<ExprId>,
+    /// The kernel's tensors.
+    pub tensors: &'k [TensorFact],
+    /// Their ids; `None` where an optional input is absent.
+    pub ids: Vec<Option<TensorId>>,
+    /// For each tensor and dim: does `i` mean the row there?
+    pub query_side: Vec<Vec<bool>>,
+    /// Dots of the score with their variables.
+    pub dots: Vec<((RowsFact, RowsFact), VarId)>,
+}
+
+/// Where an expression stands.
+#[derive(Clone, Copy)]
+struct Place {
+    /// `i` means the row.
+    row: bool,
+    /// The value of a bool that hangs on an absent input: true, or false below a `!`.
+    neutral: bool,
+}
+
+impl Lower<'_> {
+    /// Lowers an expression that stands outside brackets.
+    pub fn expr(&mut self, e: &Expr) -> Result<ExprId, LowerError> {
+        self.at(e, Place { row: false, neutral: true })
+    }
+
+    /// True if the expression loads an optional input that is not bound.
+    pub fn reads_absent(&self, e: &Expr) -> bool {
+        if !e.uses.any(Uses::FLOAT_LOAD.or(Uses::INT_LOAD)) {
+            return false;
+        }
+        let absent = |x: &Expr| matches!(&x.kind, Kind::Load(t, _) if self.ids[*t].is_none()).then_some(());
+        find(e, &mut |x| absent(x)).is_some()
+    }
+
+    fn at(&mut self, e: &Expr, place: Place) -> Result<ExprId, LowerError> {
+        match &e.kind {
+            Kind::Const(v) => Ok(self.pool.constant(*v)),
+            Kind::Index(var) => {
+                let var = self.index_var(*var, place);
+                Ok(self.pool.var(var))
+            }
+            Kind::Param(n) => Ok(self.params[*n]),
+            Kind::Dim(n) => match self.dims.get(*n) {
+                Some(&x) => Ok(x),
+                None => fail(e, "this dim is sized by one declared later"),
+            },
+            Kind::Load(t, index) => self.load(e, *t, index, place),
+            Kind::Unary(op, x) => self.unary(e, *op, x, place),
+            Kind::Binary(op, a, b) => self.binary(e, *op, a, b, place),
+            Kind::Select(c, a, b) => {
+                let c = self.at(c, place)?;
+                match self.pool.as_bool(c) {
+                    Some(true) => self.at(a, place),
+                    Some(false) => self.at(b, place),
+                    None => {
+                        let (a, b) = (self.at(a, place)?, self.at(b, place)?);
+                        Ok(self.pool.select(c, a, b))
+                    }
+                }
+            }
+            Kind::RandBlock(args) => self.rand_block(e, args, place),
+            Kind::Dot(x, y) => self.dot(e, x, y),
+            _ => fail(e, "rows, states and matrices have no place in a score yet"),
+        }
+    }
+
+    fn index_var(&self, var: IndexVar, place: Place) -> VarId {
+        match var {
+            IndexVar::B => self.index.b,
+            IndexVar::H => self.index.h,
+            IndexVar::I if place.row => self.index.row,
+            IndexVar::I => self.index.i,
+            IndexVar::J => self.index.j,
+            IndexVar::Row => self.index.row,
+        }
+    }
+
+    fn load(&mut self, e: &Expr, t: usize, index: &[Expr], place: Place) -> Result<ExprId, LowerError> {
+        let ty = match e.ty {
+            Type::Bool => Ty::Bool,
+            Type::Int => Ty::Int,
+            _ => Ty::Float,
+        };
+        let Some(id) = self.ids[t] else {
+            let neutral = match ty {
+                Ty::Bool => Value::Bool(place.neutral),
+                Ty::Int => Value::Int(0),
+                Ty::Float => Value::Float(0.0),
+            };
+            return Ok(self.pool.constant(neutral));
+        };
+        if ty == Ty::Bool && index.iter().any(|x| self.reads_absent(x)) {
+            return Ok(self.pool.bool(place.neutral));
+        }
+        let mut at = Vec::with_capacity(index.len());
+        for (d, x) in index.iter().enumerate() {
+            let row = self.query_side[t].get(d).copied().unwrap_or(false);
+            at.push(self.at(x, Place { row, neutral: place.neutral })?);
+        }
+        self.check_constant_index(e, t, &at)?;
+        Ok(self.pool.load(id, at, ty))
+    }
+
+    fn check_constant_index(&self, e: &Expr, t: usize, at: &[ExprId]) -> Result<(), LowerError> {
+        for (d, &x) in at.iter().enumerate() {
+            let Some(x) = self.pool.as_int(x) else { continue };
+            let size = self.tensors[t].shape[d].known();
+            if x < 0 || size.is_some_and(|n| x >= n) {
+                let name = &self.tensors[t].name;
+                let n = size.map_or_else(|| "the size".into(), |n| n.to_string());
+                return fail(e, &format!("index {x} of dim {d} of `{name}` is not in 0..{n}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn unary(&mut self, e: &Expr, op: UnaryOp, x: &Expr, place: Place) -> Result<ExprId, LowerError> {
+        let inner = if op == UnaryOp::Not { Place { neutral: !place.neutral, ..place } } else { place };
+        let x = self.at(x, inner)?;
+        if let (UnaryOp::ToInt, Some(Value::Float(v))) = (op, self.pool.as_const(x)) {
+            if v.is_nan() || v >= 9.3e18 || v <= -9.3e18 {
+                return fail(e, &format!("`int` of {v} has no value"));
+            }
+        }
+        if let (UnaryOp::Neg | UnaryOp::Abs, Some(i64::MIN)) = (op, self.pool.as_int(x)) {
+            return fail(e, "this overflows 64 bits");
+        }
+        Ok(self.pool.unary(op, x))
+    }
+
+    fn binary(
+        &mut self,
+        e: &Expr,
+        op: BinaryOp,
+        a: &Expr,
+        b: &Expr,
+        place: Place,
+    ) -> Result<ExprId, LowerError> {
+        use BinaryOp::*;
+        if matches!(op, Lt | Le | Eq | Ne) && (self.reads_absent(a) || self.reads_absent(b)) {
+            return Ok(self.pool.bool(place.neutral));
+        }
+        let (a, b) = (self.at(a, place)?, self.at(b, place)?);
+        if let (Some(x), Some(y)) = (self.pool.as_int(a), self.pool.as_int(b)) {
+            checked_int(op, x, y).map_err(|message| LowerError { span: e.span, message })?;
+        }
+        if matches!(op, IDiv | Mod) && self.pool.as_int(b) == Some(0) {
+            return fail(e, "the divisor is 0");
+        }
+        Ok(self.pool.binary(op, a, b))
+    }
+
+    fn rand_block(&mut self, e: &Expr, args: &[Expr; 6], place: Place) -> Result<ExprId, LowerError> {
+        if args.iter().any(|x| self.reads_absent(x)) {
+            return Ok(self.pool.bool(place.neutral));
+        }
+        let mut ids = Vec::with_capacity(6);
+        for x in args {
+            ids.push(self.at(x, place)?);
+        }
+        match <[ExprId; 6]>::try_from(ids) {
+            Ok(ids) => Ok(self.pool.rand_block(ids)),
+            Err(_) => fail(e, "rand_block takes six operands"),
+        }
+    }
+
+    fn dot(&mut self, e: &Expr, x: &Expr, y: &Expr) -> Result<ExprId, LowerError> {
+        let (Kind::Row(x, _), Kind::Row(y, _)) = (&x.kind, &y.kind) else {
+            return fail(e, "a dot of computed rows cannot be compiled yet");
+        };
+        let var = self.dots.iter().find(|((a, b), _)| a.tensor == *x && b.tensor == *y).map(|(_, v)| *v);
+        match var {
+            Some(var) => Ok(self.pool.var(var)),
+            None => fail(e, "this dot has no roles"),
+        }
+    }
+}
+
+fn fail<T>(e: &Expr, message: &str) -> Result<T, LowerError> {
+    Err(LowerError { span: e.span, message: message.into() })
+}
+
+/// The value of an int operation on constants, or why it has none.
+pub(crate) fn checked_int(op: BinaryOp, x: i64, y: i64) -> Result<Option<i64>, String> {
+    use BinaryOp::*;
+    let (value, sign) = match op {
+        Add => (x.checked_add(y), "+"),
+        Sub => (x.checked_sub(y), "-"),
+        Mul => (x.checked_mul(y), "*"),
+        IDiv | Mod if y == 0 => return Err(format!("the divisor of {x} is 0")),
+        IDiv if x == i64::MIN && y == -1 => (None, "div"),
+        _ => return Ok(None),
+    };
+    value.map(Some).ok_or_else(|| format!("{x} {sign} {y} overflows a 64-bit int"))
+}

@@ -1,0 +1,427 @@
+//! What a checked file holds: the facts of each kernel that tools and `instantiate` need.
+//!
+//! Comes in from `check`. What holds: every name is resolved, every clause rule of the language was applied,
+//! and a kernel in [`Checked::kernels`] had no error. Not here: sizes of run-time dims, values of statics.
+
+use crate::artifact::DType;
+use crate::diagnostic::Span;
+use crate::expr::Ty;
+use crate::expr::eval::Value;
+
+use super::hir::{Expr, Size};
+
+/// The kernels of a file, in order, that have no errors.
+#[derive(Clone, Debug, Default)]
+pub struct Checked {
+    /// In order of the text.
+    pub kernels: Vec<CheckedKernel>,
+}
+
+impl Checked {
+    /// The kernel of this name; without a name, the only one.
+    pub fn kernel(&self, name: Option<&str>) -> Option<&CheckedKernel> {
+        match name {
+            Some(name) => self.kernels.iter().find(|k| k.name == name),
+            None if self.kernels.len() == 1 => self.kernels.first(),
+            None => None,
+        }
+    }
+}
+
+/// `attention` or `recurrence`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelKind {
+    /// Scores over pairs.
+    Attention,
+    /// A state carried along the sequence.
+    Recurrence,
+}
+
+/// A kernel without errors.
+#[derive(Clone, Debug)]
+pub struct CheckedKernel {
+    /// Name.
+    pub name: String,
+    /// Where the name stands.
+    pub span: Span,
+    /// Kind.
+    pub kind: KernelKind,
+    /// Parameters in order.
+    pub params: Vec<ParamFact>,
+    /// Dims in order.
+    pub dims: Vec<DimFact>,
+    /// All tensors: inputs, caches, appended rows and derived tensors, in order of declaration.
+    pub tensors: Vec<TensorFact>,
+    /// Outputs in order of `return`.
+    pub outputs: Vec<OutputFact>,
+    /// `test` grids.
+    pub tests: Vec<TestGrid>,
+    /// `ensure` promises.
+    pub ensures: Vec<Ensure>,
+    /// `schedule` overrides.
+    pub schedules: Vec<ScheduleFact>,
+    /// `numerics` options.
+    pub numerics: NumericsFact,
+    /// How `i` and `j` are aligned.
+    pub align: AlignFact,
+    /// How query heads map to key heads.
+    pub heads: HeadsFact,
+    /// `mode decode`: few query rows are expected.
+    pub decode: bool,
+    /// Top-level conjuncts of the mask, for `explain`.
+    pub mask_clauses: Vec<MaskClause>,
+    /// Clauses that the attention IR cannot express yet, in order of the text.
+    pub(crate) unsupported: Vec<UnsupportedClause>,
+    /// The typed body; absent for recurrences and for kernels made of branches.
+    pub(crate) body: Option<Body>,
+}
+
+impl CheckedKernel {
+    /// The inputs that the host binds, in order.
+    pub fn inputs(&self) -> impl Iterator<Item = &TensorFact> {
+        self.tensors.iter().filter(|t| t.kind != TensorKind::Derived)
+    }
+
+    /// The dims that must be given to plan: feature dims and head counts that the text does not fix.
+    pub fn specialised_dims(&self) -> impl Iterator<Item = &DimFact> {
+        self.dims.iter().filter(|d| d.specialised && d.fixed().is_none())
+    }
+
+    /// The conventions in force, one line each, for `explain`.
+    pub fn conventions(&self) -> Vec<String> {
+        let mut lines = vec![self.align.words.clone(), self.heads.words.clone()];
+        if self.decode {
+            lines.push("mode decode: few query rows are expected".into());
+        }
+        lines.retain(|l| !l.is_empty());
+        lines
+    }
+}
+
+/// A kernel parameter.
+#[derive(Clone, Debug)]
+pub struct ParamFact {
+    /// Name.
+    pub name: String,
+    /// Compile-time constant: each value is its own kernel.
+    pub is_static: bool,
+    /// Type.
+    pub ty: Ty,
+    /// Value when none is given.
+    pub default: Option<Value>,
+    /// Where the name stands.
+    pub span: Span,
+}
+
+/// How the text sizes a dim.
+#[derive(Clone, Debug)]
+pub enum DimSize {
+    /// Read from the bound tensors.
+    Free,
+    /// `= expr`: a constant, or derived from other dims, statics and parameters.
+    Given(Expr),
+}
+
+/// A dim.
+#[derive(Clone, Debug)]
+pub struct DimFact {
+    /// Name.
+    pub name: String,
+    /// Its size.
+    pub size: DimSize,
+    /// Text of the size, empty for a free dim.
+    pub text: String,
+    /// `lo..hi`, both included.
+    pub bounds: Option<(i64, i64)>,
+    /// A feature dim or head count: a constant of the plan.
+    pub specialised: bool,
+    /// Where the name stands.
+    pub span: Span,
+}
+
+impl DimFact {
+    /// The size, if the text fixes it.
+    pub fn fixed(&self) -> Option<i64> {
+        match &self.size {
+            DimSize::Given(e) => e.int(),
+            DimSize::Free => None,
+        }
+    }
+
+    /// True for a size that follows from other dims or statics.
+    pub fn derived(&self) -> bool {
+        matches!(&self.size, DimSize::Given(e) if e.int().is_none())
+    }
+}
+
+/// The element type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elem {
+    /// `float`: what the host binds.
+    Float,
+    /// A fixed type.
+    Of(DType),
+}
+
+impl Elem {
+    /// True for `float` and the float types.
+    pub fn is_float(self) -> bool {
+        match self {
+            Elem::Float => true,
+            Elem::Of(d) => d.is_float(),
+        }
+    }
+
+    /// Name in the text.
+    pub fn name(self) -> &'static str {
+        match self {
+            Elem::Float => "float",
+            Elem::Of(d) => d.name(),
+        }
+    }
+
+    /// Storage type when `float` is bound to `float`.
+    pub fn dtype(self, float: DType) -> DType {
+        match self {
+            Elem::Float => float,
+            Elem::Of(d) => d,
+        }
+    }
+}
+
+/// Where a tensor comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TensorKind {
+    /// Bound by the host.
+    Input,
+    /// A cache, bound by the host and updated in place.
+    Cache,
+    /// Made by a `let` (`cumsum`, `mean_pool`, `segment`, `concat`).
+    Derived,
+}
+
+/// A tensor.
+#[derive(Clone, Debug)]
+pub struct TensorFact {
+    /// Name as the host binds it; `branch.name` inside a branch.
+    pub name: String,
+    /// Where it comes from.
+    pub kind: TensorKind,
+    /// Element type.
+    pub elem: Elem,
+    /// Sizes of the logical dims.
+    pub shape: Vec<Size>,
+    /// The logical dim at each axis of the bound tensor.
+    pub layout: Vec<usize>,
+    /// `sorted` or `monotone`.
+    pub fact: crate::attn_ir::Fact,
+    /// `optional`
+    pub optional: bool,
+    /// `learn`
+    pub learn: bool,
+    /// Where the name stands.
+    pub span: Span,
+}
+
+impl TensorFact {
+    /// `float[B, H, Sq, D]`
+    pub fn type_text(&self) -> String {
+        let dims: Vec<&str> = self.shape.iter().map(|s| s.text.as_str()).collect();
+        format!("{}[{}]", self.elem.name(), dims.join(", "))
+    }
+}
+
+/// A returned tensor.
+#[derive(Clone, Debug)]
+pub struct OutputFact {
+    /// Name that the host binds.
+    pub name: String,
+    /// The text that was returned.
+    pub text: String,
+    /// Where it was returned.
+    pub span: Span,
+    /// What the attention IR can say of it.
+    pub(crate) kind: OutputHir,
+}
+
+/// What a returned expression is.
+#[derive(Clone, Debug)]
+pub(crate) enum OutputHir {
+    /// `weight @ v`, perhaps cast.
+    O {
+        /// Target of a `cast`.
+        cast: Option<DType>,
+    },
+    /// `lse`
+    Lse,
+    /// `max_logit`
+    MaxLogit,
+    /// Something that the attention IR cannot express; an [`UnsupportedClause`] says what.
+    Other,
+}
+
+/// One entry of a `test` clause.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TestAxis {
+    /// A dim or a parameter.
+    pub name: String,
+    /// Values to run, at least one.
+    pub values: Vec<Value>,
+}
+
+/// A `test` clause: the product of its axes.
+#[derive(Clone, Debug)]
+pub struct TestGrid {
+    /// Axes in order.
+    pub axes: Vec<TestAxis>,
+    /// `grad = true`: gradients are asked for (reported as unsupported by the test verb).
+    pub grad: bool,
+    /// The clause.
+    pub span: Span,
+}
+
+/// What is promised.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Promise {
+    /// Every row sees a key.
+    RowsNonempty,
+    /// Executed tile area over Sq * Sk is at most this.
+    Work(f64),
+    /// Peak scratch bytes are at most this.
+    Sram(i64),
+}
+
+/// An `ensure` clause.
+#[derive(Clone, Debug)]
+pub struct Ensure {
+    /// What.
+    pub promise: Promise,
+    /// `at (S = 4096)`: sizes and parameters at which it must hold.
+    pub at: Vec<(String, Value)>,
+    /// The clause.
+    pub span: Span,
+}
+
+/// A `schedule` clause.
+#[derive(Clone, Debug)]
+pub struct ScheduleFact {
+    /// `cpu` or `gpu`.
+    pub target: String,
+    /// `tile = [q, kv]`
+    pub tile: Option<(i64, i64)>,
+    /// Other options by name.
+    pub options: Vec<(String, i64)>,
+    /// The clause.
+    pub span: Span,
+}
+
+/// `numerics { ... }`
+#[derive(Clone, Debug, Default)]
+pub struct NumericsFact {
+    /// `dot = exact`
+    pub exact_dot: bool,
+    /// `grad = deterministic`
+    pub deterministic_grad: bool,
+    /// `guard = nonfinite`
+    pub guard_nonfinite: Option<Span>,
+}
+
+/// The alignment in force.
+#[derive(Clone, Debug, Default)]
+pub struct AlignFact {
+    /// `i = row + seq_k - seq_q` instead of `i = row`.
+    pub bottom_right: bool,
+    /// In words, for `explain`.
+    pub words: String,
+}
+
+/// The head mapping in force.
+#[derive(Clone, Debug)]
+pub struct HeadsFact {
+    /// The map.
+    pub(crate) map: HeadMap,
+    /// The clause, or the kernel's name where there is none.
+    pub span: Span,
+    /// In words, for `explain`.
+    pub words: String,
+}
+
+/// Key head of query head h.
+#[derive(Clone, Debug)]
+pub(crate) enum HeadMap {
+    /// The same head.
+    Same,
+    /// `h div (Hq div Hkv)`
+    Grouped,
+    /// `h mod Hkv`
+    Interleaved,
+    /// 0
+    Mqa,
+    /// An int expression of h.
+    By(Expr),
+}
+
+/// A top-level conjunct of the mask.
+#[derive(Clone, Debug)]
+pub struct MaskClause {
+    /// Its text.
+    pub text: String,
+    /// Where it was written.
+    pub span: Span,
+    /// The typed conjunct.
+    pub(crate) expr: Expr,
+}
+
+/// A clause that the attention IR cannot express.
+#[derive(Clone, Debug)]
+pub(crate) struct UnsupportedClause {
+    /// The clause in words, `rotate`.
+    pub clause: String,
+    /// Where it stands.
+    pub span: Span,
+    /// The closest thing that works.
+    pub nearest: String,
+}
+
+/// A tensor of rows with the role of each dim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowsFact {
+    /// Position in [`CheckedKernel::tensors`].
+    pub tensor: usize,
+    /// The batch dim.
+    pub batch: Option<usize>,
+    /// The head dim.
+    pub head: Option<usize>,
+    /// The sequence dim.
+    pub seq: usize,
+    /// The feature dim.
+    pub feature: usize,
+}
+
+/// How scores become weights.
+#[derive(Clone, Debug)]
+pub(crate) enum WeightHir {
+    /// Normalised over j, with an extra logit.
+    Softmax(Option<Expr>),
+    /// Logistic.
+    Sigmoid,
+    /// Positive part.
+    Relu,
+    /// The score.
+    Plain,
+}
+
+/// The typed body of an attention.
+#[derive(Clone, Debug)]
+pub(crate) struct Body {
+    /// Float.
+    pub score: Expr,
+    /// Bool; none sees everything.
+    pub mask: Option<Expr>,
+    /// Score to weight.
+    pub weight: WeightHir,
+    /// Roles of each plain dot of the score: (x, y), in order of first appearance.
+    pub dots: Vec<(RowsFact, RowsFact)>,
+    /// The values; the keys of the first dot where nothing returns `weight @ v`.
+    pub value: RowsFact,
+}

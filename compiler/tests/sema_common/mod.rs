@@ -1,0 +1,50 @@
+//! Shared by the tests of `sema`: specifications by name, plan keys, printed expressions.
+#![allow(dead_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use attn_compiler::artifact::DType;
+use attn_compiler::attn_ir::Attention;
+use attn_compiler::diagnostic::render::{Style, human};
+use attn_compiler::diagnostic::{Diagnostics, SourceMap};
+use attn_compiler::expr::print::print;
+use attn_compiler::expr::{ExprId, TensorId};
+use attn_compiler::sema::{Checked, PlanKey, check};
+use attn_compiler::target::{CpuArch, CpuFacts, Target};
+
+/// Checks a text that has no files beside it.
+pub fn check_text(text: &str) -> (SourceMap, Checked, Diagnostics) {
+    let mut map = SourceMap::default();
+    let id = map.add("test.attn", text);
+    let (checked, diagnostics) = check(&mut map, id, &mut attn_compiler::sema::no_files);
+    (map, checked, diagnostics)
+}
+
+/// All diagnostics as a person sees them.
+pub fn rendered(map: &SourceMap, diagnostics: &Diagnostics) -> String {
+    let style = Style { color: false, ascii: true };
+    diagnostics.items().iter().map(|d| human(map, d, style)).collect()
+}
+
+/// A CPU without any particular feature.
+pub fn cpu() -> Target {
+    let arch = CpuArch::X86_64 { sse41: true, fma: true };
+    Target::Cpu(CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 8 << 20, vector_bits: 256 })
+}
+
+/// A plan key for f32 with these sizes.
+pub fn key(kernel: &str, dims: &[(&str, i64)]) -> PlanKey {
+    PlanKey {
+        kernel: kernel.into(),
+        target: cpu(),
+        float: DType::F32,
+        dims: dims.iter().map(|(n, x)| (n.to_string(), *x)).collect(),
+        statics: BTreeMap::new(),
+        present: BTreeSet::new(),
+    }
+}
+
+/// An expression of an attention as text.
+pub fn text(a: &Attention, e: ExprId) -> String {
+    print(&a.pool, e, &|t: TensorId| a.tensor(t).name.clone())
+}
