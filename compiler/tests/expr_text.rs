@@ -128,9 +128,19 @@ proptest! {
         for (_, v) in nodes.pool.vars() {
             other.add_var(&v.name, v.ty);
         }
-        other.int(123_456);
+        let len = nodes.pool.len();
+        for n in 0..len {
+            // Every node is copied, in an order that mixes independent parts.
+            other.import(&nodes.pool, ExprId((n * 7919 % len) as u32), &|v| v);
+        }
         let moved = read(&mut other, &printed);
-        prop_assert_eq!(text(&other, moved), printed);
+        prop_assert_eq!(text(&other, moved), printed.clone());
+        let mut fresh = Pool::new();
+        for (_, v) in nodes.pool.vars() {
+            fresh.add_var(&v.name, v.ty);
+        }
+        let moved = read(&mut fresh, &printed);
+        prop_assert_eq!(text(&fresh, moved), printed);
     }
 }
 

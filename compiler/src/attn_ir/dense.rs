@@ -3,7 +3,7 @@
 //! Comes in: an attention and concrete data. Goes out, row by row: `o`, `lse`, `max_logit` and the largest
 //! |score| (by which the f32 gates of [`crate::tolerance`] are scaled). What holds: a pair that the mask
 //! excludes contributes exactly 0 whatever its key, value or loads would be; so does one whose score is -inf;
-//! an unmasked NaN propagates; an empty row gives o = 0, lse = the sink or -inf, max_logit = -inf. The softmax
+//! an unmasked NaN or infinity propagates, even where the weight is 0 or underflows; an empty row gives o = 0, lse = the sink or -inf, max_logit = -inf. The softmax
 //! subtracts the row's maximum, so no score overflows. Not here: speed beyond what tests need (masked tails of
 //! a row are skipped, nothing else), threads ([`Dense`] is `Sync`: callers divide the rows).
 
@@ -180,6 +180,7 @@ impl<'a> Dense<'a> {
                 Weight::Relu if s < 0.0 => 0.0,
                 Weight::Relu | Weight::Plain => s,
             };
+            let weight = positive(weight);
             let v = &values[j * self.sizes.value_dim..][..self.sizes.value_dim];
             o.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
         }
@@ -189,6 +190,11 @@ impl<'a> Dense<'a> {
         out.lse.push(if sum == 0.0 { f64::NEG_INFINITY } else { shift + sum.ln() });
         out.max_logit.push(max);
     }
+}
+
+/// The weight of an unmasked pair is never 0: where a value is infinite, so is the sum, not NaN.
+fn positive(weight: f64) -> f64 {
+    if weight.abs() < f64::MIN_POSITIVE { f64::MIN_POSITIVE.copysign(weight) } else { weight }
 }
 
 /// Values of dims and params; index variables and dots hold a 0 of their type.

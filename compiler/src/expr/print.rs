@@ -4,7 +4,7 @@
 //! it twice, so that the length of the text is linear in the size of the DAG. Float constants always show a
 //! point, an exponent or a name (`inf`, `nan`), ints never do. [`super::parse`] reads the text back to the same node.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use super::{BinaryOp, ExprId, FloatBits, Op, Pool, TensorId, Ty, UnaryOp};
@@ -12,7 +12,7 @@ use super::{BinaryOp, ExprId, FloatBits, Op, Pool, TensorId, Ty, UnaryOp};
 /// Prints an expression; `tensor` gives the names of tensors.
 pub fn print(pool: &Pool, root: ExprId, tensor: &dyn Fn(TensorId) -> String) -> String {
     let mut uses: HashMap<ExprId, usize> = HashMap::new();
-    let order = pool.reachable(&[root]);
+    let order = post_order(pool, root);
     for &id in &order {
         for x in pool.operands(id) {
             *uses.entry(x).or_default() += 1;
@@ -32,6 +32,26 @@ pub fn print(pool: &Pool, root: ExprId, tensor: &dyn Fn(TensorId) -> String) -> 
     }
     let body = printer.expr(root, 0);
     if defs.is_empty() { body } else { format!("[{defs}] {body}") }
+}
+
+/// Every node below the root, operands first and from left to right: an order that the numbering of nodes does
+/// not change.
+fn post_order(pool: &Pool, root: ExprId) -> Vec<ExprId> {
+    let mut order = Vec::new();
+    let mut seen = HashSet::from([root]);
+    let mut stack = vec![(root, pool.operands(root))];
+    while let Some((id, operands)) = stack.last_mut() {
+        if operands.is_empty() {
+            order.push(*id);
+            stack.pop();
+            continue;
+        }
+        let next = operands.remove(0);
+        if seen.insert(next) {
+            stack.push((next, pool.operands(next)));
+        }
+    }
+    order
 }
 
 fn expanded_size(pool: &Pool, id: ExprId, names: &HashMap<ExprId, usize>) -> usize {
