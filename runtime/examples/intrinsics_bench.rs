@@ -10,6 +10,8 @@ use attn_runtime::cpu::intrinsics::{
     FinishSoftmaxFn, GemmFn, Isa, LoadRowsFn, PackKFn, PackVFn, SoftmaxStepFn, StoreRowsFn, VMathFn, table,
 };
 use attn_runtime::cpu::peak::{fma_peak_gflops, read_bandwidth_gbs};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The entries of a table under their types.
@@ -123,6 +125,18 @@ fn element_line(name: &str, count: usize, f: impl FnMut()) {
     println!("  {name:<24} {:7.2} Gelem/s   (best {:7.2})", g / median, g / best);
 }
 
+fn softmax_lines(ops: Ops, rows: usize, cols: usize) {
+    let mut scores = Tile::noise(rows * cols);
+    let (mut max, mut sum, mut alpha) = (vec![0f32; rows], vec![0f32; rows], vec![0f32; rows]);
+    let (s, m, l, a) = (scores.ptr(), max.as_mut_ptr(), sum.as_mut_ptr(), alpha.as_mut_ptr());
+    for floor in [0, 1] {
+        // SAFETY: the tile and the vectors have the sizes that the arguments say.
+        element_line(&format!("softmax {rows} x {cols} floor {floor}"), rows * cols, || unsafe {
+            (ops.softmax_step)(s, cols as i64, rows as i64, cols as i64, 0.125, m, l, a, floor)
+        });
+    }
+}
+
 fn kernels(isa: Isa) {
     let ops = Ops::new(isa);
     let peak = fma_peak_gflops(isa, 1);
@@ -145,20 +159,12 @@ fn kernels(isa: Isa) {
         gemm_line("gemm", ops.gemm, peak, rows, k, n);
     }
     gemm_line("skip", ops.gemm_skip_zero, peak, 64, 128, 64);
-    let (rows, cols) = (64, 128);
-    let mut scores = Tile::noise(rows * cols);
-    let (mut max, mut sum, mut alpha) = (vec![0f32; rows], vec![0f32; rows], vec![0f32; rows]);
-    let (s, m, l, al) = (scores.ptr(), max.as_mut_ptr(), sum.as_mut_ptr(), alpha.as_mut_ptr());
-    let count = rows * cols;
-    let fill: Vec<f32> = scores.slice().to_vec();
-    for floor in [0, 1] {
-        // SAFETY: the tile and the vectors have the sizes that the arguments say.
-        element_line(&format!("softmax_step floor={floor}"), count, || unsafe {
-            (ops.softmax_step)(s, cols as i64, rows as i64, cols as i64, 0.125, m, l, al, floor)
-        });
+    for (rows, cols) in [(64, 128), (32, 128), (64, 64), (64, 256)] {
+        softmax_lines(ops, rows, cols);
     }
+    stream_lines(ops);
+    let count = 64 * 128;
     let (mut dst, mut src) = (Tile::zeroed(count), Tile::noise(count));
-    src.slice().copy_from_slice(&fill);
     let (d, x) = (dst.ptr(), src.ptr());
     for f in [MathFn::Exp, MathFn::Log, MathFn::Tanh, MathFn::Sigmoid, MathFn::Sin] {
         // SAFETY: both tiles hold `count` values.
@@ -185,6 +191,37 @@ fn kernels(isa: Isa) {
     }
 }
 
+/// Packing of keys and values that come from memory (decode), 128 keys of 128 features at a time.
+fn stream_lines(ops: Ops) {
+    let (keys, d) = (1 << 17, 128usize);
+    for dtype in [DType::F32, DType::F16] {
+        let mut bytes = vec![1u8; keys * d * dtype.size()];
+        let mut dst = Tile::zeroed(128 * d);
+        let (from, to, code) = (bytes.as_mut_ptr(), dst.ptr(), dtype as u32);
+        for values in [false, true] {
+            let mut shortest = vec![f64::INFINITY; keys / 128];
+            for _ in 0..7 {
+                for (tile, shortest) in shortest.iter_mut().enumerate() {
+                    let start = Instant::now();
+                    // SAFETY: 128 keys from 128 * tile on are inside, the destination holds them packed.
+                    unsafe {
+                        let from = from.add(tile * 128 * d * dtype.size());
+                        if values {
+                            (ops.pack_v)(to, 128 * 32, from, code, 128, d as i64, d as i64, 1);
+                        } else {
+                            (ops.pack_k)(to, from, code, 128, d as i64, d as i64, 1);
+                        }
+                    }
+                    *shortest = shortest.min(start.elapsed().as_secs_f64());
+                }
+            }
+            let name = if values { "pack_v" } else { "pack_k" };
+            let rate = bytes.len() as f64 / shortest.iter().sum::<f64>() / 1e9;
+            println!("  {name} {dtype} from memory, undisturbed {rate:.1} GB/s");
+        }
+    }
+}
+
 /// One causal attention problem: `heads` heads of `seq` queries and keys, `d` features, f32.
 #[derive(Clone, Copy)]
 struct Problem {
@@ -197,78 +234,91 @@ struct Problem {
 
 /// What one thread works in.
 struct Workspace {
-    k: Tile,
-    v: Tile,
     q: Tile,
     s: Tile,
     o: Tile,
     stats: [Vec<f32>; 5],
+    /// Shortest seconds seen of each query tile and, last, of the packing of a head.
+    shortest: Vec<f64>,
 }
 
 impl Workspace {
     fn new(p: Problem) -> Workspace {
         Workspace {
-            k: Tile::zeroed(p.seq * p.d),
-            v: Tile::zeroed(p.seq * p.d),
             q: Tile::zeroed(p.tile_q * p.d),
             s: Tile::zeroed(p.tile_q * p.tile_kv),
             o: Tile::zeroed(p.tile_q * p.d),
             stats: std::array::from_fn(|_| vec![0f32; p.tile_q]),
+            shortest: vec![f64::INFINITY; p.seq.div_ceil(p.tile_q) + 1],
         }
+    }
+
+    /// Runs `f` and notes how long it took if that is the shortest so far.
+    fn note(&mut self, span: usize, f: impl FnOnce(&mut Workspace)) {
+        let start = Instant::now();
+        f(self);
+        self.shortest[span] = self.shortest[span].min(start.elapsed().as_secs_f64());
     }
 }
 
-/// Packs K and V of one head.
+/// One head: its queries, keys and values, room for the packed keys and values, and its output.
+#[derive(Clone, Copy)]
+struct Head {
+    q: *const f32,
+    k: *const f32,
+    v: *const f32,
+    out: *mut f32,
+    packed_k: *mut f32,
+    packed_v: *mut f32,
+}
+
+/// Packs keys and values first..last of a head; both are multiples of 32.
 ///
 /// # Safety
-/// `k` and `v` hold seq x d values.
-unsafe fn pack_head(ops: Ops, p: Problem, w: &mut Workspace, k: *const f32, v: *const f32) {
-    let (seq, d, f32_code) = (p.seq as i64, p.d as i64, DType::F32 as u32);
-    // SAFETY: the workspace has room for seq x d values; the rest is the caller's promise.
+/// All of the head's pointers hold seq x d values.
+unsafe fn pack(ops: Ops, p: Problem, h: Head, first: usize, last: usize) {
+    let (n, d, code) = ((last - first) as i64, p.d as i64, DType::F32 as u32);
+    // SAFETY: the range is inside the head; the rest is the caller's promise.
     unsafe {
-        (ops.pack_k)(w.k.ptr(), k.cast(), f32_code, seq, d, d, 1);
-        (ops.pack_v)(w.v.ptr(), seq * 32, v.cast(), f32_code, seq, d, d, 1);
+        let (k, v) = (h.k.add(first * p.d), h.v.add(first * p.d));
+        (ops.pack_k)(h.packed_k.add(first * p.d), k.cast(), code, n, d, d, 1);
+        (ops.pack_v)(h.packed_v.add(first * 32), p.seq as i64 * 32, v.cast(), code, n, d, d, 1);
     }
 }
 
 /// One query tile of one head.
 ///
 /// # Safety
-/// `q` and `out` hold seq x d values, the workspace the packed head.
-unsafe fn query_tile(ops: Ops, p: Problem, w: &mut Workspace, q: *const f32, out: *mut f32, first: usize) {
-    let (d, tq, tk) = (p.d as i64, p.tile_q as i64, p.tile_kv as i64);
+/// The head is packed, its pointers hold seq x d values.
+unsafe fn query_tile(ops: Ops, p: Problem, w: &mut Workspace, h: Head, first: usize) {
+    let rows = p.tile_q.min(p.seq - first);
+    let (d, tq, tk) = (p.d as i64, rows as i64, p.tile_kv as i64);
     let [max, sum, alpha, inv, lse] = &mut w.stats;
     max.fill(f32::NEG_INFINITY);
     sum.fill(0.0);
     let scale = 1.0 / (p.d as f32).sqrt();
     // SAFETY: every offset is inside seq x d or inside a tile.
     unsafe {
-        (ops.load_rows)(w.q.ptr(), d, q.add(first * p.d).cast(), DType::F32 as u32, tq, d, d, 1);
-        let end = first + p.tile_q;
+        (ops.load_rows)(w.q.ptr(), d, h.q.add(first * p.d).cast(), DType::F32 as u32, tq, d, d, 1);
+        let end = first + rows;
         let mut key = 0;
         while key < end {
             let cols = p.tile_kv.min(end - key) as i64;
-            let k = w.k.ptr().add(key * p.d);
+            let k = h.packed_k.add(key * p.d);
             (ops.gemm)(w.s.ptr(), tk, w.q.ptr(), d, k, d * 32, tq, d, cols, std::ptr::null(), 0);
             if key + cols as usize > first + 1 {
-                mask_diagonal(p, w.s.ptr(), first, key, cols as usize);
+                mask_diagonal(p, w.s.ptr(), rows, first, key, cols as usize);
             }
             let (m, l, a) = (max.as_mut_ptr(), sum.as_mut_ptr(), alpha.as_mut_ptr());
             (ops.softmax_step)(w.s.ptr(), tk, tq, cols, scale, m, l, a, 0);
-            let v = w.v.ptr().add(key * 32);
+            let v = h.packed_v.add(key * 32);
             let accumulate = i32::from(key > 0);
             (ops.gemm)(w.o.ptr(), d, w.s.ptr(), tk, v, p.seq as i64 * 32, tq, cols, d, a, accumulate);
             key += p.tile_kv;
         }
-        (ops.finish_softmax)(
-            tq,
-            max.as_ptr(),
-            sum.as_ptr(),
-            f32::NEG_INFINITY,
-            inv.as_mut_ptr(),
-            lse.as_mut_ptr(),
-        );
-        let to = out.add(first * p.d).cast();
+        let (m, l, sink) = (max.as_ptr(), sum.as_ptr(), f32::NEG_INFINITY);
+        (ops.finish_softmax)(tq, m, l, sink, inv.as_mut_ptr(), lse.as_mut_ptr());
+        let to = h.out.add(first * p.d).cast();
         (ops.store_rows)(w.o.ptr(), d, to, DType::F32 as u32, tq, d, d, 1, inv.as_ptr());
     }
 }
@@ -277,8 +327,8 @@ unsafe fn query_tile(ops: Ops, p: Problem, w: &mut Workspace, q: *const f32, out
 ///
 /// # Safety
 /// `s` is the tile of queries from `first` and keys from `key` on.
-unsafe fn mask_diagonal(p: Problem, s: *mut f32, first: usize, key: usize, cols: usize) {
-    for r in 0..p.tile_q {
+unsafe fn mask_diagonal(p: Problem, s: *mut f32, rows: usize, first: usize, key: usize, cols: usize) {
+    for r in 0..rows {
         let live = (first + r + 1).saturating_sub(key).min(cols);
         // SAFETY: live <= cols <= tile_kv.
         unsafe { std::slice::from_raw_parts_mut(s.add(r * p.tile_kv + live), cols - live) }
@@ -294,30 +344,45 @@ unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
-/// The whole problem; query tiles are dealt out in turn, from the longest to the shortest.
-fn fused(ops: Ops, p: Problem, threads: usize, io: [Shared; 4], work: &mut [Workspace]) {
-    let [q, k, v, out] = io;
-    let one = |thread: usize, w: &mut Workspace| {
-        let (q, k, v, out) = (q, k, v, out);
+/// q, k, v, out; then packed keys and values of two heads in turn.
+type Io = [Shared; 6];
+
+/// The whole problem: for each head the threads share the packing, then take query tiles, the longest first.
+fn fused(ops: Ops, p: Problem, threads: usize, io: Io, work: &mut [Workspace]) {
+    let barrier = Barrier::new(threads);
+    let taken: Vec<AtomicUsize> = (0..p.heads).map(|_| AtomicUsize::new(0)).collect();
+    let one = |thread: usize, w: &mut Workspace, io: Io| {
+        let tiles = p.seq.div_ceil(p.tile_q);
+        let share = (p.seq / threads).next_multiple_of(32);
         for head in 0..p.heads {
-            let at = head * p.seq * p.d;
-            // SAFETY: the inputs hold heads x seq x d values.
-            unsafe {
-                pack_head(ops, p, w, k.0.add(at), v.0.add(at));
-                for tile in (0..p.seq / p.tile_q).rev().filter(|t| (t + t / threads) % threads == thread) {
-                    query_tile(ops, p, w, q.0.add(at), out.0.add(at), tile * p.tile_q);
+            let size = p.seq * p.d;
+            // SAFETY: the inputs hold heads x seq x d values, the packed buffers two heads.
+            let [q, k, v, out] = std::array::from_fn(|i| unsafe { io[i].0.add(head * size) });
+            // SAFETY: as above.
+            let [packed_k, packed_v] = [4, 5].map(|i| unsafe { io[i].0.add(head % 2 * size) });
+            let h = Head { q, k, v, out, packed_k, packed_v };
+            // SAFETY: as above; a thread can be at most one head ahead, which is packed elsewhere.
+            w.note(tiles, |_| unsafe {
+                pack(ops, p, h, (thread * share).min(p.seq), ((thread + 1) * share).min(p.seq))
+            });
+            barrier.wait();
+            loop {
+                let tile = taken[head].fetch_add(1, Ordering::Relaxed);
+                if tile >= tiles {
+                    break;
                 }
+                // SAFETY: the head is packed once all threads have passed the barrier.
+                w.note(tile, |w| unsafe { query_tile(ops, p, w, h, (tiles - 1 - tile) * p.tile_q) });
             }
         }
     };
-    if threads == 1 {
-        return one(0, &mut work[0]);
-    }
     std::thread::scope(|scope| {
-        for (thread, w) in work.iter_mut().enumerate().take(threads) {
+        let (first, rest) = work[..threads].split_first_mut().expect("at least one thread");
+        for (i, w) in rest.iter_mut().enumerate() {
             let one = &one;
-            scope.spawn(move || one(thread, w));
+            scope.spawn(move || one(i + 1, w, io));
         }
+        one(0, first, io);
     });
 }
 
@@ -339,39 +404,44 @@ fn error(p: Problem, q: &mut Tile, k: &mut Tile, v: &mut Tile, out: &mut Tile) -
     worst
 }
 
+/// Times one problem on some threads beside the peak; prints median, best and, for one thread, the sum of the
+/// shortest times of the parts, which a busy machine disturbs least.
+fn fused_line(isa: Isa, p: Problem, threads: usize, io: Io, work: &mut [Workspace]) {
+    let (mut peak, mut times) = (0f64, Vec::new());
+    for _ in 0..9 {
+        peak = peak.max(fma_peak_gflops(isa, threads));
+        let start = Instant::now();
+        fused(Ops::new(isa), p, threads, io, work);
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    let useful = 4.0 * (p.heads * p.d) as f64 * (p.seq * (p.seq + 1) / 2) as f64 / 1e9;
+    let shortest = &work[0].shortest;
+    let quiet = (shortest.iter().sum::<f64>()) * p.heads as f64;
+    let quiet = if threads == 1 { quiet } else { f64::NAN };
+    print!("{isa} D={:<3} tile {:>3} x {:<3} threads {threads}", p.d, p.tile_q, p.tile_kv);
+    for (name, time) in [("median", times[times.len() / 2]), ("best", times[0]), ("undisturbed", quiet)] {
+        if time.is_finite() {
+            let rate = useful / time;
+            print!("   {name} {:.2} ms {rate:.1} GFLOP/s {:.1} %", time * 1e3, rate / peak * 100.0);
+        }
+    }
+    println!(" of {peak:.0}");
+}
+
 fn fused_lines(isa: Isa, tiles: &[(usize, usize)]) {
-    let ops = Ops::new(isa);
     for d in [64, 128] {
         for &(tile_q, tile_kv) in tiles {
             let p = Problem { heads: 8, seq: 2048, d, tile_q, tile_kv };
             let len = p.heads * p.seq * d;
-            let (mut q, mut k, mut v, mut out) =
-                (Tile::noise(len), Tile::noise(len), Tile::noise(len), Tile::zeroed(len));
-            let io = [&mut q, &mut k, &mut v, &mut out].map(|t| Shared(t.ptr()));
+            let mut data = [len, len, len, len, 2 * p.seq * d, 2 * p.seq * d].map(Tile::noise);
+            let io = data.each_mut().map(|t| Shared(t.ptr()));
             let mut work: Vec<_> = (0..2).map(|_| Workspace::new(p)).collect();
-            let useful = 4.0 * (p.heads * d) as f64 * (p.seq * (p.seq + 1) / 2) as f64 / 1e9;
             for threads in [1, 2] {
-                let mut peaks = Vec::new();
-                let mut times = Vec::new();
-                for _ in 0..7 {
-                    peaks.push(fma_peak_gflops(isa, threads));
-                    let start = Instant::now();
-                    fused(ops, p, threads, io, &mut work);
-                    times.push(start.elapsed().as_secs_f64());
-                }
-                peaks.sort_by(f64::total_cmp);
-                times.sort_by(f64::total_cmp);
-                let (peak, median, best) = (peaks[peaks.len() - 1], times[times.len() / 2], times[0]);
-                println!(
-                    "{isa} D={d:<3} tile {tile_q:>3} x {tile_kv:<3} threads {threads}: {:7.2} ms {:6.1} GFLOP/s {:5.1} % of {peak:.0}  (best {:7.2} ms, {:5.1} %)",
-                    median * 1e3,
-                    useful / median,
-                    useful / median / peak * 100.0,
-                    best * 1e3,
-                    useful / best / peak * 100.0
-                );
+                fused_line(isa, p, threads, io, &mut work);
             }
-            let e = error(p, &mut q, &mut k, &mut v, &mut out);
+            let [q, k, v, out, ..] = &mut data;
+            let e = error(p, q, k, v, out);
             assert!(e < 2e-6, "wrong by {e}");
         }
     }

@@ -56,7 +56,7 @@ pub fn fma_peak_gflops(isa: Isa, threads: usize) -> f64 {
 pub fn read_bandwidth_gbs(threads: usize) -> f64 {
     let probe = Probe::best();
     let threads = threads.max(1);
-    let data: Vec<Vec<f32>> = (0..threads).map(|i| vec![i as f32; READ_VALUES]).collect();
+    let data: Vec<Vec<f32>> = (0..threads).map(|i| vec![1.0 + i as f32; READ_VALUES]).collect();
     let best = (0..REPEATS).map(|_| timed(threads, |i| _ = black_box(probe.read(&data[i])))).min();
     let bytes = (threads * READ_VALUES * size_of::<f32>()) as f64;
     bytes / best.expect("REPEATS > 0").as_secs_f64() / 1e9

@@ -23,6 +23,24 @@ macro_rules! both_i {
     };
 }
 
+/// Folds eight vectors from `$first` on into one register: lanes at distance 8, 4, 2, 1, the results in the
+/// order of the vectors.
+macro_rules! tree {
+    ($rows:expr, $first:expr, $op:ident) => {{
+        let r: [Pair; LANES] = $rows;
+        let mut quarters = [_mm256_setzero_ps(); 4];
+        for (j, q) in quarters.iter_mut().enumerate() {
+            let (a, b) = (r[$first + j], r[$first + j + 4]);
+            let (a, b) = ($op(a[0], a[1]), $op(b[0], b[1]));
+            *q = $op(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b));
+        }
+        let [a, b, c, d] = quarters;
+        let ab = $op(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+        let cd = $op(_mm256_shuffle_ps::<0x44>(c, d), _mm256_shuffle_ps::<0xee>(c, d));
+        $op(_mm256_shuffle_ps::<0x88>(ab, cd), _mm256_shuffle_ps::<0xdd>(ab, cd))
+    }};
+}
+
 impl Simd for Avx2 {
     type V = Pair;
     type M = Pair;
@@ -57,6 +75,7 @@ impl Simd for Avx2 {
             let packed = _mm256_packus_epi32(bf16_bits(v[0]), bf16_bits(v[1]));
             _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed))
         } }
+        prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         add(a: Pair, b: Pair) -> Pair { both!(_mm256_add_ps, a, b) }
         sub(a: Pair, b: Pair) -> Pair { both!(_mm256_sub_ps, a, b) }
         mul(a: Pair, b: Pair) -> Pair { both!(_mm256_mul_ps, a, b) }
@@ -87,6 +106,8 @@ impl Simd for Avx2 {
         add_i(a: Pair, b: Pair) -> Pair { both_i!(_mm256_add_epi32, a, b) }
         sub_i(a: Pair, b: Pair) -> Pair { both_i!(_mm256_sub_epi32, a, b) }
         transpose(rows: &mut [Pair; LANES]) { transpose16(rows) }
+        tree_sums(rows: [Pair; LANES]) -> Pair { [tree!(rows, 0, _mm256_add_ps), tree!(rows, 8, _mm256_add_ps)] }
+        tree_maxima(rows: [Pair; LANES]) -> Pair { [tree!(rows, 0, _mm256_max_ps), tree!(rows, 8, _mm256_max_ps)] }
     }
 
     #[inline(always)]

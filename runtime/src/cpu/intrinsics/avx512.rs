@@ -5,6 +5,26 @@
 use super::simd::{LANES, Simd, simd_ops};
 use std::arch::x86_64::*;
 
+/// Folds sixteen vectors into one with `$op`: lanes at distance 8, 4, 2, 1, the results in the order of the
+/// vectors. Each step folds two vectors into one, so thirty shuffles do.
+macro_rules! tree {
+    ($rows:expr, $op:ident) => {{
+        let r: [__m512; LANES] = $rows;
+        let mut quarters = [_mm512_setzero_ps(); 4];
+        for (j, q) in quarters.iter_mut().enumerate() {
+            // Vectors j, j + 4, j + 8, j + 12 end in the four 128-bit lanes.
+            let (a, b, c, d) = (r[j], r[j + 4], r[j + 8], r[j + 12]);
+            let ab = $op(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+            let cd = $op(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+            *q = $op(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+        }
+        let [a, b, c, d] = quarters;
+        let ab = $op(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
+        let cd = $op(_mm512_shuffle_ps::<0x44>(c, d), _mm512_shuffle_ps::<0xee>(c, d));
+        $op(_mm512_shuffle_ps::<0x88>(ab, cd), _mm512_shuffle_ps::<0xdd>(ab, cd))
+    }};
+}
+
 /// AVX-512 F, BW, DQ, VL.
 pub(super) struct Avx512;
 
@@ -29,6 +49,7 @@ impl Simd for Avx512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
         }
         store_bf16(p: *mut u16, v: __m512) { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(bf16_bits(v))) }
+        prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
@@ -53,7 +74,13 @@ impl Simd for Avx512 {
         }
         shl<N>(a: __m512) -> __m512 { _mm512_castsi512_ps(_mm512_slli_epi32::<N>(_mm512_castps_si512(a))) }
         sra<N>(a: __m512) -> __m512 { _mm512_castsi512_ps(_mm512_srai_epi32::<N>(_mm512_castps_si512(a))) }
+        exp2_split(t: __m512) -> (__m512, __m512) { { let n = Self::round(t); (n, _mm512_sub_ps(t, n)) } }
+        exp2_join(p: __m512, n: __m512, t: __m512) -> __m512 {
+            _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(t, _mm512_set1_ps(-126.0)), p, n)
+        }
         transpose(rows: &mut [__m512; LANES]) { transpose16(rows) }
+        tree_sums(rows: [__m512; LANES]) -> __m512 { tree!(rows, _mm512_add_ps) }
+        tree_maxima(rows: [__m512; LANES]) -> __m512 { tree!(rows, _mm512_max_ps) }
     }
 
     #[inline(always)]

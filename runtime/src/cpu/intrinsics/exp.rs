@@ -35,14 +35,8 @@ pub(super) unsafe fn poly<S: Simd, const N: usize>(x: S::V, c: [f32; N]) -> S::V
 pub(super) unsafe fn exp2_fast<S: Simd>(t: S::V) -> S::V {
     // SAFETY: the features of `S`, promised by the caller.
     unsafe {
-        // Adding 1.5 * 2^23 + 127 leaves round(t) + 127, the exponent field of the power, in the low bits.
-        let magic = S::splat(12_582_912.0 + 127.0);
-        let shifted = S::add(t, magic);
-        let f = S::sub(t, S::sub(shifted, magic));
-        let p = S::fma(poly::<S, 6>(f, EXP2), f, S::splat(1.0));
-        // A product, not an integer sum of exponents: it keeps a NaN a NaN.
-        let scaled = S::mul(p, S::shl::<23>(shifted));
-        S::select(S::lt(t, S::splat(-126.0)), S::splat(0.0), scaled)
+        let (n, f) = S::exp2_split(t);
+        S::exp2_join(S::fma(poly::<S, 6>(f, EXP2), f, S::splat(1.0)), n, t)
     }
 }
 

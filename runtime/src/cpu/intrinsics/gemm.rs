@@ -6,11 +6,14 @@
 //! instruction set nor on the sizes of the other dimensions. Not here: packing (`pack.rs`), blocking for
 //! caches (the generated loops do that).
 //!
-//! The register block is `S::ROWS` rows by `S::COLS` vectors; few rows (decode) get more columns instead,
+//! The register block is `S::ROWS` (at most 8) rows by `S::COLS` vectors; few rows (decode) get more columns instead,
 //! so that enough chains run at a time to hide the latency of an FMA.
 
 use super::simd::{LANES, Simd};
 use attn_compiler::artifact::PANEL;
+
+/// Steps of k between two tests of the loop; also keeps the trip count short enough to be predicted.
+const UNROLL: usize = 4;
 
 /// The arguments of `gemm`, as the table's entry receives them.
 #[derive(Clone, Copy)]
@@ -106,24 +109,22 @@ unsafe fn all_rows<S: Simd, const W: usize, const SKIP: bool>(g: Gemm, col: usiz
     // SAFETY: as for `gemm`.
     unsafe {
         let mut row = 0;
-        while row + S::ROWS <= g.rows {
-            match S::ROWS {
-                8 => block::<S, 8, W, SKIP>(g.at(row, col)),
-                6 => block::<S, 6, W, SKIP>(g.at(row, col)),
-                _ => block::<S, 4, W, SKIP>(g.at(row, col)),
+        while row < g.rows {
+            let rest = g.rows - row;
+            // The last two blocks share their rows evenly: a block of one row would wait for its own FMAs.
+            let height = if rest <= S::ROWS { rest } else { S::ROWS.min(rest.div_ceil(2)) };
+            let here = g.at(row, col);
+            match height {
+                1 => block::<S, 1, W, SKIP>(here),
+                2 => block::<S, 2, W, SKIP>(here),
+                3 => block::<S, 3, W, SKIP>(here),
+                4 => block::<S, 4, W, SKIP>(here),
+                5 => block::<S, 5, W, SKIP>(here),
+                6 => block::<S, 6, W, SKIP>(here),
+                7 => block::<S, 7, W, SKIP>(here),
+                _ => block::<S, 8, W, SKIP>(here),
             }
-            row += S::ROWS;
-        }
-        let rest = g.at(row, col);
-        match g.rows - row {
-            7 => block::<S, 7, W, SKIP>(rest),
-            6 => block::<S, 6, W, SKIP>(rest),
-            5 => block::<S, 5, W, SKIP>(rest),
-            4 => block::<S, 4, W, SKIP>(rest),
-            3 => block::<S, 3, W, SKIP>(rest),
-            2 => block::<S, 2, W, SKIP>(rest),
-            1 => block::<S, 1, W, SKIP>(rest),
-            _ => {}
+            row += height;
         }
     }
 }
@@ -136,30 +137,49 @@ unsafe fn block<S: Simd, const R: usize, const W: usize, const SKIP: bool>(g: Ge
         let mut acc = [[S::splat(0.0); W]; R];
         let mut a = g.a;
         let mut b = g.b;
-        for _ in 0..g.k {
-            let mut bv = [S::splat(0.0); W];
-            for (w, v) in bv.iter_mut().enumerate() {
-                *v = S::load(b.add(w * LANES / PANEL * g.panel_stride + w * LANES % PANEL));
+        for _ in 0..g.k / UNROLL {
+            for u in 0..UNROLL {
+                step::<S, R, W, SKIP>(&mut acc, g, a.add(u), b.add(u * PANEL));
             }
-            for (r, row) in acc.iter_mut().enumerate() {
-                let av = S::splat(*a.add(r * g.lda));
-                for (w, sum) in row.iter_mut().enumerate() {
-                    *sum = if SKIP {
-                        let zero = S::eq(av, S::splat(0.0));
-                        S::fma(av, S::select(zero, S::splat(0.0), bv[w]), *sum)
-                    } else {
-                        S::fma(av, bv[w], *sum)
-                    };
-                }
-            }
-            a = a.add(1);
-            b = b.add(PANEL);
+            a = a.add(UNROLL);
+            b = b.add(UNROLL * PANEL);
+        }
+        for u in 0..g.k % UNROLL {
+            step::<S, R, W, SKIP>(&mut acc, g, a.add(u), b.add(u * PANEL));
         }
         for (r, row) in acc.iter().enumerate() {
             let scale = S::splat(if g.row_scale.is_null() { 1.0 } else { *g.row_scale.add(r) });
             for (w, &sum) in row.iter().enumerate() {
                 let c = g.c.add(r * g.ldc + w * LANES);
                 S::store(c, if g.accumulate { S::fma(S::load(c), scale, sum) } else { sum });
+            }
+        }
+    }
+}
+
+/// One t of the micro kernel: `a` points at A[0, t], `b` at B[t, 0].
+#[inline(always)]
+unsafe fn step<S: Simd, const R: usize, const W: usize, const SKIP: bool>(
+    acc: &mut [[S::V; W]; R],
+    g: Gemm,
+    a: *const f32,
+    b: *const f32,
+) {
+    // SAFETY: as for `gemm`; t < k.
+    unsafe {
+        let mut bv = [S::splat(0.0); W];
+        for (w, v) in bv.iter_mut().enumerate() {
+            *v = S::load(b.add(w * LANES / PANEL * g.panel_stride + w * LANES % PANEL));
+        }
+        for (r, row) in acc.iter_mut().enumerate() {
+            let av = S::splat(*a.add(r * g.lda));
+            for (w, sum) in row.iter_mut().enumerate() {
+                *sum = if SKIP {
+                    let zero = S::eq(av, S::splat(0.0));
+                    S::fma(av, S::select(zero, S::splat(0.0), bv[w]), *sum)
+                } else {
+                    S::fma(av, bv[w], *sum)
+                };
             }
         }
     }

@@ -9,9 +9,12 @@
 //! blocks, anything else goes element by element.
 
 use super::convert::read;
-use super::rows::load_span;
+use super::element::{Bf16, Element, F16, F32, load_first};
 use super::simd::{LANES, Simd};
 use attn_compiler::artifact::{DType, PANEL};
+
+/// Rows between what is copied and what is asked for ahead.
+const AHEAD: isize = 16;
 
 /// A matrix of `n_t` by `n_x` elements of `dtype`, strides in elements.
 #[derive(Clone, Copy)]
@@ -31,31 +34,20 @@ pub(super) struct Source {
 /// The features of `S`; all elements readable; `dst` holds the panels.
 #[inline(always)]
 pub(super) unsafe fn pack<S: Simd, const CHECK: bool>(s: Source, dst: *mut f32, panel_stride: usize) -> bool {
-    let mut bad = false;
-    let mut x = 0;
-    while x < s.n_x {
-        let n = (s.n_x - x).min(LANES);
-        // SAFETY: column x is inside the source; its lanes are inside the panel.
-        unsafe {
-            let to = dst.add(x / PANEL * panel_stride + x % PANEL);
-            let from = s.src.offset(x as isize * s.stride_x * s.dtype.size() as isize);
-            let part = Source { src: from, n_x: n, ..s };
-            bad |= match (s.stride_t, s.stride_x) {
-                (_, 1) => copy_columns::<S, CHECK>(part, to),
-                (1, _) => transpose_columns::<S, CHECK>(part, to),
-                _ => gather_columns::<S, CHECK>(part, to),
-            };
-        }
-        x += LANES;
-    }
-    if x % PANEL != 0 {
-        // SAFETY: the upper half of the last panel.
-        unsafe {
-            let to = dst.add(x / PANEL * panel_stride + LANES);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let used = s.n_x.next_multiple_of(LANES);
+        if used % PANEL != 0 {
+            let to = dst.add(used / PANEL * panel_stride + LANES);
             (0..s.n_t).for_each(|t| to.add(t * PANEL).write_bytes(0, LANES));
         }
+        match s.dtype {
+            DType::F32 => pack_as::<S, F32, CHECK>(s, dst, panel_stride),
+            DType::F16 => pack_as::<S, F16, CHECK>(s, dst, panel_stride),
+            DType::Bf16 => pack_as::<S, Bf16, CHECK>(s, dst, panel_stride),
+            _ => gather::<S, CHECK>(s, dst, panel_stride),
+        }
     }
-    bad
 }
 
 /// Is a lane NaN or infinite?
@@ -68,20 +60,58 @@ unsafe fn not_finite<S: Simd>(v: S::V) -> bool {
     }
 }
 
-/// At most sixteen columns, contiguous along x.
+/// Packs by strides.
 #[inline(always)]
-unsafe fn copy_columns<S: Simd, const CHECK: bool>(s: Source, dst: *mut f32) -> bool {
+unsafe fn pack_as<S: Simd, E: Element, const CHECK: bool>(
+    s: Source,
+    dst: *mut f32,
+    panel_stride: usize,
+) -> bool {
     // SAFETY: as for `pack`.
     unsafe {
-        let step = s.stride_t * s.dtype.size() as isize;
+        match (s.stride_t, s.stride_x) {
+            (_, 1) => copy_rows::<S, E, CHECK>(s, dst, panel_stride),
+            (1, _) => {
+                let mut bad = false;
+                for x in (0..s.n_x).step_by(LANES) {
+                    let part = Source {
+                        src: s.src.offset(x as isize * s.stride_x * E::SIZE),
+                        n_x: (s.n_x - x).min(LANES),
+                        ..s
+                    };
+                    let to = dst.add(x / PANEL * panel_stride + x % PANEL);
+                    bad |= transpose_columns::<S, E, CHECK>(part, to);
+                }
+                bad
+            }
+            _ => gather::<S, CHECK>(s, dst, panel_stride),
+        }
+    }
+}
+
+/// Contiguous along x: reads row after row, as they lie in memory.
+#[inline(always)]
+unsafe fn copy_rows<S: Simd, E: Element, const CHECK: bool>(
+    s: Source,
+    dst: *mut f32,
+    panel_stride: usize,
+) -> bool {
+    // SAFETY: as for `pack`.
+    unsafe {
         // NaN once, NaN for ever: the sum of v * 0 is 0 for finite elements.
         let mut taint = S::splat(0.0);
         for t in 0..s.n_t {
-            let v = load_span::<S>(s.src.offset(t as isize * step), s.dtype, s.n_x);
-            if CHECK {
-                taint = S::fma(v, S::splat(0.0), taint);
+            let (from, to) = (s.src.offset(t as isize * s.stride_t * E::SIZE), dst.add(t * PANEL));
+            let mut x = 0;
+            while x < s.n_x {
+                let v = load_first::<S, E>(from.offset(x as isize * E::SIZE), (s.n_x - x).min(LANES));
+                S::prefetch(from.wrapping_offset((AHEAD * s.stride_t + x as isize) * E::SIZE));
+                if CHECK {
+                    taint = S::fma(v, S::splat(0.0), taint);
+                }
+                S::store(to.add(x / PANEL * panel_stride + x % PANEL), v);
+                x += LANES;
             }
-            S::store(dst.add(t * PANEL), v);
         }
         CHECK && not_finite::<S>(taint)
     }
@@ -89,25 +119,42 @@ unsafe fn copy_columns<S: Simd, const CHECK: bool>(s: Source, dst: *mut f32) -> 
 
 /// At most sixteen columns, contiguous along t: blocks of sixteen t are read along t and transposed.
 #[inline(always)]
-unsafe fn transpose_columns<S: Simd, const CHECK: bool>(s: Source, dst: *mut f32) -> bool {
+unsafe fn transpose_columns<S: Simd, E: Element, const CHECK: bool>(s: Source, dst: *mut f32) -> bool {
     // SAFETY: as for `pack`.
     unsafe {
-        let size = s.dtype.size() as isize;
         let mut taint = S::splat(0.0);
         let mut t = 0;
         while t < s.n_t {
             let n = (s.n_t - t).min(LANES);
+            let from = s.src.offset(t as isize * E::SIZE);
             let mut block = [S::splat(0.0); LANES];
-            for (x, row) in block.iter_mut().enumerate().take(s.n_x) {
-                let from = s.src.offset((x as isize * s.stride_x + t as isize) * size);
-                *row = load_span::<S>(from, s.dtype, n);
-                if CHECK {
-                    taint = S::fma(*row, S::splat(0.0), taint);
+            if n == LANES && s.n_x == LANES {
+                for (x, row) in block.iter_mut().enumerate() {
+                    *row = E::load::<S>(from.offset(x as isize * s.stride_x * E::SIZE));
+                }
+                // The same block of the next sixteen columns: no hardware follows sixteen streams.
+                for x in LANES..2 * LANES {
+                    S::prefetch(from.wrapping_offset(x as isize * s.stride_x * E::SIZE));
+                }
+            } else {
+                for (x, row) in block.iter_mut().enumerate().take(s.n_x) {
+                    *row = load_first::<S, E>(from.offset(x as isize * s.stride_x * E::SIZE), n);
+                }
+            }
+            if CHECK {
+                for &row in &block {
+                    taint = S::fma(row, S::splat(0.0), taint);
                 }
             }
             S::transpose(&mut block);
-            for (i, &row) in block.iter().enumerate().take(n) {
-                S::store(dst.add((t + i) * PANEL), row);
+            if n == LANES {
+                for (i, &row) in block.iter().enumerate() {
+                    S::store(dst.add((t + i) * PANEL), row);
+                }
+            } else {
+                for (i, &row) in block.iter().enumerate().take(n) {
+                    S::store(dst.add((t + i) * PANEL), row);
+                }
             }
             t += LANES;
         }
@@ -115,19 +162,19 @@ unsafe fn transpose_columns<S: Simd, const CHECK: bool>(s: Source, dst: *mut f32
     }
 }
 
-/// At most sixteen columns, no unit stride.
+/// Any type, any strides, element by element.
 #[inline(always)]
-unsafe fn gather_columns<S: Simd, const CHECK: bool>(s: Source, dst: *mut f32) -> bool {
+unsafe fn gather<S: Simd, const CHECK: bool>(s: Source, dst: *mut f32, panel_stride: usize) -> bool {
     // SAFETY: as for `pack`.
     unsafe {
         let mut bad = false;
-        for t in 0..s.n_t {
+        for (t, x) in (0..s.n_t).flat_map(|t| (0..s.n_x).step_by(LANES).map(move |x| (t, x))) {
             let mut lanes = [0f32; LANES];
-            for (x, lane) in lanes.iter_mut().enumerate().take(s.n_x) {
-                *lane = read(s.src, s.dtype, t as isize * s.stride_t + x as isize * s.stride_x);
+            for (i, lane) in lanes.iter_mut().enumerate().take(s.n_x - x) {
+                *lane = read(s.src, s.dtype, t as isize * s.stride_t + (x + i) as isize * s.stride_x);
                 bad |= !lane.is_finite();
             }
-            S::store(dst.add(t * PANEL), S::load(lanes.as_ptr()));
+            S::store(dst.add(x / PANEL * panel_stride + t * PANEL + x % PANEL), S::load(lanes.as_ptr()));
         }
         CHECK && bad
     }

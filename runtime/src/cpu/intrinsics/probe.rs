@@ -5,6 +5,9 @@
 
 use super::simd::{LANES, Simd};
 
+/// f32 values between what is read and what is asked for: 8 KiB.
+const AHEAD: usize = 2048;
+
 /// Floating-point operations of one iteration of [`fma_loop`]: an FMA is two.
 pub(super) const fn flops_per_iteration<S: Simd>() -> usize {
     2 * LANES * S::ROWS * S::COLS
@@ -57,6 +60,9 @@ pub(super) unsafe fn read_loop<S: Simd>(data: &[f32]) -> f32 {
     unsafe {
         let mut acc = [S::splat(0.0); 4];
         for chunk in data.chunks_exact(4 * LANES) {
+            for line in 0..4 {
+                S::prefetch(chunk.as_ptr().wrapping_add(AHEAD + line * LANES).cast());
+            }
             for (i, a) in acc.iter_mut().enumerate() {
                 *a = S::add(*a, S::load(chunk.as_ptr().add(i * LANES)));
             }

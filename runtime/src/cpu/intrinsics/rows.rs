@@ -4,56 +4,9 @@
 //! of the tile were touched; rounding is to nearest even. Not here: panels (`pack.rs`).
 
 use super::convert::{read, write};
+use super::element::{Bf16, Element, F16, F32, load_first, store_first};
 use super::simd::{LANES, Simd};
 use attn_compiler::artifact::DType;
-
-/// `n <= 16` contiguous elements as f32, zero beyond.
-///
-/// # Safety
-/// The features of `S`; the elements are readable.
-#[inline(always)]
-pub(super) unsafe fn load_span<S: Simd>(src: *const u8, dtype: DType, n: usize) -> S::V {
-    // SAFETY: the caller's promise; only `n` elements are touched.
-    unsafe {
-        match dtype {
-            DType::F32 if n == LANES => S::load(src.cast()),
-            DType::F16 if n == LANES => S::load_f16(src.cast()),
-            DType::Bf16 if n == LANES => S::load_bf16(src.cast()),
-            DType::F32 => S::load_first(src.cast(), n),
-            _ => {
-                let mut lanes = [0f32; LANES];
-                for (i, lane) in lanes.iter_mut().enumerate().take(n) {
-                    *lane = read(src, dtype, i as isize);
-                }
-                S::load(lanes.as_ptr())
-            }
-        }
-    }
-}
-
-/// Writes lanes 0..n as contiguous elements.
-///
-/// # Safety
-/// The features of `S`; the elements are writable.
-#[inline(always)]
-unsafe fn store_span<S: Simd>(dst: *mut u8, dtype: DType, v: S::V, n: usize) {
-    // SAFETY: the caller's promise; only `n` elements are touched.
-    unsafe {
-        match dtype {
-            DType::F32 if n == LANES => S::store(dst.cast(), v),
-            DType::F16 if n == LANES => S::store_f16(dst.cast(), v),
-            DType::Bf16 if n == LANES => S::store_bf16(dst.cast(), v),
-            DType::F32 => S::store_first(dst.cast(), v, n),
-            _ => {
-                let mut lanes = [0f32; LANES];
-                S::store(lanes.as_mut_ptr(), v);
-                for (i, &lane) in lanes.iter().enumerate().take(n) {
-                    write(dst, dtype, i as isize, lane);
-                }
-            }
-        }
-    }
-}
 
 /// A strided tile of `rows` by `d` elements.
 #[derive(Clone, Copy)]
@@ -71,28 +24,38 @@ pub(super) struct Strided {
 /// The features of `S`; the elements are readable, `dst` holds rows x ldd values.
 #[inline(always)]
 pub(super) unsafe fn load_rows<S: Simd>(dst: *mut f32, ldd: usize, src: *const u8, shape: Strided) {
-    // SAFETY: the caller's promise; `x + n <= d <= ldd`.
+    // SAFETY: the caller's promise; d <= ldd.
     unsafe {
         let size = shape.dtype.size() as isize;
         for r in 0..shape.rows {
             let (from, to) = (src.offset(r as isize * shape.stride_row * size), dst.add(r * ldd));
-            let mut x = 0;
-            while x < shape.d {
-                let n = (shape.d - x).min(LANES);
-                if shape.stride_d == 1 {
-                    S::store_first(
-                        to.add(x),
-                        load_span::<S>(from.offset(x as isize * size), shape.dtype, n),
-                        n,
-                    );
-                } else {
-                    for i in x..x + n {
-                        *to.add(i) = read(from, shape.dtype, i as isize * shape.stride_d);
-                    }
+            match shape.dtype {
+                DType::F32 if shape.stride_d == 1 => load_row::<S, F32>(to, from, shape.d),
+                DType::F16 if shape.stride_d == 1 => load_row::<S, F16>(to, from, shape.d),
+                DType::Bf16 if shape.stride_d == 1 => load_row::<S, Bf16>(to, from, shape.d),
+                dtype => {
+                    (0..shape.d).for_each(|x| *to.add(x) = read(from, dtype, x as isize * shape.stride_d))
                 }
-                x += n;
             }
-            to.add(x).write_bytes(0, ldd.saturating_sub(x));
+            to.add(shape.d).write_bytes(0, ldd.saturating_sub(shape.d));
+        }
+    }
+}
+
+/// `d` contiguous elements as f32.
+#[inline(always)]
+unsafe fn load_row<S: Simd, E: Element>(to: *mut f32, from: *const u8, d: usize) {
+    // SAFETY: as for `load_rows`.
+    unsafe {
+        let full = d / LANES * LANES;
+        let mut x = 0;
+        while x < full {
+            S::store(to.add(x), E::load::<S>(from.offset(x as isize * E::SIZE)));
+            x += LANES;
+        }
+        if full < d {
+            let v = load_first::<S, E>(from.offset(full as isize * E::SIZE), d - full);
+            S::store_first(to.add(full), v, d - full);
         }
     }
 }
@@ -110,28 +73,42 @@ pub(super) unsafe fn store_rows<S: Simd>(
     shape: Strided,
     row_scale: *const f32,
 ) {
-    // SAFETY: the caller's promise; `x + n <= d <= lds`.
+    // SAFETY: the caller's promise; d <= lds.
     unsafe {
         let size = shape.dtype.size() as isize;
         for r in 0..shape.rows {
             let (from, to) = (src.add(r * lds), dst.offset(r as isize * shape.stride_row * size));
             let scale = if row_scale.is_null() { 1.0 } else { *row_scale.add(r) };
-            let mut x = 0;
-            while x < shape.d {
-                let n = (shape.d - x).min(LANES);
-                let v = S::mul(S::load_first(from.add(x), n), S::splat(scale));
-                let v = if scale == 0.0 { S::splat(0.0) } else { v };
-                if shape.stride_d == 1 {
-                    store_span::<S>(to.offset(x as isize * size), shape.dtype, v, n);
-                } else {
-                    let mut lanes = [0f32; LANES];
-                    S::store(lanes.as_mut_ptr(), v);
-                    for (i, &lane) in lanes.iter().enumerate().take(n) {
-                        write(to, shape.dtype, (x + i) as isize * shape.stride_d, lane);
-                    }
-                }
-                x += n;
+            match shape.dtype {
+                DType::F32 if shape.stride_d == 1 => store_row::<S, F32>(to, from, shape.d, scale),
+                DType::F16 if shape.stride_d == 1 => store_row::<S, F16>(to, from, shape.d, scale),
+                DType::Bf16 if shape.stride_d == 1 => store_row::<S, Bf16>(to, from, shape.d, scale),
+                dtype => (0..shape.d).for_each(|x| {
+                    let value = if scale == 0.0 { 0.0 } else { *from.add(x) * scale };
+                    write(to, dtype, x as isize * shape.stride_d, value);
+                }),
             }
+        }
+    }
+}
+
+/// `d` values times `scale` to contiguous elements.
+#[inline(always)]
+unsafe fn store_row<S: Simd, E: Element>(to: *mut u8, from: *const f32, d: usize, scale: f32) {
+    // SAFETY: as for `store_rows`.
+    unsafe {
+        let (zero, factor) = (S::splat(0.0), S::splat(scale));
+        let blank = S::eq(factor, zero);
+        let full = d / LANES * LANES;
+        let mut x = 0;
+        while x < full {
+            let v = S::select(blank, zero, S::mul(S::load(from.add(x)), factor));
+            E::store::<S>(to.offset(x as isize * E::SIZE), v);
+            x += LANES;
+        }
+        if full < d {
+            let v = S::select(blank, zero, S::mul(S::load_first(from.add(full), d - full), factor));
+            store_first::<S, E>(to.offset(full as isize * E::SIZE), v, d - full);
         }
     }
 }

@@ -45,6 +45,11 @@ pub(super) trait Simd {
     /// Writes 16 bfloat16 values, rounded to nearest even.
     unsafe fn store_bf16(p: *mut u16, v: Self::V);
 
+    /// Asks for the cache line at `p`, which need not be valid, in the second-level cache: more such requests
+    /// can be under way than into the first level, and only so does packing keep up with memory.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u8) {}
+
     /// a + b
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// a - b
@@ -92,8 +97,63 @@ pub(super) trait Simd {
     /// Arithmetic shift right.
     unsafe fn sra<const N: u32>(a: Self::V) -> Self::V;
 
+    /// Splits t into round(t) and `f = t - round(t)`; the first in a form that only [`Simd::exp2_join`] reads.
+    /// For |t| < 2^22.
+    #[inline(always)]
+    unsafe fn exp2_split(t: Self::V) -> (Self::V, Self::V) {
+        // SAFETY: the trait's contract.
+        unsafe {
+            // Adding 1.5 * 2^23 + 127 leaves round(t) + 127, the exponent field of the power, in the low bits.
+            let magic = Self::splat(12_582_912.0 + 127.0);
+            let shifted = Self::add(t, magic);
+            (shifted, Self::sub(t, Self::sub(shifted, magic)))
+        }
+    }
+
+    /// `p * 2^round(t)` for the first half of `exp2_split(t)`, t < 127; 0 where t < -126, NaN where t is.
+    #[inline(always)]
+    unsafe fn exp2_join(p: Self::V, shifted: Self::V, t: Self::V) -> Self::V {
+        // SAFETY: the trait's contract.
+        unsafe {
+            // A product, not an integer sum of exponents: it keeps a NaN a NaN.
+            let scaled = Self::mul(p, Self::shl::<23>(shifted));
+            Self::select(Self::lt(t, Self::splat(-126.0)), Self::splat(0.0), scaled)
+        }
+    }
+
     /// Lane i of row j becomes lane j of row i.
     unsafe fn transpose(rows: &mut [Self::V; LANES]);
+
+    /// Sum of each of sixteen vectors: lane r of the result is the tree sum over `rows[r]` in which lanes at
+    /// distance 8 are added first, then 4, 2, 1.
+    #[inline(always)]
+    unsafe fn tree_sums(mut rows: [Self::V; LANES]) -> Self::V {
+        // SAFETY: the trait's contract.
+        unsafe {
+            Self::transpose(&mut rows);
+            for width in [8, 4, 2, 1] {
+                for i in 0..width {
+                    rows[i] = Self::add(rows[i], rows[i + width]);
+                }
+            }
+        }
+        rows[0]
+    }
+
+    /// Maximum of each of sixteen vectors without NaN.
+    #[inline(always)]
+    unsafe fn tree_maxima(mut rows: [Self::V; LANES]) -> Self::V {
+        // SAFETY: the trait's contract.
+        unsafe {
+            Self::transpose(&mut rows);
+            for width in [8, 4, 2, 1] {
+                for i in 0..width {
+                    rows[i] = Self::max(rows[i], rows[i + width]);
+                }
+            }
+        }
+        rows[0]
+    }
 }
 
 /// Defines methods of [`Simd`], each one expression of `std::arch` intrinsics.

@@ -56,40 +56,6 @@ macro_rules! for_row {
     }};
 }
 
-/// Sum over each of sixteen vectors: lane r of the result is the tree sum of `rows[r]`.
-#[inline(always)]
-unsafe fn row_sums<S: Simd>(mut rows: [S::V; LANES]) -> S::V {
-    // SAFETY: the features of `S`, promised by the caller.
-    unsafe {
-        S::transpose(&mut rows);
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                rows[i] = S::add(rows[i], rows[i + width]);
-            }
-            width /= 2;
-        }
-        rows[0]
-    }
-}
-
-/// Maximum over each of sixteen vectors.
-#[inline(always)]
-unsafe fn row_maxima<S: Simd>(mut rows: [S::V; LANES]) -> S::V {
-    // SAFETY: the features of `S`, promised by the caller.
-    unsafe {
-        S::transpose(&mut rows);
-        let mut width = LANES / 2;
-        while width > 0 {
-            for i in 0..width {
-                rows[i] = S::max(rows[i], rows[i + width]);
-            }
-            width /= 2;
-        }
-        rows[0]
-    }
-}
-
 /// `s = s * scale`, -inf staying -inf whatever the scale.
 #[inline(always)]
 unsafe fn apply_scale<S: Simd>(t: Tile, scale: f32) {
@@ -128,7 +94,7 @@ unsafe fn group_maxima<S: Simd>(t: Tile) -> S::V {
             for_row!(S, t.s.add(r * t.lds), t.cols, f32::NEG_INFINITY, |x, _at| m = S::max(x, m));
             *max = m;
         }
-        row_maxima::<S>(maxima)
+        S::tree_maxima(maxima)
     }
 }
 
@@ -153,7 +119,7 @@ unsafe fn group_weights<S: Simd, const FLOOR: bool>(t: Tile, c: f32, shift: &[f3
             });
             *total = sum;
         }
-        row_sums::<S>(sums)
+        S::tree_sums(sums)
     }
 }
 

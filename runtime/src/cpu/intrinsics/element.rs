@@ -1,0 +1,86 @@
+//! Storage types that vectors load and store directly: f32, binary16, bfloat16.
+//!
+//! In: contiguous elements. Out: sixteen lanes, or the other way round. Afterwards: not one element beyond
+//! the span was touched. Not here: other types and strides, which go element by element (`convert.rs`).
+
+use super::simd::{LANES, Simd};
+
+/// A storage type.
+pub(super) trait Element {
+    /// Bytes of one element, at most 4.
+    const SIZE: isize;
+    /// Sixteen contiguous elements as f32.
+    ///
+    /// # Safety
+    /// The features of `S`; the elements are readable.
+    unsafe fn load<S: Simd>(src: *const u8) -> S::V;
+    /// Sixteen contiguous elements from f32, rounded to nearest even.
+    ///
+    /// # Safety
+    /// The features of `S`; the elements are writable.
+    unsafe fn store<S: Simd>(dst: *mut u8, v: S::V);
+}
+
+/// IEEE binary32.
+pub(super) struct F32;
+/// IEEE binary16.
+pub(super) struct F16;
+/// bfloat16.
+pub(super) struct Bf16;
+
+/// Implements [`Element`] with a pair of methods of [`Simd`].
+macro_rules! element {
+    ($name:ident, $size:literal, $load:ident, $store:ident) => {
+        impl Element for $name {
+            const SIZE: isize = $size;
+            #[inline(always)]
+            unsafe fn load<S: Simd>(src: *const u8) -> S::V {
+                // SAFETY: the caller's promise.
+                unsafe { S::$load(src.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn store<S: Simd>(dst: *mut u8, v: S::V) {
+                // SAFETY: the caller's promise.
+                unsafe { S::$store(dst.cast(), v) }
+            }
+        }
+    };
+}
+
+element!(F32, 4, load, store);
+element!(F16, 2, load_f16, store_f16);
+element!(Bf16, 2, load_bf16, store_bf16);
+
+/// `n <= 16` contiguous elements, zero beyond.
+///
+/// # Safety
+/// The features of `S`; `n` elements are readable.
+#[inline(always)]
+pub(super) unsafe fn load_first<S: Simd, E: Element>(src: *const u8, n: usize) -> S::V {
+    // SAFETY: the copy holds sixteen elements of at most four bytes, the source `n`.
+    unsafe {
+        if n == LANES {
+            return E::load::<S>(src);
+        }
+        let mut copy = [0u32; LANES];
+        copy.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(src, n * E::SIZE as usize);
+        E::load::<S>(copy.as_ptr().cast())
+    }
+}
+
+/// Lanes 0..n (n <= 16) to contiguous elements.
+///
+/// # Safety
+/// The features of `S`; `n` elements are writable.
+#[inline(always)]
+pub(super) unsafe fn store_first<S: Simd, E: Element>(dst: *mut u8, v: S::V, n: usize) {
+    // SAFETY: the copy holds sixteen elements of at most four bytes, the destination `n`.
+    unsafe {
+        if n == LANES {
+            return E::store::<S>(dst, v);
+        }
+        let mut copy = [0u32; LANES];
+        E::store::<S>(copy.as_mut_ptr().cast(), v);
+        dst.copy_from_nonoverlapping(copy.as_ptr().cast(), n * E::SIZE as usize);
+    }
+}
