@@ -354,7 +354,7 @@ fn fused(ops: Ops, p: Problem, threads: usize, io: Io, work: &mut [Workspace]) {
     let one = |thread: usize, w: &mut Workspace, io: Io| {
         let tiles = p.seq.div_ceil(p.tile_q);
         let share = (p.seq / threads).next_multiple_of(32);
-        for head in 0..p.heads {
+        for (head, taken) in taken.iter().enumerate() {
             let size = p.seq * p.d;
             // SAFETY: the inputs hold heads x seq x d values, the packed buffers two heads.
             let [q, k, v, out] = std::array::from_fn(|i| unsafe { io[i].0.add(head * size) });
@@ -367,7 +367,7 @@ fn fused(ops: Ops, p: Problem, threads: usize, io: Io, work: &mut [Workspace]) {
             });
             barrier.wait();
             loop {
-                let tile = taken[head].fetch_add(1, Ordering::Relaxed);
+                let tile = taken.fetch_add(1, Ordering::Relaxed);
                 if tile >= tiles {
                     break;
                 }

@@ -37,7 +37,7 @@ pub(super) unsafe fn pack<S: Simd, const CHECK: bool>(s: Source, dst: *mut f32, 
     // SAFETY: the caller's promise.
     unsafe {
         let used = s.n_x.next_multiple_of(LANES);
-        if used % PANEL != 0 {
+        if !used.is_multiple_of(PANEL) {
             let to = dst.add(used / PANEL * panel_stride + LANES);
             (0..s.n_t).for_each(|t| to.add(t * PANEL).write_bytes(0, LANES));
         }
