@@ -9,6 +9,7 @@
 //! are `passes`.
 
 mod attend;
+pub mod checks;
 mod pack;
 mod scale;
 pub mod tabulate;

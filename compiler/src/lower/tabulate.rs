@@ -86,23 +86,10 @@ struct Domain {
 
 impl Domain {
     fn of(attn: &mut Attention) -> Domain {
-        let pool = &mut attn.pool;
-        let zero = pool.int(0);
-        let b_hi = pool.add_int(attn.batch, -1);
-        let h_hi = pool.int(attn.n_heads - 1);
-        let row_hi = pool.add_int(attn.seq_q, -1);
-        let i_hi = pool.add(attn.offset, row_hi);
-        let j_hi = pool.add_int(attn.seq_k, -1);
-        let ix = attn.index;
-        Domain {
-            bounds: vec![
-                (ix.b, zero, b_hi),
-                (ix.h, zero, h_hi),
-                (ix.i, attn.offset, i_hi),
-                (ix.j, zero, j_hi),
-                (ix.row, zero, row_hi),
-            ],
-        }
+        let mut pool = std::mem::take(&mut attn.pool);
+        let bounds = super::checks::intervals(attn, &mut pool);
+        attn.pool = pool;
+        Domain { bounds }
     }
 
     fn vars(&self) -> Vec<VarId> {

@@ -1,0 +1,310 @@
+//! The straight line on one page: from the text of a specification to an [`Artifact`].
+//!
+//! ```text
+//! front     text -> syntax -> sema                     Front: checked kernels, diagnostics
+//! plan      instantiate -> attn_ir -> tabulate -> schedule -> lower -> tile_ir -> passes
+//!                                                      Plan: everything decided, printable; its text is the cache key
+//! emit      tile_ir -> Cranelift -> machine code       Artifact
+//! ```
+//!
+//! Each arrow is one call below; after each the [`Observer`] is told, and can ask for the text. The tile IR is
+//! verified after lowering and after every pass.
+
+use std::time::{Duration, Instant};
+
+use crate::artifact::{Artifact, LaunchSpec, RequireSpec, ScalarSpec, TensorRole, TensorSpec};
+use crate::attn_ir::{self, Attention, Fact};
+use crate::backend::cpu::{self, BackendError};
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, Internal, SourceId, SourceMap, Span, Unsupported};
+use crate::lower::{self, Table, checks};
+use crate::passes::PASSES;
+use crate::schedule::{self, CpuSchedule};
+use crate::sema::{self, Checked, CheckedKernel, PlanKey};
+use crate::target::{CpuFacts, Target};
+use crate::tile_ir::{self, Program, ScalarArg, TensorDecl, TensorKind};
+
+/// Version that is part of every cache key.
+pub const COMPILER_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A stage, as `--emit`, `--print-ir-after` and `--time-passes` name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Parsing and checking.
+    Front,
+    /// `attnir`
+    AttnIr,
+    /// Tables of positions taken out.
+    Tabulate,
+    /// `schedule`
+    Schedule,
+    /// `tile`, before passes.
+    Lower,
+    /// A pass.
+    Pass(&'static str),
+    /// `clif`, `asm`, and the code.
+    Emit,
+}
+
+impl Stage {
+    /// Name in options and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stage::Front => "front",
+            Stage::AttnIr => "attn-ir",
+            Stage::Tabulate => "tabulate",
+            Stage::Schedule => "schedule",
+            Stage::Lower => "lower",
+            Stage::Pass(name) => name,
+            Stage::Emit => "emit",
+        }
+    }
+}
+
+/// What is told after each stage: how long it took, and how to get its text.
+pub trait Observer {
+    /// Called once for each stage, in order.
+    fn stage(&mut self, stage: Stage, took: Duration, text: &dyn Fn() -> String);
+}
+
+/// An observer that looks away.
+impl Observer for () {
+    fn stage(&mut self, _: Stage, _: Duration, _: &dyn Fn() -> String) {}
+}
+
+/// The three kinds of failure, never mixed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The author's text or the plan is wrong.
+    #[error("{}", .0.message)]
+    Spec(Box<Diagnostic>),
+    /// A clause that the target cannot run yet.
+    #[error("{0}")]
+    Unsupported(Box<Unsupported>),
+    /// Our bug.
+    #[error(transparent)]
+    Internal(Box<Internal>),
+}
+
+impl From<sema::CompileError> for CompileError {
+    fn from(e: sema::CompileError) -> Self {
+        match e {
+            sema::CompileError::Spec(d) => CompileError::Spec(d),
+            sema::CompileError::Unsupported(u) => CompileError::Unsupported(u),
+        }
+    }
+}
+
+/// A file that was read and checked.
+#[derive(Clone, Debug)]
+pub struct Front {
+    /// Its text and that of everything it uses.
+    pub map: SourceMap,
+    /// The file itself.
+    pub source: SourceId,
+    /// Kernels without errors.
+    pub checked: Checked,
+    /// What there is to say.
+    pub diagnostics: Diagnostics,
+}
+
+/// Gives the text of a file named in `use "other.attn"`, or says why not.
+pub type Resolver<'a> = sema::Resolver<'a>;
+
+/// Parses and checks one file.
+pub fn front(name: &str, text: &str, resolver: &mut Resolver, observer: &mut dyn Observer) -> Front {
+    let start = Instant::now();
+    let mut map = SourceMap::default();
+    let source = map.add(name, text);
+    let (checked, diagnostics) = sema::check(&mut map, source, resolver);
+    observer.stage(Stage::Front, start.elapsed(), &|| text.to_string());
+    Front { map, source, checked, diagnostics }
+}
+
+/// Everything decided for one kernel on one CPU.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What is computed, as written: the reference evaluates this.
+    pub attention: Attention,
+    /// The mask's top-level clauses: text, place, expression in `attention.pool`.
+    pub mask_clauses: Vec<(String, Span, crate::expr::ExprId)>,
+    /// The same with its tables taken out.
+    pub tabulated: Attention,
+    /// Tables made at bind.
+    pub tables: Vec<Table>,
+    /// How.
+    pub schedule: CpuSchedule,
+    /// After all passes.
+    pub program: Program,
+    /// Target.
+    pub target: Target,
+}
+
+impl Plan {
+    /// The text whose hash names the kernel in the cache: the program, the target, the compiler.
+    pub fn key_text(&self) -> String {
+        format!("{}\n{}\nattnc {COMPILER_VERSION}\n", tile_ir::text::print(&self.program), self.target)
+    }
+}
+
+/// From a checked kernel to a tile IR program ready for code generation.
+///
+/// # Errors
+/// A wrong plan, a schedule that does not fit, a clause without code, or an invariant of ours that broke.
+pub fn plan(kernel: &CheckedKernel, key: &PlanKey, observer: &mut dyn Observer) -> Result<Plan, CompileError> {
+    let mut clock = Clock { observer, start: Instant::now() };
+    let instance = sema::instantiate_with_clauses(kernel, key)?;
+    let attention = instance.attention;
+    clock.stage(Stage::AttnIr, &|| attn_ir::text::print(&attention));
+    let facts = cpu_facts(kernel, key)?;
+    let mut tabulated = attention.clone();
+    let tables = lower::tabulate::tabulate(&mut tabulated).map_err(|e| not_tabulable(kernel, key, &e))?;
+    clock.stage(Stage::Tabulate, &|| attn_ir::text::print(&tabulated));
+    let schedule = schedule::choose(&tabulated, facts).map_err(|e| bad_schedule(kernel, &e))?;
+    clock.stage(Stage::Schedule, &|| schedule.to_string());
+    let mut program = lower::lower(&lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule });
+    verify(&program, "lower")?;
+    clock.stage(Stage::Lower, &|| tile_ir::text::print(&program));
+    for pass in PASSES.iter().filter(|p| (p.when)(&key.target)) {
+        (pass.run)(&mut program);
+        verify(&program, pass.name)?;
+        clock.stage(Stage::Pass(pass.name), &|| tile_ir::text::print(&program));
+    }
+    let mask_clauses = instance.mask_clauses;
+    Ok(Plan { attention, mask_clauses, tabulated, tables, schedule, program, target: key.target.clone() })
+}
+
+/// From a plan to machine code.
+///
+/// # Errors
+/// An operation without code, or an invariant of ours that broke.
+pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, CompileError> {
+    let start = Instant::now();
+    let Target::Cpu(facts) = &plan.target else { return Err(no_gpu(&plan.target, None)) };
+    let code = cpu::emit(&plan.program, facts).map_err(|e| backend_error(&plan.target, e))?;
+    let listing = || match cpu::emit_listing(&plan.program, facts, cpu::Listing { clif: true, asm: true }) {
+        Ok(code) => format!("{}\n{}", code.clif, code.asm),
+        Err(e) => e.to_string(),
+    };
+    let mut pool = plan.program.pool.clone();
+    let found = checks::collect(&plan.tabulated, &mut pool);
+    let program = &plan.program;
+    let scalars = |args: &[ScalarArg], is_dim| {
+        args.iter()
+            .map(|a| ScalarSpec { name: a.name.clone(), var: a.var, is_dim, default: a.default })
+            .collect::<Vec<_>>()
+    };
+    let launches = program.launches.iter().enumerate().map(|(n, launch)| LaunchSpec {
+        name: launch.name.clone(),
+        grid: launch.grid.iter().map(|(_, extent)| *extent).collect(),
+        scratch_bytes: code.scratch_bytes[n],
+        entry: code.entries[n],
+    });
+    let artifact = Artifact {
+        name: program.name.clone(),
+        target: plan.target.to_string(),
+        scalars: [scalars(&program.dims, true), scalars(&program.params, false)].concat(),
+        tensors: program.tensors.iter().map(tensor_spec).collect(),
+        requires: program
+            .requires
+            .iter()
+            .map(|r| RequireSpec { cond: r.cond, message: r.message.clone() })
+            .collect(),
+        checks: found.checks,
+        check_vars: found.vars,
+        launches: launches.collect(),
+        code: code.code,
+        schedule: plan.schedule.to_string(),
+        pool,
+    };
+    observer.stage(Stage::Emit, start.elapsed(), &listing);
+    Ok(artifact)
+}
+
+/// Plan and emit.
+///
+/// # Errors
+/// Those of [`plan`] and [`emit`].
+pub fn compile(kernel: &CheckedKernel, key: &PlanKey, observer: &mut dyn Observer) -> Result<Artifact, CompileError> {
+    emit(&plan(kernel, key, observer)?, observer)
+}
+
+/// Tells the observer and restarts the clock, so that the time of printing is not counted.
+struct Clock<'a> {
+    observer: &'a mut dyn Observer,
+    start: Instant,
+}
+
+impl Clock<'_> {
+    fn stage(&mut self, stage: Stage, text: &dyn Fn() -> String) {
+        self.observer.stage(stage, self.start.elapsed(), text);
+        self.start = Instant::now();
+    }
+}
+
+fn tensor_spec(t: &TensorDecl) -> TensorSpec {
+    let role = match &t.kind {
+        TensorKind::Input => TensorRole::Input,
+        TensorKind::Output => TensorRole::Output,
+        TensorKind::Workspace => TensorRole::Workspace,
+        TensorKind::Table { vars, origin, value } => {
+            TensorRole::Table { vars: vars.clone(), origin: origin.clone(), value: *value }
+        }
+    };
+    let order = match t.fact {
+        Fact::None => 0,
+        Fact::Sorted => 1,
+        Fact::Monotone => 2,
+    };
+    TensorSpec { name: t.name.clone(), role, dtype: t.dtype, shape: t.shape.clone(), layout: t.layout.clone(), order }
+}
+
+fn cpu_facts<'a>(kernel: &CheckedKernel, key: &'a PlanKey) -> Result<&'a CpuFacts, CompileError> {
+    match &key.target {
+        Target::Cpu(facts) => Ok(facts),
+        Target::Gpu(_) => Err(no_gpu(&key.target, Some(kernel))),
+    }
+}
+
+fn no_gpu(target: &Target, kernel: Option<&CheckedKernel>) -> CompileError {
+    CompileError::Unsupported(Box::new(Unsupported {
+        clause: kernel.map_or_else(|| "kernel".into(), |k| format!("attention {}", k.name)),
+        target: target.to_string(),
+        nearest: "this build makes code for `--target cpu`".into(),
+        span: kernel.map(|k| k.span),
+    }))
+}
+
+fn not_tabulable(kernel: &CheckedKernel, key: &PlanKey, e: &lower::tabulate::NotTabulable) -> CompileError {
+    CompileError::Unsupported(Box::new(Unsupported {
+        clause: e.text.clone(),
+        target: key.target.to_string(),
+        nearest: "make the rounded expression depend on one integer expression of the positions, such as `i - j`".into(),
+        span: Some(kernel.span),
+    }))
+}
+
+fn bad_schedule(kernel: &CheckedKernel, e: &schedule::ScheduleError) -> CompileError {
+    let clause = kernel.schedules.iter().find(|s| s.target == "cpu").map_or(kernel.span, |s| s.span);
+    let d = Diagnostic::error(Code::BadSchedule, clause, e.to_string()).label("this schedule");
+    CompileError::Spec(Box::new(d))
+}
+
+fn verify(program: &Program, stage: &str) -> Result<(), CompileError> {
+    tile_ir::verify::verify(program).map_err(|e| internal(stage, &e.invariant.to_string(), &e.op))
+}
+
+fn backend_error(target: &Target, e: BackendError) -> CompileError {
+    match e {
+        BackendError::Unsupported { op, why } => CompileError::Unsupported(Box::new(Unsupported {
+            clause: op,
+            target: target.to_string(),
+            nearest: why,
+            span: None,
+        })),
+        BackendError::Internal { stage, invariant, op } => internal(stage, &invariant, &op),
+    }
+}
+
+fn internal(stage: &str, invariant: &str, op: &str) -> CompileError {
+    CompileError::Internal(Box::new(Internal { stage: stage.into(), invariant: invariant.into(), op: op.into() }))
+}
