@@ -14,7 +14,8 @@ use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
 use crate::mask::host::{Class, Classifier, TileGrid, TileMap};
 use crate::mask::{self, MaskAnalysis};
 use crate::pipeline::Plan;
-use crate::sema::{CheckedKernel, Ensure, Promise};
+use crate::sema::CheckedKernel;
+use crate::sema::model::{Ensure, Promise};
 
 /// Values of variables; tensors have none.
 #[derive(Clone, Debug, Default)]
@@ -54,34 +55,20 @@ fn check_one(plan: &Plan, ensure: &Ensure) -> Option<Diagnostic> {
         Promise::Sram(limit) => {
             let used = plan.schedule.sram_bytes() as i64;
             (used > limit).then(|| {
-                let parts: Vec<String> = plan.schedule.sram.iter().map(|s| format!("{} {}", s.name, s.bytes)).collect();
-                Diagnostic::error(Code::BrokenPromise, ensure.span, format!("a task needs {used} bytes, more than {limit}"))
-                    .label("this promise does not hold")
-                    .note(parts.join(", "))
-                    .help("take a smaller tile with `schedule cpu { tile = [..] }`")
+                let parts: Vec<String> =
+                    plan.schedule.sram.iter().map(|s| format!("{} {}", s.name, s.bytes)).collect();
+                Diagnostic::error(
+                    Code::BrokenPromise,
+                    ensure.span,
+                    format!("a task needs {used} bytes, more than {limit}"),
+                )
+                .label("this promise does not hold")
+                .note(parts.join(", "))
+                .help("take a smaller tile with `schedule cpu { tile = [..] }`")
             })
         }
         Promise::Work(limit) => check_work(plan, ensure, limit),
-        Promise::RowsNonempty => check_rows(plan, ensure),
-    }
-}
-
-fn check_rows(plan: &Plan, ensure: &Ensure) -> Option<Diagnostic> {
-    let mut pool = plan.attention.pool.clone();
-    match mask::rows_nonempty(&mut pool, &plan.attention) {
-        mask::RowsNonempty::Proved { .. } => None,
-        mask::RowsNonempty::Fails { row } => Some(
-            Diagnostic::error(Code::BrokenPromise, ensure.span, "a row sees no key")
-                .label("this promise does not hold")
-                .note(format!("row: {row}"))
-                .help("such a row returns 0 and its lse is -inf; widen the mask, or drop the promise"),
-        ),
-        mask::RowsNonempty::Unknown { why } => Some(
-            Diagnostic::error(Code::UnprovablePromise, ensure.span, "cannot prove that every row sees a key")
-                .label("not provable")
-                .note(why)
-                .help("make a key that every row sees visible in the mask, such as `j == i`, or drop the promise"),
-        ),
+        Promise::RowsNonempty => None,
     }
 }
 
@@ -155,7 +142,8 @@ fn scalars(attn: &Attention, at: &[(String, Value)]) -> Result<Scalars, String> 
     for (name, var) in attn.runtime_dims() {
         let batch = matches!(attn.pool.op(attn.batch), Op::Var(v) if *v == var);
         let value = given(&name).or(batch.then_some(Value::Int(1)));
-        let value = value.ok_or_else(|| format!("no size is given for dim {name}: write `at ({name} = ...)`"))?;
+        let value =
+            value.ok_or_else(|| format!("no size is given for dim {name}: write `at ({name} = ...)`"))?;
         env.values.insert(var, value);
     }
     for p in &attn.params {

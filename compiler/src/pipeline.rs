@@ -16,6 +16,7 @@ use crate::artifact::{Artifact, LaunchSpec, RequireSpec, ScalarSpec, TensorRole,
 use crate::attn_ir::{self, Attention, Fact};
 use crate::backend::cpu::{self, BackendError};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Internal, SourceId, SourceMap, Span, Unsupported};
+use crate::ensure;
 use crate::lower::{self, Table, checks};
 use crate::passes::PASSES;
 use crate::schedule::{self, CpuSchedule};
@@ -150,7 +151,11 @@ impl Plan {
 ///
 /// # Errors
 /// A wrong plan, a schedule that does not fit, a clause without code, or an invariant of ours that broke.
-pub fn plan(kernel: &CheckedKernel, key: &PlanKey, observer: &mut dyn Observer) -> Result<Plan, CompileError> {
+pub fn plan(
+    kernel: &CheckedKernel,
+    key: &PlanKey,
+    observer: &mut dyn Observer,
+) -> Result<Plan, CompileError> {
     let mut clock = Clock { observer, start: Instant::now() };
     let instance = sema::instantiate_with_clauses(kernel, key)?;
     let attention = instance.attention;
@@ -170,7 +175,12 @@ pub fn plan(kernel: &CheckedKernel, key: &PlanKey, observer: &mut dyn Observer) 
         clock.stage(Stage::Pass(pass.name), &|| tile_ir::text::print(&program));
     }
     let mask_clauses = instance.mask_clauses;
-    Ok(Plan { attention, mask_clauses, tabulated, tables, schedule, program, target: key.target.clone() })
+    let plan =
+        Plan { attention, mask_clauses, tabulated, tables, schedule, program, target: key.target.clone() };
+    match ensure::check(&plan, kernel).into_iter().next() {
+        Some(broken) => Err(CompileError::Spec(Box::new(broken))),
+        None => Ok(plan),
+    }
 }
 
 /// From a plan to machine code.
@@ -224,7 +234,11 @@ pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, Compil
 ///
 /// # Errors
 /// Those of [`plan`] and [`emit`].
-pub fn compile(kernel: &CheckedKernel, key: &PlanKey, observer: &mut dyn Observer) -> Result<Artifact, CompileError> {
+pub fn compile(
+    kernel: &CheckedKernel,
+    key: &PlanKey,
+    observer: &mut dyn Observer,
+) -> Result<Artifact, CompileError> {
     emit(&plan(kernel, key, observer)?, observer)
 }
 
@@ -255,7 +269,14 @@ fn tensor_spec(t: &TensorDecl) -> TensorSpec {
         Fact::Sorted => 1,
         Fact::Monotone => 2,
     };
-    TensorSpec { name: t.name.clone(), role, dtype: t.dtype, shape: t.shape.clone(), layout: t.layout.clone(), order }
+    TensorSpec {
+        name: t.name.clone(),
+        role,
+        dtype: t.dtype,
+        shape: t.shape.clone(),
+        layout: t.layout.clone(),
+        order,
+    }
 }
 
 fn cpu_facts<'a>(kernel: &CheckedKernel, key: &'a PlanKey) -> Result<&'a CpuFacts, CompileError> {
@@ -278,7 +299,9 @@ fn not_tabulable(kernel: &CheckedKernel, key: &PlanKey, e: &lower::tabulate::Not
     CompileError::Unsupported(Box::new(Unsupported {
         clause: e.text.clone(),
         target: key.target.to_string(),
-        nearest: "make the rounded expression depend on one integer expression of the positions, such as `i - j`".into(),
+        nearest:
+            "make the rounded expression depend on one integer expression of the positions, such as `i - j`"
+                .into(),
         span: Some(kernel.span),
     }))
 }
@@ -306,5 +329,9 @@ fn backend_error(target: &Target, e: BackendError) -> CompileError {
 }
 
 fn internal(stage: &str, invariant: &str, op: &str) -> CompileError {
-    CompileError::Internal(Box::new(Internal { stage: stage.into(), invariant: invariant.into(), op: op.into() }))
+    CompileError::Internal(Box::new(Internal {
+        stage: stage.into(),
+        invariant: invariant.into(),
+        op: op.into(),
+    }))
 }

@@ -31,7 +31,10 @@ fn samples() -> Vec<(String, String)> {
         for entry in list {
             let path = entry.expect("a directory entry").path();
             if path.extension().is_some_and(|e| e == "attn") {
-                out.push((path.display().to_string(), std::fs::read_to_string(&path).expect("a readable file")));
+                out.push((
+                    path.display().to_string(),
+                    std::fs::read_to_string(&path).expect("a readable file"),
+                ));
             }
         }
     }
@@ -68,8 +71,9 @@ fn formatting_keeps_the_tree_and_is_idempotent() {
 
 #[test]
 fn formatting_keeps_comments_in_order() {
-    let comments =
-        |text: &str| text.lines().filter_map(|l| l.find("//").map(|n| l[n..].to_string())).collect::<Vec<_>>();
+    let comments = |text: &str| {
+        text.lines().filter_map(|l| l.find("//").map(|n| l[n..].to_string())).collect::<Vec<_>>()
+    };
     for (name, text) in samples() {
         assert_eq!(comments(&formatted(&text)), comments(&text), "{name}");
     }
@@ -103,9 +107,8 @@ fn wide_lines_break_before_their_loosest_operator() {
     let term = "j in (i - some_rather_long_name, i]";
     let text = format!("attention a {{\n  mask = {term} & {term} | {term} & {term} | {term}\n}}\n");
     let out = formatted(&text);
-    let want = format!(
-        "attention a {{\n  mask = {term} & {term}\n       | {term} & {term}\n       | {term}\n}}\n"
-    );
+    let want =
+        format!("attention a {{\n  mask = {term} & {term}\n       | {term} & {term}\n       | {term}\n}}\n");
     assert_eq!(out, want);
 }
 

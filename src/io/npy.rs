@@ -153,7 +153,9 @@ fn element_type(path: &Path, descr: &Literal) -> Result<(DType, bool), IoError> 
         "i8" => DType::I64,
         "b1" => DType::Bit,
         "O" => {
-            return Err(refuse("arrays of Python objects are pickles and are never read; save plain numbers"));
+            return Err(refuse(
+                "arrays of Python objects are pickles and are never read; save plain numbers",
+            ));
         }
         "V2" => return Err(refuse("numpy has no bf16; save it with safetensors")),
         _ if kind.starts_with(['u', 'i']) => return Err(refuse("save it with .astype(numpy.int32)")),

@@ -92,6 +92,9 @@ codes! {
     Unused = "W0901", "something is never used";
     MixedAndOr = "W0902", "`&` and `|` are mixed without parentheses";
     EmptyInterval = "W0903", "an interval or mask is always empty";
+    BrokenPromise = "E0603", "a promise does not hold";
+    UnprovablePromise = "E0604", "a promise cannot be proved";
+    BadSchedule = "E0701", "a schedule does not fit";
     Unsupported = "E0801", "a clause that the target cannot run yet";
 }
 

@@ -1,0 +1,272 @@
+//! What the integration tests share: compiling a specification from text, making up tensors, and running a kernel
+//! beside the dense f64 reference.
+
+#![allow(dead_code)]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use attn_compiler::artifact::DType;
+use attn_compiler::attn_ir::{Attention, Fact, OutputKind, dense::Dense};
+use attn_compiler::diagnostic::render::{Style, human};
+use attn_compiler::expr::eval::{Env, Value, eval};
+use attn_compiler::expr::{TensorId, VarId};
+use attn_compiler::host::{Data, Inputs, View, round_to};
+use attn_compiler::lower::output_shape;
+use attn_compiler::pipeline::{self, Front, Plan};
+use attn_compiler::sema::PlanKey;
+use attn_compiler::target::Target;
+use attn_compiler::tolerance;
+use attn_runtime::{LoadedKernel, NamedInput, NamedOutput, RunOptions, Tensor};
+
+/// Root of the repository.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The shared folder with `specs/`.
+pub fn shared() -> PathBuf {
+    std::env::var("ATTN_SHARED").map_or_else(|_| root().join("../shared"), PathBuf::from)
+}
+
+/// The text of a specification of the shared folder.
+pub fn spec(file: &str) -> String {
+    let path = shared().join("specs").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{} must be readable: {e}", path.display()))
+}
+
+/// Parses and checks; panics with the rendered diagnostics if there are errors.
+pub fn front(name: &str, text: &str) -> Front {
+    let mut resolver = |from: &str, file: &str| {
+        let path = Path::new(from).parent().unwrap_or(Path::new(".")).join(file);
+        std::fs::read_to_string(&path).map_err(|e| e.to_string())
+    };
+    let front = pipeline::front(name, text, &mut resolver, &mut ());
+    let said = said(&front);
+    assert!(!front.diagnostics.has_errors(), "{said}");
+    front
+}
+
+/// The diagnostics of a front, rendered.
+pub fn said(front: &Front) -> String {
+    let style = Style { color: false, ascii: true };
+    front.diagnostics.items().iter().map(|d| human(&front.map, d, style)).collect()
+}
+
+/// A plan key for the host CPU.
+pub fn key(kernel: &str, float: DType, dims: &[(&str, i64)]) -> PlanKey {
+    PlanKey {
+        kernel: kernel.into(),
+        target: host(),
+        float,
+        dims: dims.iter().map(|(n, v)| ((*n).to_string(), *v)).collect(),
+        statics: BTreeMap::new(),
+        present: BTreeSet::new(),
+    }
+}
+
+/// The host as a target.
+pub fn host() -> Target {
+    attn_runtime::cpu::facts::host_target().expect("a known host")
+}
+
+/// Plans a kernel or panics.
+pub fn plan(front: &Front, key: &PlanKey) -> Plan {
+    let kernel = front.checked.kernel(Some(&key.kernel)).expect("the kernel exists");
+    pipeline::plan(kernel, key, &mut ()).unwrap_or_else(|e| panic!("{}: {e}", key.kernel))
+}
+
+/// A small deterministic generator (SplitMix64).
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// In [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Standard normal (Box and Muller).
+    pub fn normal(&mut self) -> f64 {
+        let (a, b) = (self.unit().max(1e-300), self.unit());
+        (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
+    }
+
+    /// In lo..=hi.
+    pub fn int(&mut self, lo: i64, hi: i64) -> i64 {
+        lo + (self.bits() % (hi - lo + 1).max(1) as u64) as i64
+    }
+}
+
+/// Values of dims and params.
+struct Scalars(HashMap<VarId, Value>);
+
+impl Env for Scalars {
+    fn var(&self, var: VarId) -> Value {
+        self.0.get(&var).copied().unwrap_or(Value::Int(0))
+    }
+
+    fn load(&self, _: TensorId, _: &[i64]) -> Value {
+        Value::Int(0)
+    }
+}
+
+/// Made-up arguments for a kernel, in the f64 form of the reference and as tensors.
+pub struct Problem {
+    /// For the reference.
+    pub inputs: Inputs,
+    /// For the kernel, in the order of the attention's tensors.
+    pub tensors: Vec<(String, Tensor)>,
+    /// Shapes of the outputs.
+    pub outputs: Vec<(String, OutputKind, DType, Vec<usize>)>,
+}
+
+/// How integer tensors are filled: by name, an inclusive range; others are in 0..=`default`.
+pub type IntRange<'a> = &'a dyn Fn(&str) -> (i64, i64);
+
+/// Makes up every input of an attention: normal floats, integers in `ints`, bits with probability a half.
+pub fn problem(attn: &Attention, dims: &[(&str, i64)], ints: IntRange, seed: u64) -> Problem {
+    let mut rng = Rng(seed);
+    let mut scalars = Scalars(HashMap::new());
+    let mut inputs = Inputs::default();
+    for (name, var) in attn.runtime_dims() {
+        let size = dims.iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("a size for {name}")).1;
+        scalars.0.insert(var, Value::Int(size));
+        inputs.dims.insert(name, size);
+    }
+    let size = |id| eval(&attn.pool, id, &scalars).int() as usize;
+    let mut tensors = Vec::new();
+    for t in &attn.tensors {
+        let shape: Vec<usize> = t.shape.iter().map(|&d| size(d)).collect();
+        let n: usize = shape.iter().product();
+        let data = fill(&mut rng, t.dtype, t.fact, n, ints(&t.name));
+        tensors.push((t.name.clone(), bound(t.dtype, &data, &shape, &t.layout)));
+        inputs.tensors.insert(t.name.clone(), View::contiguous(shape, data).expect("the right count"));
+    }
+    let outputs = attn
+        .outputs
+        .iter()
+        .map(|o| {
+            let shape = output_shape(attn, o.kind).into_iter().map(&size).collect();
+            (o.name.clone(), o.kind, o.dtype, shape)
+        })
+        .collect();
+    Problem { inputs, tensors, outputs }
+}
+
+fn fill(rng: &mut Rng, dtype: DType, fact: Fact, n: usize, (lo, hi): (i64, i64)) -> Data {
+    match dtype {
+        DType::Bit => Data::Bool((0..n).map(|_| rng.bits() & 1 == 1).collect()),
+        DType::I8 | DType::I32 | DType::I64 => {
+            let mut v: Vec<i64> = (0..n).map(|_| rng.int(lo, hi)).collect();
+            if fact != Fact::None {
+                v.sort_unstable();
+            }
+            Data::Int(v)
+        }
+        _ => Data::Float((0..n).map(|_| round_to(dtype, rng.normal())).collect()),
+    }
+}
+
+/// A tensor as the host would bind it: axes in the order of `layout`.
+pub fn bound(dtype: DType, data: &Data, shape: &[usize], layout: &[usize]) -> Tensor {
+    let memory: Vec<usize> = layout.iter().map(|&d| shape[d]).collect();
+    let n: usize = shape.iter().product();
+    let at = |mut flat: usize| {
+        let mut index = vec![0; shape.len()];
+        for axis in (0..memory.len()).rev() {
+            index[layout[axis]] = flat % memory[axis];
+            flat /= memory[axis];
+        }
+        index.iter().zip(shape).fold(0, |acc, (&i, &s)| acc * s + i)
+    };
+    let mut bytes = Vec::with_capacity(n * dtype.size());
+    for flat in 0..n {
+        push(&mut bytes, dtype, data.value(at(flat)));
+    }
+    Tensor::from_bytes(dtype, &bytes, &memory).expect("a tensor")
+}
+
+fn push(bytes: &mut Vec<u8>, dtype: DType, value: Value) {
+    match (dtype, value) {
+        (DType::F32, v) => bytes.extend((v.float() as f32).to_le_bytes()),
+        (DType::F64, v) => bytes.extend(v.float().to_le_bytes()),
+        (DType::F16, v) => bytes.extend(half::f16::from_f64(v.float()).to_le_bytes()),
+        (DType::Bf16, v) => bytes.extend(half::bf16::from_f64(v.float()).to_le_bytes()),
+        (DType::I8, v) => bytes.push(v.int() as i8 as u8),
+        (DType::I32, v) => bytes.extend((v.int() as i32).to_le_bytes()),
+        (DType::I64, v) => bytes.extend(v.int().to_le_bytes()),
+        (DType::Bit, v) => bytes.push(u8::from(v.bool())),
+    }
+}
+
+/// Runs a kernel on a problem; outputs in order, as tensors in memory order.
+pub fn run(kernel: &LoadedKernel, attn: &Attention, problem: &Problem, threads: usize) -> Vec<Tensor> {
+    let query_layout = &attn.tensor(attn.dots[0].x.tensor).layout;
+    let mut out: Vec<Tensor> = problem
+        .outputs
+        .iter()
+        .map(|(_, kind, dtype, shape)| {
+            let memory: Vec<usize> = match kind {
+                OutputKind::O => query_layout.iter().map(|&d| shape[d]).collect(),
+                _ => shape.clone(),
+            };
+            Tensor::zeros(*dtype, &memory).expect("an output")
+        })
+        .collect();
+    let inputs: Vec<NamedInput> = problem.tensors.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+    let mut outputs: Vec<NamedOutput> = problem
+        .outputs
+        .iter()
+        .zip(&mut out)
+        .map(|((n, ..), t)| (n.as_str(), t.view_mut().expect("a view")))
+        .collect();
+    let options = RunOptions::threads(threads).expect("threads");
+    kernel.run(&inputs, &mut outputs, &[], &options).unwrap_or_else(|e| panic!("{e}"));
+    drop(outputs);
+    out
+}
+
+/// Compares every output with the dense reference; panics naming the output and the figures.
+pub fn verify(attn: &Attention, problem: &Problem, out: &[Tensor], what: &str) {
+    let dense = Dense::new(attn, &problem.inputs).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let sizes = dense.sizes();
+    let jobs: Vec<(usize, usize)> =
+        (0..sizes.batch).flat_map(|b| (0..sizes.n_heads).map(move |h| (b, h))).collect();
+    use rayon::prelude::*;
+    let rows: Vec<_> = jobs.par_iter().map(|&(b, h)| dense.rows(b, h, 0..sizes.seq_q)).collect();
+    let max_score = rows.iter().map(|r| r.max_abs_score).fold(0.0, f64::max);
+    let query = attn.dots[0].x;
+    let layout = &attn.tensor(query.tensor).layout;
+    for ((name, kind, dtype, shape), tensor) in problem.outputs.iter().zip(out) {
+        let mut logical = tensor.view();
+        if *kind == OutputKind::O {
+            let mut inverse = vec![0; layout.len()];
+            for (axis, &d) in layout.iter().enumerate() {
+                inverse[d] = axis;
+            }
+            logical = logical.permuted(&inverse).expect("a permutation");
+        }
+        assert_eq!(logical.shape(), shape.as_slice(), "{what}: shape of {name}");
+        let got = logical.to_f64_vec();
+        // Logical order of `o` is [batch, head, row, feature] with absent dims of size one: rows come in order.
+        let want: Vec<f64> = match kind {
+            OutputKind::O => rows.iter().flat_map(|r| r.o.iter().copied()).collect(),
+            OutputKind::Lse => rows.iter().flat_map(|r| r.lse.iter().copied()).collect(),
+            OutputKind::MaxLogit => rows.iter().flat_map(|r| r.max_logit.iter().copied()).collect(),
+        };
+        let report = match kind {
+            OutputKind::O => tolerance::check(&got, &want, *dtype, max_score),
+            _ => tolerance::check_lse(&got, &want, *dtype, max_score),
+        };
+        assert!(report.ok, "{what}: {name}: {report:?} (max score {max_score:.2})");
+    }
+}
