@@ -6,7 +6,7 @@
 
 use crate::artifact::DType;
 use crate::diagnostic::{Code, Diagnostic, Span};
-use crate::syntax::ast::{self, ClauseKind, ExprKind};
+use crate::syntax::ast::{self, ExprKind};
 
 use super::clauses::Clauses;
 use super::declare::end_of;
@@ -433,9 +433,4 @@ fn split(elab: &Elab<'_>, ast: &ast::Expr, typed: &Expr, out: &mut Vec<MaskClaus
         }
         _ => out.push(MaskClause { text: elab.text(ast.span), span: ast.span, expr: typed.clone() }),
     }
-}
-
-/// True for clauses that give a block its meaning as an attention.
-pub(crate) fn is_body(kind: &ClauseKind) -> bool {
-    matches!(kind, ClauseKind::Score(_) | ClauseKind::Mask(_) | ClauseKind::Weight(_))
 }

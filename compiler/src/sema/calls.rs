@@ -12,7 +12,7 @@ use crate::syntax::ast::{self, Arg, DefKind};
 
 use super::elab::{Elab, Frame};
 use super::hir::{Expr, Kind, Type, Uses};
-use super::model::KernelKind;
+use super::model::{KernelKind, TensorKind};
 use super::modules::DefId;
 use super::suggest::nearest;
 
@@ -280,7 +280,9 @@ impl Elab<'_> {
             (_, Type::Row(_)) => None,
             _ => return self.expected("a row of numbers", e),
         };
-        if let Some(t) = tensor.filter(|t| !self.tensors[*t].elem.is_float()) {
+        if let Some(t) =
+            tensor.filter(|t| !self.tensors[*t].elem.is_float() && self.tensors[*t].kind != TensorKind::Cache)
+        {
             let fact = &self.tensors[t];
             let message = format!(
                 "`{}` holds {}, and a row to be multiplied holds floats",
@@ -354,37 +356,62 @@ impl Elab<'_> {
     /// Types the body of a definition with its parameters bound.
     pub fn inline(&mut self, def: DefId, args: &[Arg], span: Span) -> Expr {
         self.used_defs.insert(def);
-        let modules = self.modules;
-        let (home, ast) = modules.def(def);
-        if modules.is_recursive(def) {
+        if self.modules.is_recursive(def) {
             return self.err(span);
         }
+        match self.bind_definition(def, args, span) {
+            Some(values) => self.inline_bound(def, values, span),
+            None => self.err(span),
+        }
+    }
+
+    /// As [`Elab::inline`], with arguments that are typed already, one for each parameter.
+    pub fn inline_values(&mut self, def: DefId, values: Vec<Expr>, span: Span) -> Expr {
+        self.used_defs.insert(def);
+        if self.modules.is_recursive(def) {
+            return self.err(span);
+        }
+        let modules = self.modules;
+        let params = modules.def(def).1.params.iter().map(|p| p.name.node.clone());
+        self.inline_bound(def, params.zip(values).collect(), span)
+    }
+
+    /// The parameters of a definition with what a call gives them.
+    pub fn bind_definition(&mut self, def: DefId, args: &[Arg], span: Span) -> Option<HashMap<String, Expr>> {
+        let modules = self.modules;
+        let (_, ast) = modules.def(def);
         let names: Vec<&str> = ast.params.iter().map(|p| p.name.node.as_str()).collect();
         let required = ast.params.iter().rposition(|p| p.default.is_none()).map_or(0, |n| n + 1);
-        let Some(bound) = self.bind(&ast.name.node, &names, required, args, span) else {
-            return self.err(span);
-        };
+        let bound = self.bind(&ast.name.node, &names, required, args, span)?;
         let mut values = HashMap::new();
         for (param, arg) in ast.params.iter().zip(bound) {
             let value = match (arg, &param.default) {
-                (Some(e), _) => self.expr(e),
-                (None, Some(e)) => self.expr(e),
+                (Some(e), _) | (None, Some(e)) => self.expr(e),
                 (None, None) => self.err(span),
             };
             values.insert(param.name.node.clone(), self.check_argument(param, value));
         }
+        Some(values)
+    }
+
+    fn inline_bound(&mut self, def: DefId, values: HashMap<String, Expr>, span: Span) -> Expr {
+        let modules = self.modules;
+        let (home, ast) = modules.def(def);
         self.report.calls.push((ast.name.node.clone(), span));
-        self.frames.push(Frame { def, module: home, args: values });
-        let body = self.expr(&ast.body);
-        let out = match ast.kind {
-            DefKind::Mask => self.want_bool(&body),
-            DefKind::Score => self.to_float(&body),
-            DefKind::Fn => body,
-            DefKind::Position => self.misplaced(
+        self.frames.push(Frame { module: home, args: values });
+        let out = if ast.kind == DefKind::Position {
+            self.misplaced(
                 span,
                 "a `position` has no value of its own",
                 "it stands in `rotate q by p(...) at i`",
-            ),
+            )
+        } else {
+            let body = self.expr(&ast.body);
+            match ast.kind {
+                DefKind::Mask => self.want_bool(&body),
+                DefKind::Score => self.to_float(&body),
+                DefKind::Fn | DefKind::Position => body,
+            }
         };
         self.frames.pop();
         self.report.calls.pop();

@@ -13,9 +13,10 @@ use crate::expr::eval::Value;
 use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
-use super::model::{DimFact, KernelKind, ParamFact, TensorFact};
+use super::model::{DimFact, Elem, KernelKind, ParamFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
+use super::rotate::Rotation;
 use super::suggest::nearest;
 use crate::artifact::DType;
 use crate::expr::Ty;
@@ -33,7 +34,7 @@ pub(crate) enum Entry {
     Let(usize),
     /// Position in `states`.
     State(usize),
-    /// A branch.
+    /// The result of a branch.
     Branch,
     /// A name bound by the host that no expression reads (`pages`, `kv_len`, `s0`).
     Bound,
@@ -53,8 +54,6 @@ pub(crate) struct State {
 
 /// A definition being inlined.
 pub(crate) struct Frame {
-    /// Which.
-    pub def: DefId,
     /// Where its names are looked up.
     pub module: ModuleId,
     /// Its parameters.
@@ -99,6 +98,10 @@ pub(crate) struct Elab<'a> {
     pub stopped: bool,
     /// Inside `return`: `weight @ v` has a meaning, and each `v` is noted here.
     pub values: Option<Vec<Expr>>,
+    /// Rotations seen so far.
+    pub rotations: Vec<Rotation>,
+    /// Lengths of rows that a rotation changed, by tensor.
+    pub row_sizes: HashMap<usize, Size>,
     depth: u32,
 }
 
@@ -124,6 +127,8 @@ impl<'a> Elab<'a> {
             steps: 0,
             stopped: false,
             values: None,
+            rotations: Vec::new(),
+            row_sizes: HashMap::new(),
             depth: 0,
         }
     }
@@ -230,6 +235,10 @@ impl<'a> Elab<'a> {
             _ => {}
         }
         if let Some(var) = IndexVar::from_name(name) {
+            if self.is_recurrence() && matches!(var, IndexVar::J | IndexVar::Row) {
+                let help = "`i` is the step, plus the run-time `start`";
+                return self.misplaced(span, &format!("a recurrence has no `{}`", var.name()), help);
+            }
             return self.node(Kind::Index(var), Type::Int, span, Uses::of_index(var));
         }
         if !self.frames.is_empty() {
@@ -281,16 +290,22 @@ impl<'a> Elab<'a> {
         let Some(last) = t.shape.last().cloned() else { return self.load(n, Vec::new(), span) };
         if let (KernelKind::Recurrence, Some(step)) = (self.kind, &self.step_dim) {
             if last.same(step) && rank > 1 {
-                return self.node(Kind::AtStep(n), Type::Float, span, Uses::STEP);
+                let ty = match t.elem {
+                    Elem::Of(DType::Bit) => Type::Bool,
+                    e if e.is_float() => Type::Float,
+                    _ => Type::Int,
+                };
+                return self.node(Kind::AtStep(n), ty, span, Uses::STEP);
             }
         }
+        let last = self.row_sizes.get(&n).cloned().unwrap_or(last);
         self.node(Kind::Row(n, Vec::new()), Type::Row(last), span, Uses::ROWS)
     }
 
     /// An element of a tensor.
     pub fn load(&mut self, n: usize, index: Vec<Expr>, span: Span) -> Expr {
         let (ty, uses) = match self.tensors[n].elem {
-            super::model::Elem::Of(DType::Bit) => (Type::Bool, Uses::INT_LOAD),
+            Elem::Of(DType::Bit) => (Type::Bool, Uses::INT_LOAD),
             e if e.is_float() => (Type::Float, Uses::FLOAT_LOAD),
             _ => (Type::Int, Uses::INT_LOAD),
         };

@@ -127,7 +127,10 @@ pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result
 fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
     CompileError::Unsupported(Box::new(Unsupported {
         clause: clause.into(),
-        target: key.target.to_string(),
+        target: match key.target {
+            Target::Cpu(_) => "cpu".into(),
+            Target::Gpu(arch) => arch.name().into(),
+        },
         nearest: nearest.into(),
         span: Some(span),
     }))

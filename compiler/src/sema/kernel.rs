@@ -6,14 +6,13 @@
 
 use std::collections::HashSet;
 
-use crate::diagnostic::{Code, Diagnostic, Diagnostics, SourceMap};
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, SourceMap, Span};
 use crate::syntax::ast::{self, ClauseKind};
 
 use super::body::{CheckedBody, check_body};
 use super::clauses::{Clauses, block_of, collect};
-use super::declare::start_of;
+use super::declare::end_of;
 use super::elab::{Elab, Entry, Let};
-use super::hir::{Kind, Type, Uses, find};
 use super::model::*;
 use super::modules::{DefId, ModuleId, Modules};
 
@@ -123,7 +122,12 @@ impl Elab<'_> {
         if clauses.any(|k| matches!(k, ClauseKind::Branch { .. })) {
             return self.branches(clauses, at, unsupported);
         }
-        check_body(self, clauses, at)
+        self.selects(clauses, unsupported);
+        let checked = check_body(self, clauses, at);
+        if let Some(body) = &checked.body {
+            self.check_rotations(&body.dots);
+        }
+        checked
     }
 
     fn facts(&mut self, clauses: &Clauses<'_>, unsupported: &mut Vec<UnsupportedClause>) -> Facts {
@@ -181,61 +185,46 @@ impl Elab<'_> {
 
     /// Names that nothing reads, and dims that no tensor tells.
     fn unused(&mut self) {
-        let mut names: Vec<(&String, &(Entry, crate::diagnostic::Span))> = self.names.iter().collect();
+        let mut names: Vec<(String, (Entry, Span))> =
+            self.names.iter().map(|(n, e)| (n.clone(), *e)).collect();
         names.sort_by_key(|(_, (_, span))| span.start);
-        let mut found = Vec::new();
         for (name, (entry, span)) in names {
-            if self.used.contains(name) {
-                continue;
+            if !self.used.contains(&name) {
+                self.warn_unused_name(&name, entry, span);
             }
-            let what = match entry {
-                Entry::Param(_) => "parameter",
-                Entry::Tensor(_) => "input",
-                Entry::Let(_) => "let",
-                Entry::Dim(_) => "dim",
-                _ => continue,
-            };
-            found.push(
-                Diagnostic::warning(Code::Unused, *span, format!("`{name}` is never read"))
-                    .label(format!("unused {what}"))
-                    .help("remove it"),
-            );
         }
         let told = |n: usize| {
-            self.tensors
-                .iter()
-                .any(|t| t.kind != TensorKind::Derived && t.shape.iter().any(|s| s.dim == Some(n)))
+            let bound = self.tensors.iter().filter(|t| t.kind != TensorKind::Derived);
+            bound.flat_map(|t| &t.shape).any(|s| s.dim == Some(n))
         };
-        for (n, d) in self.dims.iter().enumerate() {
-            let free = matches!(d.size, DimSize::Free);
-            if free && !told(n) && self.used.contains(&d.name) {
-                found.push(
-                    Diagnostic::error(
-                        Code::BadDim,
-                        d.span,
-                        format!("no input tells the size of dim `{}`", d.name),
-                    )
-                    .label("a free dim is read from the bound tensors")
-                    .suggest(
-                        super::declare::end_of(d.span),
-                        " = 64",
-                        "fix it, or use it alone as a dim of an input",
-                    ),
-                );
-            }
+        let untold: Vec<DimFact> = self
+            .dims
+            .iter()
+            .enumerate()
+            .filter(|(n, d)| matches!(d.size, DimSize::Free) && !told(*n) && self.used.contains(&d.name))
+            .map(|(_, d)| d.clone())
+            .collect();
+        for d in untold {
+            let message = format!("no input tells the size of dim `{}`", d.name);
+            let said = Diagnostic::error(Code::BadDim, d.span, message)
+                .label("a free dim is read from the bound tensors")
+                .suggest(end_of(d.span), " = 64", "fix it, or use it alone as a dim of an input");
+            self.report.push(said);
         }
-        found.into_iter().for_each(|d| self.report.push(d));
     }
-}
 
-/// True if an expression has rows outside dots, which scalar clauses refuse.
-pub(crate) fn is_scalar(e: &super::hir::Expr) -> bool {
-    matches!(e.ty, Type::Int | Type::Float | Type::Bool | Type::Error)
-        && find(e, &mut |n| matches!(n.kind, Kind::State(_)).then_some(())).is_none()
-        && !e.uses.any(Uses::STEP)
-}
-
-/// The empty span before a kernel's name, for suggestions.
-pub(crate) fn before(name: &ast::Name) -> crate::diagnostic::Span {
-    start_of(name.span)
+    /// Warns of a name that nothing reads.
+    pub fn warn_unused_name(&mut self, name: &str, entry: Entry, span: Span) {
+        let what = match entry {
+            Entry::Param(_) => "parameter",
+            Entry::Tensor(_) => "input",
+            Entry::Let(_) => "let",
+            Entry::Dim(_) => "dim",
+            Entry::State(_) | Entry::Branch | Entry::Bound => return,
+        };
+        let d = Diagnostic::warning(Code::Unused, span, format!("`{name}` is never read"))
+            .label(format!("unused {what}"))
+            .help("remove it");
+        self.report.push(d);
+    }
 }

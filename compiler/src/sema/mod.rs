@@ -6,15 +6,17 @@
 //! can be compiled of it; `instantiate` refuses the rest with one `Unsupported`. Not here: targets and tiles.
 //!
 //! `modules` reads imports and definitions; `kernel` walks a kernel; `declare`, `cache`, `derived`, `clauses`,
-//! `body`, `roles`, `rows`, `select`, `branch`, `recurrence`, `options` read its clauses; `elab`, `ops` and `calls`
+//! `body`, `roles`, `rotate`, `select`, `branch`, `recurrence`, `options` read its clauses; `elab`, `ops` and `calls`
 //! type expressions into [`hir`]; `lower` and `instantiate` make the attention IR.
 
 mod body;
+mod branch;
+mod cache;
 mod calls;
 mod clauses;
 mod declare;
+mod derived;
 mod elab;
-mod extras;
 pub mod hir;
 mod instantiate;
 mod kernel;
@@ -23,8 +25,11 @@ pub mod model;
 mod modules;
 mod ops;
 mod options;
+mod recurrence;
 mod report;
 mod roles;
+mod rotate;
+mod select;
 mod suggest;
 
 pub use instantiate::{CompileError, Instance, PlanKey, instantiate, instantiate_with_clauses};

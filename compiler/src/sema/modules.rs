@@ -23,8 +23,6 @@ pub(crate) struct DefId(pub usize);
 
 /// A file.
 pub(crate) struct Module {
-    /// Where its text is.
-    pub source: SourceId,
     /// What was parsed.
     pub file: ast::File,
     defs: HashMap<String, DefId>,
@@ -75,11 +73,6 @@ impl Modules {
         out.find_recursion(&mut diagnostics);
         out.check_names(&mut diagnostics);
         (out, diagnostics)
-    }
-
-    /// The module.
-    pub fn module(&self, id: ModuleId) -> &Module {
-        &self.modules[id.0]
     }
 
     /// The definition and the module that it stands in.
@@ -298,7 +291,7 @@ impl Loader<'_> {
         self.diagnostics.extend(diagnostics);
         let id = ModuleId(self.out.modules.len());
         let (defs, imported) = (HashMap::new(), HashMap::new());
-        self.out.modules.push(Module { source, file: file.clone(), defs, imported, uses: Vec::new() });
+        self.out.modules.push(Module { file: file.clone(), defs, imported, uses: Vec::new() });
         self.by_source.insert(source, id);
         self.stack.push((source, key));
         for item in &file.items {

@@ -435,7 +435,8 @@ impl Elab<'_> {
         }
     }
 
-    fn specialise_expr(&mut self, e: &Expr, depth: usize) {
+    /// Marks the dims of a size that a plan fixes.
+    pub fn specialise_expr(&mut self, e: &Expr, depth: usize) {
         let mut dims = Vec::new();
         let mut param = None;
         find(e, &mut |n| {
