@@ -46,5 +46,5 @@ fn broken_text_is_explained() {
     let said: Vec<String> =
         diagnostics.items().iter().map(|d| human(&map, d, Style { color: false, ascii: true })).collect();
     let codes: Vec<&str> = diagnostics.items().iter().map(|d| d.code.id()).collect();
-    assert_eq!(codes, ["E0006", "E0001", "E0001", "E0004"], "{}", said.join("\n"));
+    assert_eq!(codes, ["E0006", "E0007", "E0002", "E0004"], "{}", said.join("\n"));
 }

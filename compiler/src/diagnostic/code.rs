@@ -40,6 +40,8 @@ codes! {
     ComparisonChain = "E0004", "comparisons cannot be chained";
     BadNumber = "E0005", "a number that cannot be represented";
     UnknownClause = "E0006", "no clause begins with this word";
+    ForeignOperator = "E0007", "an operator that is written otherwise here";
+    BrokenInterval = "E0008", "an interval is incomplete";
     UnknownName = "E0101", "nothing has this name";
     DuplicateName = "E0102", "a name is declared twice";
     Recursion = "E0103", "a definition is recursive";

@@ -213,6 +213,11 @@ impl Diagnostics {
         }
     }
 
+    /// Puts them in the order of the text, file by file.
+    pub fn sort(&mut self) {
+        self.items.sort_by_key(|d| (d.span().source, d.span().start));
+    }
+
     /// All of them, in order of discovery.
     pub fn items(&self) -> &[Diagnostic] {
         &self.items

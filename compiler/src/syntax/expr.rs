@@ -94,6 +94,7 @@ fn postfix(cx: Cx, x: Expr, op: Pair<Rule>, out: &mut Diagnostics) -> Expr {
         let index = op.into_inner().map(|p| expr(cx, p, out)).collect();
         return Spanned { node: ExprKind::Index { base: Box::new(x), index }, span };
     }
+    refuse_chain_in(&x, span, out);
     let (mut lo_included, mut hi_included) = (true, true);
     let mut ends = Vec::new();
     for p in op.into_inner() {
@@ -143,6 +144,21 @@ fn refuse_chain(cx: Cx, a: &Expr, b: &Expr, out: &mut Diagnostics) {
                 .help("join the two with `&`"),
         ),
         _ => {}
+    }
+}
+
+/// `a < b in [c, d]`, `a in [b, c] in [d, e]`: refused.
+fn refuse_chain_in(x: &Expr, span: crate::diagnostic::Span, out: &mut Diagnostics) {
+    let is_comparison = match &x.node {
+        ExprKind::Infix { op, .. } => op.is_comparison(),
+        node => matches!(node, ExprKind::In { .. }),
+    };
+    if is_comparison {
+        out.push(
+            Diagnostic::error(Code::ComparisonChain, span, "comparisons cannot be chained")
+                .label("`in` is a comparison too")
+                .help("join the two with `&`"),
+        );
     }
 }
 

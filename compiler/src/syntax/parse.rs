@@ -6,12 +6,14 @@
 //! that no input overflows the stack of the recursive parser.
 
 use std::num::NonZeroUsize;
+use std::sync::Once;
 
 use pest::Parser as _;
 use pest::iterators::Pair;
 
 use super::ast::*;
 use super::expr::expr;
+use super::token::tokens;
 use super::{limits, recover};
 use crate::diagnostic::{Diagnostics, SourceId, SourceMap, Span};
 
@@ -24,25 +26,33 @@ pub(super) struct Grammar;
 pub fn parse(map: &SourceMap, source: SourceId) -> (File, Diagnostics) {
     let mut diagnostics = Diagnostics::default();
     let text = &map.file(source).text;
-    if let Some(d) = limits::check(text, source) {
+    if let Some(d) = limits::check_size(text, source) {
         diagnostics.push(d);
         return (File::default(), diagnostics);
     }
-    limit_calls(text);
+    let tokens = tokens(text);
+    if let Some(d) = limits::check_depth(&tokens, source) {
+        diagnostics.push(d);
+        return (File::default(), diagnostics);
+    }
+    limit_calls();
     let cx = Cx { source, base: 0, text };
     let file = match Grammar::parse(Rule::file, text) {
         Ok(mut pairs) => match pairs.next() {
             Some(pair) => file(cx, pair, &mut diagnostics),
             None => File::default(),
         },
-        Err(error) => recover::file(text, source, &error, &mut diagnostics),
+        Err(error) => recover::file(text, source, &tokens, &error, &mut diagnostics),
     };
+    diagnostics.sort();
     (file, diagnostics)
 }
 
-/// Bounds the work of a parse: backtracking is linear for real text, and this is far above that.
-fn limit_calls(text: &str) {
-    pest::set_call_limit(NonZeroUsize::new(200_000 + text.len() * 2_000));
+/// Bounds the work of a parse. The limit is one number for the whole process, so it is set once, to what the
+/// largest text may take: the grammar backtracks by a word or two, about a hundred calls a byte.
+fn limit_calls() {
+    static SET: Once = Once::new();
+    SET.call_once(|| pest::set_call_limit(NonZeroUsize::new(limits::MAX_BYTES * 400)));
 }
 
 /// Where a piece of text starts in its file.

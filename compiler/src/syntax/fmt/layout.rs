@@ -3,8 +3,8 @@
 //! Comes in: [`Line`]s. Goes out: the formatted text. Rules of spacing are in [`spaced`]; a line that is too wide
 //! is broken before its loosest operator outside brackets first, then further in.
 
-use super::token::{Token, TokenKind};
 use super::{Line, Role, WIDTH};
+use crate::syntax::token::{Token, TokenKind};
 
 /// An `=` further right than this is no column to align with.
 const MAX_COLUMN: usize = 30;
@@ -99,18 +99,10 @@ fn continuation(line: &Line, pieces: &[Piece], indent: usize) -> usize {
             return column;
         }
         depth =
-            (depth + usize::from(is_open(&piece.token))).saturating_sub(usize::from(is_close(&piece.token)));
+            (depth + usize::from(piece.token.is_open())).saturating_sub(usize::from(piece.token.is_close()));
         column += width(piece.token.text);
     }
     indent + 4
-}
-
-fn is_open(token: &Token) -> bool {
-    token.is("(") || token.is("[") || token.is("{")
-}
-
-fn is_close(token: &Token) -> bool {
-    token.is(")") || token.is("]") || token.is("}")
 }
 
 /// Index of the token of a line that is put into one column with those of its neighbours.
@@ -128,7 +120,7 @@ fn column_token(line: &Line) -> Option<usize> {
         if depth == 0 && token.is(mark) {
             return Some(n);
         }
-        depth = (depth + usize::from(is_open(token))).saturating_sub(usize::from(is_close(token)));
+        depth = (depth + usize::from(token.is_open())).saturating_sub(usize::from(token.is_close()));
     }
     None
 }
@@ -164,7 +156,7 @@ fn pieces<'a>(line: &Line<'a>, pad: usize) -> Vec<Piece<'a>> {
     let mut out: Vec<Piece> = Vec::with_capacity(line.tokens.len());
     let (mut depth, mut n_questions) = (0usize, 0usize);
     for (n, token) in line.tokens.iter().enumerate() {
-        depth = depth.saturating_sub(usize::from(is_close(token)));
+        depth = depth.saturating_sub(usize::from(token.is_close()));
         let is_ternary = token.is("?") || token.is(":") && n_questions > 0;
         n_questions = if token.is("?") { n_questions + 1 } else { n_questions - usize::from(is_ternary) };
         let rank = break_rank(line, column, n, depth, is_ternary);
@@ -173,7 +165,7 @@ fn pieces<'a>(line: &Line<'a>, pad: usize) -> Vec<Piece<'a>> {
         let is_broken = after_comment || n > 0 && token.n_newlines > 0 && (rank.is_some() || is_comment);
         let n_spaces = if n == 0 { 0 } else { spaces(line, n) } + if column == Some(n) { pad } else { 0 };
         out.push(Piece { token: *token, n_spaces, rank, is_broken });
-        depth += usize::from(is_open(token));
+        depth += usize::from(token.is_open());
     }
     out
 }
@@ -199,7 +191,7 @@ fn break_rank(line: &Line, column: Option<usize>, n: usize, depth: usize, is_ter
             ("?" | ":", _) if is_ternary => 3,
             ("+" | "-", _) => 4,
             ("at", Role::Other) if depth == 0 => 0,
-            (_, Role::Tensor) if depth == 0 && token.kind == TokenKind::Word && is_close(before) => 0,
+            (_, Role::Tensor) if depth == 0 && token.kind == TokenKind::Word && before.is_close() => 0,
             _ => return None,
         }
     };

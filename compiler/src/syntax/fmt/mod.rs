@@ -7,13 +7,12 @@
 //! adding or dropping parentheses, sorting, respelling numbers.
 
 mod layout;
-mod token;
 
 use std::collections::HashMap;
 
 use super::ast::{Clause, ClauseKind, DefKind, File, Item};
+use super::token::{Token, TokenKind, tokens};
 use crate::diagnostic::{Diagnostics, SourceMap};
-use token::{Token, TokenKind, tokens};
 
 /// Widest line, where it can be helped.
 pub const WIDTH: usize = 110;

@@ -1,10 +1,14 @@
-//! Tokens for the formatter: words, numbers, strings, punctuation and, unlike in the grammar, comments.
+//! Tokens for whatever must look at a text without parsing it: limits, recovery, explanation, formatter.
 //!
-//! Comes in: a text that parses. Goes out: its tokens in order, each with the number of line ends before it.
-//! What holds: the tokens without white space between them are the text without its white space. Any other text
-//! gets through as well, unknown characters becoming punctuation.
+//! Comes in: any text. Goes out: its words, numbers, strings, punctuation and comments in order, each with the
+//! number of line ends before it. What holds: the tokens joined are the text without the white space between
+//! them; it never fails, unknown characters become punctuation; the work is linear. The parser is pest's and does
+//! not see these.
 
-use crate::syntax::scan::word_len;
+/// Bytes of the word at the start of the text.
+pub(super) fn word_len(text: &str) -> usize {
+    text.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count()
+}
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,26 @@ pub(super) struct Token<'a> {
 }
 
 impl Token<'_> {
+    /// One past its last byte.
+    pub(super) fn end(&self) -> usize {
+        self.start + self.text.len()
+    }
+
+    /// `(`, `[` or `{`.
+    pub(super) fn is_open(&self) -> bool {
+        self.is("(") || self.is("[") || self.is("{")
+    }
+
+    /// `)`, `]` or `}`.
+    pub(super) fn is_close(&self) -> bool {
+        self.is(")") || self.is("]") || self.is("}")
+    }
+
+    /// A string whose closing quote is missing on its line.
+    pub(super) fn is_unclosed_string(&self) -> bool {
+        self.kind == TokenKind::Str && (self.text.len() < 2 || !self.text.ends_with('"'))
+    }
+
     /// Is it this operator or bracket?
     pub(super) fn is(&self, punct: &str) -> bool {
         self.kind == TokenKind::Punct && self.text == punct
@@ -82,8 +106,9 @@ fn token(rest: &str, first: char) -> (TokenKind, usize) {
         return (TokenKind::Comment, rest.find('\n').unwrap_or(rest.len()));
     }
     if first == '"' {
-        let len = rest[1..].find('"').map_or(rest.len(), |end| end + 2);
-        return (TokenKind::Str, len);
+        // A string without its closing quote ends with its line.
+        let end = rest[1..].find(['"', '\n']).map_or(rest.len(), |end| end + 1);
+        return (TokenKind::Str, end + usize::from(rest[end..].starts_with('"')));
     }
     if first.is_ascii_digit() {
         return (TokenKind::Number, number_len(rest.as_bytes()));
