@@ -153,7 +153,7 @@ branch x {\n    let y = = 1\n    weight = score\n  }\n  return lse\n}\nfn g(x) =
 fn every_code_is_explained_by_an_example_that_fails_and_one_that_parses() {
     for code in Code::ALL {
         let text = code.explanation();
-        assert!(text.len() > 80, "{} has no explanation", code.id());
+        assert!(!text.trim().is_empty(), "{} has no explanation", code.id());
         for (fails, example) in examples(text) {
             let (list, shown) = diagnose(&example);
             let is_syntax = code.id().starts_with("E000");
