@@ -23,9 +23,6 @@ pub(super) struct Bounds {
     pub known: ExprId,
 }
 
-/// More candidates than this are folded into one `min` or `max`.
-const MAX_CANDIDATES: usize = 4;
-
 impl Bounds {
     fn exact(f: &mut Forms, x: Lin) -> Bounds {
         Bounds { lo: vec![x.clone()], hi: vec![x], known: f.pool.bool(true) }
@@ -66,13 +63,7 @@ fn sum(f: &mut Forms, a: Bounds, b: &Bounds, k: i128) -> Bounds {
     let (lo, hi) = if k > 0 { (&b.lo, &b.hi) } else { (&b.hi, &b.lo) };
     let mut range = Range::default();
     range.join(f, Range { lo: sums(&a.lo, lo, k), hi: sums(&a.hi, hi, k) });
-    let mut out = Bounds { lo: range.lo, hi: range.hi, known: a.known };
-    for (list, op) in [(&mut out.lo, Pool::max as Join), (&mut out.hi, Pool::min as Join)] {
-        if list.len() > MAX_CANDIDATES {
-            *list = f.collapse(list, op).into_iter().collect();
-        }
-    }
-    out.known_if(f, b.known)
+    Bounds { lo: range.lo, hi: range.hi, known: a.known }.known_if(f, b.known)
 }
 
 /// The ends of a form as one bound each; `None` where one is not known.
@@ -253,12 +244,21 @@ pub(super) fn corner_elements(
     index: &[ExprId],
     ty: Ty,
 ) -> Option<(Vec<ExprId>, ExprId)> {
-    let Elements { ends, mut known } = elements(f, zone, tensor, index)?;
-    let varying = ends.iter().filter(|[lo, hi]| lo != hi).count();
-    let span = i64::from(varying <= 2);
+    let Elements { ends, known } = elements(f, zone, tensor, index)?;
+    let (corners, narrow) = corners(f, &ends);
+    let known = f.pool.and(known, narrow);
+    Some((corners.into_iter().map(|at| f.pool.load(tensor, at, ty)).collect(), known))
+}
+
+/// Every choice of one of two ends in each place, and the condition that nothing lies between the ends. Where
+/// more than two places vary, only the first ends, and the condition that they are the only ones.
+fn corners(f: &mut Forms, ends: &[[ExprId; 2]]) -> (Vec<Vec<ExprId>>, ExprId) {
+    let n_varying = ends.iter().filter(|[lo, hi]| lo != hi).count();
+    let span = i128::from(n_varying <= 2);
+    let mut known = f.pool.bool(true);
     let mut corners: Vec<Vec<ExprId>> = vec![vec![]];
-    for [lo, hi] in ends {
-        let gap = f.lin(hi).sub(&f.lin(lo)).add_int(-i128::from(span));
+    for &[lo, hi] in ends {
+        let gap = f.lin(hi).sub(&f.lin(lo)).add_int(-span);
         let narrow = f.le0(&gap);
         known = f.pool.and(known, narrow);
         let choices = if lo == hi || span == 0 { vec![lo] } else { vec![lo, hi] };
@@ -267,7 +267,23 @@ pub(super) fn corner_elements(
             .flat_map(|c| choices.iter().map(move |&x| c.iter().copied().chain([x]).collect()))
             .collect();
     }
-    Some((corners.into_iter().map(|at| f.pool.load(tensor, at, ty)).collect(), known))
+    (corners, known)
+}
+
+/// `rand_block` for every choice of operands that the tile can meet, and the condition under which these are all.
+pub(super) fn random(f: &mut Forms, zone: &Zone, args: &[ExprId; 6]) -> Option<(Vec<ExprId>, ExprId)> {
+    let mut known = f.pool.bool(true);
+    let mut operands = Vec::new();
+    for &x in args {
+        let lin = f.lin(x);
+        let (lo, hi, holds) = ends(f, zone, &lin)?;
+        known = f.pool.and(known, holds);
+        operands.push([f.node(&lo)?, f.node(&hi)?]);
+    }
+    let (corners, narrow) = corners(f, &operands);
+    let known = f.pool.and(known, narrow);
+    let nodes = corners.iter().map(|at| f.pool.rand_block(std::array::from_fn(|k| at[k]))).collect();
+    Some((nodes, known))
 }
 
 fn load(f: &mut Forms, zone: &Zone, tensor: TensorId, index: &[ExprId]) -> Bounds {

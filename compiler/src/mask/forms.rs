@@ -5,6 +5,7 @@
 //! divisor is a constant or an expression that does not depend on i or j, taken to be positive.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::lin::{Corners, Lin};
 use super::{Facts, TensorFacts};
@@ -18,44 +19,45 @@ pub(super) struct Forms<'a> {
     /// The nodes of the variables i and j.
     pub i: ExprId,
     pub j: ExprId,
-    /// Bit 0: depends on i; bit 1: on j.
-    depends: HashMap<ExprId, u8>,
+    /// Nodes that read i or j.
+    varying: HashMap<ExprId, bool>,
     forms: HashMap<ExprId, Lin>,
+    quotients: HashMap<ExprId, Option<Rc<Quotient>>>,
+}
+
+/// `x div by`
+pub(super) struct Quotient {
+    pub x: Lin,
+    pub by: Lin,
 }
 
 /// A node of two nodes.
 pub(super) type Join = fn(&mut Pool, ExprId, ExprId) -> ExprId;
 
-/// Reads i.
-pub(super) const ON_I: u8 = 1;
-/// Reads j.
-pub(super) const ON_J: u8 = 2;
-
 impl<'a> Forms<'a> {
     pub fn new(pool: &'a mut Pool, facts: &'a Facts<'a>, corners: Corners) -> Self {
         let (i, j) = (pool.var(facts.i), pool.var(facts.j));
-        Forms { pool, facts, corners, i, j, depends: HashMap::new(), forms: HashMap::new() }
-    }
-
-    /// Which of i and j a node reads, as a set of [`ON_I`] and [`ON_J`].
-    pub fn depends(&mut self, id: ExprId) -> u8 {
-        if let Some(&known) = self.depends.get(&id) {
-            return known;
+        Forms {
+            pool,
+            facts,
+            corners,
+            i,
+            j,
+            varying: HashMap::new(),
+            forms: HashMap::new(),
+            quotients: HashMap::new(),
         }
-        let set = if id == self.i {
-            ON_I
-        } else if id == self.j {
-            ON_J
-        } else {
-            self.pool.operands(id).into_iter().fold(0, |set, x| set | self.depends(x))
-        };
-        self.depends.insert(id, set);
-        set
     }
 
     /// True if a node reads neither i nor j.
     pub fn uniform(&mut self, id: ExprId) -> bool {
-        self.depends(id) == 0
+        if let Some(&known) = self.varying.get(&id) {
+            return !known;
+        }
+        let varying =
+            id == self.i || id == self.j || self.pool.operands(id).into_iter().any(|x| !self.uniform(x));
+        self.varying.insert(id, varying);
+        !varying
     }
 
     /// The terms that read i or j, and the rest of the form.
@@ -230,9 +232,18 @@ impl<'a> Forms<'a> {
     }
 
     /// The argument and the divisor of a quotient by something that reads neither i nor j.
-    pub fn quotient(&mut self, term: ExprId) -> Option<(Lin, Lin)> {
-        let Op::Binary(BinaryOp::IDiv, x, by) = *self.pool.op(term) else { return None };
-        self.uniform(by).then(|| (self.lin(x), self.lin(by)))
+    pub fn quotient(&mut self, term: ExprId) -> Option<Rc<Quotient>> {
+        if let Some(known) = self.quotients.get(&term) {
+            return known.clone();
+        }
+        let mut found = None;
+        if let Op::Binary(BinaryOp::IDiv, x, by) = *self.pool.op(term)
+            && self.uniform(by)
+        {
+            found = Some(Rc::new(Quotient { x: self.lin(x), by: self.lin(by) }));
+        }
+        self.quotients.insert(term, found.clone());
+        found
     }
 
     /// True only if `lin <= 0` for every box that is not empty: by the order of the corners, by quotients being
@@ -241,25 +252,31 @@ impl<'a> Forms<'a> {
         if let Some(known) = self.corners.decide(lin) {
             return known;
         }
-        let quotients: Vec<_> =
-            lin.terms.iter().filter_map(|&(t, k)| self.quotient(t).map(|(x, by)| (t, k, x, by))).collect();
+        let mut quotients = Vec::new();
+        for &(t, k) in &lin.terms {
+            if !self.corners.0.contains(&t) {
+                let Some(q) = self.quotient(t) else { return false };
+                quotients.push((t, k, q));
+            }
+        }
         if quotients.is_empty() || lin.is_wild() {
             return false;
         }
         let mut rest = lin.clone();
-        for (t, _, x, by) in quotients.iter().filter(|q| q.1 > 0) {
-            for (u, _, y, by_too) in quotients.iter().filter(|q| q.1 < 0) {
+        for (t, _, p) in quotients.iter().filter(|q| q.1 > 0) {
+            for (u, _, q) in quotients.iter().filter(|q| q.1 < 0) {
                 let common = rest.coef(*t).min(-rest.coef(*u));
-                if common > 0 && by == by_too && self.proves(&x.sub(y)) {
+                if common > 0 && p.by == q.by && self.proves(&p.x.sub(&q.x)) {
                     rest = rest.plus(&Lin::node(*t), -common).plus(&Lin::node(*u), common);
                 }
             }
         }
-        for (t, _, x, by) in &quotients {
-            let (k, Some(c)) = (rest.coef(*t), by.as_int()) else { continue };
-            if c > 0 && k % c == 0 {
+        for (t, _, q) in &quotients {
+            let (k, Some(c)) = (rest.coef(*t), q.by.as_int()) else { continue };
+            if k != 0 && c > 0 && k % c == 0 {
                 let m = k / c;
-                rest = rest.plus(&Lin::node(*t), -k).plus(x, m).add_int(if m < 0 { -m * (c - 1) } else { 0 });
+                rest =
+                    rest.plus(&Lin::node(*t), -k).plus(&q.x, m).add_int(if m < 0 { -m * (c - 1) } else { 0 });
             }
         }
         self.corners.decide(&rest) == Some(true)

@@ -6,42 +6,162 @@
 
 use std::collections::HashMap;
 
-use super::MAX_CONJUNCTIONS;
 use super::forms::Forms;
-use super::normal::{Conj, Node, NodeId, Normal};
-use super::solve::{Solved, solve};
+use super::normal::{Conj, Lit, Node, NodeId, Normal};
+use super::solve;
+use super::zone::{Range, Zone, sums};
 use crate::expr::{BinaryOp, ExprId, Op, Pool, Ty, UnaryOp};
 
-/// True if some pair of the box can satisfy the node.
-pub(super) fn may(f: &mut Forms, normal: &mut Normal, node: NodeId) -> ExprId {
-    may_part(f, normal, node, &mut HashMap::new())
+/// Largest number of conjunctions that a disjunctive form may have; larger masks are judged part by part.
+const MAX_CONJUNCTIONS: usize = 64;
+
+/// Turns nodes of one [`Normal`] into expressions.
+pub(super) struct Parts<'a, 'f> {
+    pub f: &'a mut Forms<'f>,
+    pub normal: &'a mut Normal,
+    judged: HashMap<NodeId, ExprId>,
+    solved: HashMap<Conj, Vec<ExprId>>,
 }
 
-fn may_part(f: &mut Forms, normal: &mut Normal, node: NodeId, done: &mut HashMap<NodeId, ExprId>) -> ExprId {
-    if let Some(&known) = done.get(&node) {
-        return known;
+impl<'a, 'f> Parts<'a, 'f> {
+    pub fn new(f: &'a mut Forms<'f>, normal: &'a mut Normal) -> Self {
+        Parts { f, normal, judged: HashMap::new(), solved: HashMap::new() }
     }
-    let made = match normal.nodes[node as usize].clone() {
-        Node::Choice(c, a, b) => {
-            let (a, b) = (may_part(f, normal, a, done), may_part(f, normal, b, done));
-            choose(f.pool, c, a, b)
+
+    /// True if some pair of the box can satisfy the node.
+    pub fn may(&mut self, node: NodeId) -> ExprId {
+        if let Some(&known) = self.judged.get(&node) {
+            return known;
         }
-        Node::Or(items) if normal.dnf(node, MAX_CONJUNCTIONS).is_none() => {
-            let parts: Vec<_> = items.into_iter().map(|x| may_part(f, normal, x, done)).collect();
-            parts.into_iter().fold(f.pool.bool(false), |any, x| f.pool.or(any, x))
+        let made = match (self.normal.nodes[node as usize].clone(), self.dnf(node)) {
+            (Node::Choice(c, a, b), _) => {
+                let (a, b) = (self.may(a), self.may(b));
+                choose(self.f.pool, c, a, b)
+            }
+            (_, Some(conjs)) => self.any_of(&conjs),
+            (Node::And(items), None) => self.in_groups(items),
+            (Node::Or(items), None) => {
+                let parts: Vec<_> = items.into_iter().map(|x| self.may(x)).collect();
+                parts.into_iter().fold(self.f.pool.bool(false), |any, x| self.f.pool.or(any, x))
+            }
+            _ => self.f.pool.bool(true),
+        };
+        self.judged.insert(node, made);
+        made
+    }
+
+    fn dnf(&mut self, node: NodeId) -> Option<Vec<Conj>> {
+        self.normal.dnf(node, MAX_CONJUNCTIONS)
+    }
+
+    /// A conjunction too large to open: its parts joined in groups that stay small.
+    fn in_groups(&mut self, items: Vec<NodeId>) -> ExprId {
+        let mut all = self.f.pool.bool(true);
+        let mut opened: Vec<Vec<Conj>> = Vec::new();
+        for item in items {
+            match self.dnf(item) {
+                Some(conjs) => opened.push(conjs),
+                None => {
+                    let part = self.may(item);
+                    all = self.f.pool.and(all, part);
+                }
+            }
         }
-        Node::And(items) => match normal.dnf(node, MAX_CONJUNCTIONS) {
-            Some(conjs) => any_of(f, normal, &conjs),
-            None => in_groups(f, normal, items, done),
-        },
-        _ => {
-            let conjs = normal.dnf(node, MAX_CONJUNCTIONS).unwrap_or_else(|| vec![vec![]]);
-            any_of(f, normal, &conjs)
+        // Smallest first: what is a single conjunction sharpens every group.
+        opened.sort_by_key(Vec::len);
+        let n_single = opened.iter().take_while(|c| c.len() == 1).count();
+        let joined = |normal: &Normal, a: &[Conj], b: &[Conj]| normal.product(a, b, MAX_CONJUNCTIONS);
+        let base = opened[..n_single]
+            .iter()
+            .try_fold(vec![vec![]], |acc, c| joined(self.normal, &acc, c))
+            .unwrap_or_else(|| vec![vec![]]);
+        let mut group = base.clone();
+        for conjs in &opened[n_single..] {
+            match joined(self.normal, &group, conjs) {
+                Some(larger) => group = larger,
+                None => {
+                    let part = self.any_of(&group);
+                    all = self.f.pool.and(all, part);
+                    group = joined(self.normal, &base, conjs).unwrap_or_else(|| conjs.clone());
+                }
+            }
         }
-    };
-    done.insert(node, made);
-    made
+        let part = self.any_of(&group);
+        self.f.pool.and(all, part)
+    }
+
+    fn any_of(&mut self, conjs: &[Conj]) -> ExprId {
+        let mut any = self.f.pool.bool(false);
+        for conj in conjs {
+            let conditions = self.conditions(conj);
+            let here = all_of(self.f.pool, &conditions);
+            any = self.f.pool.or(any, here);
+        }
+        any
+    }
+
+    fn lits(&self, conj: &Conj) -> Vec<Lit> {
+        conj.iter().map(|&x| self.normal.lits[x as usize].clone()).collect()
+    }
+
+    fn conditions(&mut self, conj: &Conj) -> Vec<ExprId> {
+        if let Some(known) = self.solved.get(conj) {
+            return known.clone();
+        }
+        let made = solve::conditions(self.f, &self.lits(conj));
+        self.solved.insert(conj.clone(), made.clone());
+        made
+    }
+
+    /// Hulls of the keys and of the queries of the pairs that satisfy the node, within the box; the whole box
+    /// (or nothing) for a node of too many conjunctions.
+    pub fn hulls(&mut self, node: NodeId) -> (Hull, Hull) {
+        let [i_lo, i_hi, j_lo, j_hi] = self.f.corners.0;
+        let Some(conjs) = self.dnf(node) else {
+            let may = self.may(node);
+            let keys = guarded(self.f.pool, may, (j_lo, j_hi), (j_lo, j_hi));
+            return (keys, guarded(self.f.pool, may, (i_lo, i_hi), (i_lo, i_hi)));
+        };
+        let mut parts = Vec::new();
+        for conj in &conjs {
+            let conditions = self.conditions(conj);
+            if !conditions.iter().any(|&c| self.f.pool.as_bool(c) == Some(false)) {
+                parts.push((conditions, solve::bounds_of(self.f, &self.lits(conj))));
+            }
+        }
+        let keys = self.union(&parts, (j_lo, j_hi), |zone| &zone.y);
+        (keys, self.union(&parts, (i_lo, i_hi), |zone| &zone.x))
+    }
+
+    fn union(&mut self, parts: &[(Vec<ExprId>, Zone)], whole: Hull, of: fn(&Zone) -> &Range) -> Hull {
+        let f = &mut *self.f;
+        let mut all: Option<Hull> = None;
+        for (conditions, zone) in parts {
+            let range = of(zone);
+            let lo = f.collapse(&range.lo, Pool::max).and_then(|x| f.node(&x)).unwrap_or(whole.0);
+            let hi = f.collapse(&range.hi, Pool::min).and_then(|x| f.node(&x)).unwrap_or(whole.1);
+            let mut asked = conditions.clone();
+            if parts.len() == 1 {
+                // Conditions that say no more than `lo <= hi` need not be asked again.
+                let implied: Vec<_> = sums(&range.lo, &range.hi, -1).iter().map(|gap| f.le0(gap)).collect();
+                asked.retain(|c| !implied.contains(c));
+            }
+            let cond = all_of(f.pool, &asked);
+            let here = guarded(f.pool, cond, (lo, hi), whole);
+            all = Some(match all {
+                None => here,
+                Some((l, h)) => (f.pool.min(l, here.0), f.pool.max(h, here.1)),
+            });
+        }
+        all.unwrap_or_else(|| {
+            let never = f.pool.bool(false);
+            guarded(f.pool, never, whole, whole)
+        })
+    }
 }
+
+/// Inclusive bounds of something; `lo > hi` where it is empty.
+pub(super) type Hull = (ExprId, ExprId);
 
 /// `c ? a : b` with the constant cases as `and` and `or`.
 fn choose(pool: &mut Pool, c: ExprId, a: ExprId, b: ExprId) -> ExprId {
@@ -55,59 +175,10 @@ fn choose(pool: &mut Pool, c: ExprId, a: ExprId, b: ExprId) -> ExprId {
     }
 }
 
-/// A conjunction too large to open: its parts joined in groups that stay small.
-fn in_groups(
-    f: &mut Forms,
-    normal: &mut Normal,
-    items: Vec<NodeId>,
-    done: &mut HashMap<NodeId, ExprId>,
-) -> ExprId {
-    let mut all = f.pool.bool(true);
-    let mut opened: Vec<Vec<Conj>> = Vec::new();
-    for item in items {
-        match normal.dnf(item, MAX_CONJUNCTIONS) {
-            Some(conjs) => opened.push(conjs),
-            None => {
-                let part = may_part(f, normal, item, done);
-                all = f.pool.and(all, part);
-            }
-        }
-    }
-    // Smallest first, so that single atoms sharpen as many parts as possible.
-    opened.sort_by_key(Vec::len);
-    let singles = opened.iter().take_while(|c| c.len() == 1).count();
-    let base = opened[..singles]
-        .iter()
-        .try_fold(vec![vec![]], |acc, c| normal.product(&acc, c, MAX_CONJUNCTIONS))
-        .unwrap_or_else(|| vec![vec![]]);
-    let mut group = base.clone();
-    for conjs in &opened[singles..] {
-        match normal.product(&group, conjs, MAX_CONJUNCTIONS) {
-            Some(joined) => group = joined,
-            None => {
-                let part = any_of(f, normal, &group);
-                all = f.pool.and(all, part);
-                group = normal.product(&base, conjs, MAX_CONJUNCTIONS).unwrap_or_else(|| conjs.clone());
-            }
-        }
-    }
-    let part = any_of(f, normal, &group);
-    f.pool.and(all, part)
-}
-
-fn any_of(f: &mut Forms, normal: &Normal, conjs: &[Conj]) -> ExprId {
-    let mut any = f.pool.bool(false);
-    for conj in conjs {
-        let solved = solved(f, normal, conj, false);
-        let here = all_of(f.pool, &solved.conditions);
-        any = f.pool.or(any, here);
-    }
-    any
-}
-
-fn solved(f: &mut Forms, normal: &Normal, conj: &Conj, tight: bool) -> Solved {
-    let lits: Vec<_> = conj.iter().map(|&x| normal.lits[x as usize].clone()).collect();
-    solve(f, &lits, tight)
+/// The hull where `cond` holds, and an empty one beside the box where not.
+fn guarded(pool: &mut Pool, cond: ExprId, hull: Hull, whole: Hull) -> Hull {
+    let (after, before) = (pool.add_int(whole.1, 1), pool.add_int(whole.0, -1));
+    (pool.select(cond, hull.0, after), pool.select(cond, hull.1, before))
 }
 
 fn all_of(pool: &mut Pool, conditions: &[ExprId]) -> ExprId {
@@ -136,54 +207,4 @@ pub(super) fn negated(pool: &mut Pool, x: ExprId) -> ExprId {
         }
         _ => pool.not(x),
     }
-}
-
-/// Inclusive bounds of something; `lo > hi` where it is empty.
-type Hull = (ExprId, ExprId);
-
-/// Hulls of the keys and of the queries of the pairs that satisfy the node, within the box.
-pub(super) fn hulls(f: &mut Forms, normal: &mut Normal, node: NodeId, may: ExprId) -> (Hull, Hull) {
-    let [i_lo, i_hi, j_lo, j_hi] = f.corners.0;
-    let Some(conjs) = normal.dnf(node, MAX_CONJUNCTIONS) else {
-        // Too many conjunctions: the whole box, or nothing.
-        let keys = guarded(f.pool, may, (j_lo, j_hi), (j_lo, j_hi));
-        return (keys, guarded(f.pool, may, (i_lo, i_hi), (i_lo, i_hi)));
-    };
-    let parts: Vec<Solved> = conjs.iter().map(|c| solved(f, normal, c, true)).collect();
-    let keys = union(f, &parts, (j_lo, j_hi), |s| &s.zone.y);
-    let queries = union(f, &parts, (i_lo, i_hi), |s| &s.zone.x);
-    (keys, queries)
-}
-
-/// The hull where `cond` holds, and an empty one beside the box where not.
-fn guarded(pool: &mut Pool, cond: ExprId, hull: Hull, whole: Hull) -> Hull {
-    let (after, before) = (pool.add_int(whole.1, 1), pool.add_int(whole.0, -1));
-    (pool.select(cond, hull.0, after), pool.select(cond, hull.1, before))
-}
-
-fn union(f: &mut Forms, parts: &[Solved], whole: Hull, of: impl Fn(&Solved) -> &super::zone::Range) -> Hull {
-    let mut all: Option<Hull> = None;
-    for part in parts {
-        let range = of(part);
-        let lo = f.collapse(&range.lo, Pool::max).and_then(|x| f.node(&x)).unwrap_or(whole.0);
-        let hi = f.collapse(&range.hi, Pool::min).and_then(|x| f.node(&x)).unwrap_or(whole.1);
-        // Conditions that say no more than `lo <= hi` need not be asked again.
-        let mut implied = Vec::new();
-        for gap in super::zone::sums(&range.lo, &range.hi, -1) {
-            implied.push(f.le0(&gap));
-        }
-        let single = parts.len() == 1;
-        let asked: Vec<_> =
-            part.conditions.iter().copied().filter(|c| !(single && implied.contains(c))).collect();
-        let cond = all_of(f.pool, &asked);
-        let here = guarded(f.pool, cond, (lo, hi), whole);
-        all = Some(match all {
-            None => here,
-            Some((l, h)) => (f.pool.min(l, here.0), f.pool.max(h, here.1)),
-        });
-    }
-    all.unwrap_or_else(|| {
-        let never = f.pool.bool(false);
-        guarded(f.pool, never, whole, whole)
-    })
 }

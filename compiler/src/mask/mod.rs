@@ -22,6 +22,7 @@ use crate::attn_ir::Fact;
 use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, VarId};
 use forms::Forms;
 use lin::Corners;
+use may::Parts;
 use normal::Normal;
 
 /// A tile of queries and keys; inclusive int expressions, no corner beyond its opposite.
@@ -71,9 +72,6 @@ pub struct MaskAnalysis {
     clauses: Vec<ExprId>,
 }
 
-/// Largest number of conjunctions that a disjunctive form may have; larger masks are judged part by part.
-const MAX_CONJUNCTIONS: usize = 64;
-
 /// Names of the corner variables; no name of a specification has a dot.
 const CORNER_NAMES: [&str; 4] = ["tile.i_lo", "tile.i_hi", "tile.j_lo", "tile.j_hi"];
 
@@ -90,10 +88,10 @@ pub fn analyze(pool: &mut Pool, mask: ExprId, facts: &Facts) -> MaskAnalysis {
     let mut normal = Normal::default();
     let inside = normal.of(&mut f, guarded, true);
     let outside = normal.of(&mut f, guarded, false);
-    let may = may::may(&mut f, &mut normal, inside);
-    let some_outside = may::may(&mut f, &mut normal, outside);
-    let must = may::negated(f.pool, some_outside);
-    let (keys, queries) = may::hulls(&mut f, &mut normal, inside, may);
+    let mut parts = Parts::new(&mut f, &mut normal);
+    let (may, some_outside) = (parts.may(inside), parts.may(outside));
+    let (keys, queries) = parts.hulls(inside);
+    let must = may::negated(pool, some_outside);
     MaskAnalysis { corners, may, must, keys, queries, clauses }
 }
 

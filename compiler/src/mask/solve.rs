@@ -1,26 +1,18 @@
 //! One conjunction of atoms over a box: the conditions under which some pair of the box satisfies it, and the
 //! bounds of i and j that follow.
 //!
-//! Comes in: atoms. Goes out: [`Solved`]. Atoms over i, j, i - j and their quotients bound a [`Zone`]; quotients
+//! Comes in: atoms. Goes out: bool nodes ([`conditions`]) and a closed zone ([`bounds_of`]). Atoms over i, j, i - j and their quotients bound a [`Zone`]; quotients
 //! of i and j by the same divisor form a second zone over blocks, with bounds passed between the two; all other
 //! atoms are judged by the bounds of their terms in the closed zone ([`super::bounds`]). Every condition is
 //! necessary, so a conjunction judged impossible is impossible; they are also sufficient for one atom beside a
 //! zone, and for zone and blocks in the common cases (the fuzz test counts the rest).
 
 use super::bounds;
-use super::forms::{Forms, ON_I, ON_J};
+use super::forms::Forms;
 use super::lin::Lin;
 use super::normal::Lit;
-use super::zone::{Range, Zone, sums};
+use super::zone::{Range, Zone, gaps};
 use crate::expr::{BinaryOp, ExprId, Op, Pool, Ty};
-
-/// What a conjunction allows in a box.
-pub(super) struct Solved {
-    /// Bool nodes, all necessary.
-    pub conditions: Vec<ExprId>,
-    /// Bounds of i, j and i - j; closed.
-    pub zone: Zone,
-}
 
 /// Quotients `x div by` (x reads i) and `y div by` (y reads j), and bounds of their difference.
 struct Blocks {
@@ -49,29 +41,43 @@ struct Solver<'a, 'f> {
     nodes: Vec<ExprId>,
 }
 
-/// Solves a conjunction over the corner nodes; `tight`: the bounds of i and j are wanted, not only whether
-/// there is a pair.
-pub(super) fn solve(f: &mut Forms, lits: &[Lit], tight: bool) -> Solved {
-    let [i_lo, i_hi, j_lo, j_hi] = f.corners.0.map(Lin::node);
-    let zone = Zone {
-        x: Range { lo: vec![i_lo], hi: vec![i_hi] },
-        y: Range { lo: vec![j_lo], hi: vec![j_hi] },
-        d: Range::default(),
-    };
-    let mut s =
-        Solver { f, zone, blocks: vec![], residues: vec![], others: vec![], forms: vec![], nodes: vec![] };
-    for lit in lits {
-        s.route(lit);
-    }
+/// The conditions, all necessary, under which some pair of the box satisfies a conjunction.
+pub(super) fn conditions(f: &mut Forms, lits: &[Lit]) -> Vec<ExprId> {
+    let mut s = Solver::new(f, lits);
     s.propagate(false);
-    let conditions = s.conditions();
-    if tight {
-        s.propagate(true);
-    }
-    Solved { conditions, zone: s.zone.closed(s.f) }
+    s.conditions()
 }
 
-impl Solver<'_, '_> {
+/// Bounds of i, j and i - j over the pairs of the box that satisfy a conjunction; closed.
+pub(super) fn bounds_of(f: &mut Forms, lits: &[Lit]) -> Zone {
+    let mut s = Solver::new(f, lits);
+    s.propagate(true);
+    s.zone.closed(s.f)
+}
+
+impl<'a, 'f> Solver<'a, 'f> {
+    fn new(f: &'a mut Forms<'f>, lits: &[Lit]) -> Self {
+        let [i_lo, i_hi, j_lo, j_hi] = f.corners.0.map(Lin::node);
+        let zone = Zone {
+            x: Range { lo: vec![i_lo], hi: vec![i_hi] },
+            y: Range { lo: vec![j_lo], hi: vec![j_hi] },
+            d: Range::default(),
+        };
+        let mut s = Solver {
+            f,
+            zone,
+            blocks: vec![],
+            residues: vec![],
+            others: vec![],
+            forms: vec![],
+            nodes: vec![],
+        };
+        for lit in lits {
+            s.route(lit);
+        }
+        s
+    }
+
     /// Sends an atom to what can use it.
     fn route(&mut self, lit: &Lit) {
         match lit {
@@ -134,18 +140,20 @@ impl Solver<'_, '_> {
 
     /// Two quotients of `i + u` and `j + v` by the same divisor, that of i first; true if they were given so.
     fn pair(&mut self, a: ExprId, b: ExprId) -> Option<(Lin, Lin, Lin, bool)> {
-        let ((x, by), (y, by_too)) = (self.f.quotient(a)?, self.f.quotient(b)?);
+        let (p, q) = (self.f.quotient(a)?, self.f.quotient(b)?);
+        let (x, y) = (&p.x, &q.x);
         let (i, j) = (self.f.i, self.f.j);
         let reads = |f: &mut Forms, l: &Lin, v: ExprId, other: ExprId| {
             l.coef(v) == 1 && f.split(l).0.len() == 1 && l.coef(other) == 0
         };
-        if by != by_too {
+        if p.by != q.by {
             return None;
         }
-        if reads(self.f, &x, i, j) && reads(self.f, &y, j, i) {
-            return Some((x, y, by, true));
+        if reads(self.f, x, i, j) && reads(self.f, y, j, i) {
+            return Some((x.clone(), y.clone(), p.by.clone(), true));
         }
-        (reads(self.f, &x, j, i) && reads(self.f, &y, i, j)).then_some((y, x, by, false))
+        (reads(self.f, x, j, i) && reads(self.f, y, i, j))
+            .then(|| (y.clone(), x.clone(), p.by.clone(), false))
     }
 
     /// `lin <= 0`
@@ -161,12 +169,13 @@ impl Solver<'_, '_> {
                 if t == self.f.i || t == self.f.j {
                     let range = if t == self.f.i { &mut self.zone.x } else { &mut self.zone.y };
                     range.add(self.f, k > 0, if k > 0 { over } else { under });
-                } else if let Some((x, by)) = self.f.quotient(t) {
+                } else if let Some(q) = self.f.quotient(t) {
+                    let (x, by) = (&q.x, &q.by);
                     let bound = if k > 0 {
-                        let last = self.f.times(&over, &by).add(&by).add_int(-1);
+                        let last = self.f.times(&over, by).add(by).add_int(-1);
                         x.sub(&last)
                     } else {
-                        self.f.times(&under, &by).sub(&x)
+                        self.f.times(&under, by).sub(x)
                     };
                     self.less(&bound, &Lit::Le(bound.clone()));
                 } else {
@@ -370,10 +379,11 @@ impl Solver<'_, '_> {
     fn conditions(&mut self) -> Vec<ExprId> {
         let closed = self.zone.closed(self.f);
         let mut forms = std::mem::take(&mut self.forms);
-        self.zone.conditions(&mut forms);
+        self.zone.conditions(self.f, &mut forms);
         for at in 0..self.blocks.len() {
             // Those of the blocks alone follow from those of i and j.
-            self.block_zone(&closed, at).relation_conditions(&mut forms);
+            let zone = self.block_zone(&closed, at);
+            zone.relation_conditions(self.f, &mut forms);
         }
         for at in 0..self.residues.len() {
             self.residue_conditions(&closed, at, &mut forms);
@@ -398,7 +408,7 @@ impl Solver<'_, '_> {
         let Residue { x, by, range, not } = &self.residues[at];
         let (x, by, range, not) = (x.clone(), by.clone(), range.clone(), not.clone());
         let f = &mut *self.f;
-        out.extend(sums(&range.lo, &range.hi, -1));
+        gaps(f, &range.lo, &range.hi, out);
         let Some((lo, hi, known)) = bounds::ends(f, closed, &x) else { return };
         let asked = range.lo != [Lin::int(0)] || range.hi != [by.add_int(-1)];
         let (Some(m_lo), Some(m_hi)) = (f.collapse(&range.lo, Pool::max), f.collapse(&range.hi, Pool::min))
@@ -481,41 +491,18 @@ fn all_le0(f: &mut Forms, known: ExprId, lins: Vec<Lin>, out: &mut Vec<Lin>) -> 
     when(f.pool, known, all)
 }
 
-/// A varying bool node: elements and random blocks that are the same all over the tile, otherwise unknown.
+/// A varying bool node: elements and random blocks where the tile meets few of them, otherwise unknown.
 fn cond(f: &mut Forms, closed: &Zone, id: ExprId, positive: bool) -> ExprId {
-    let (nodes, known) = match f.pool.op(id).clone() {
-        Op::Load(t, index, Ty::Bool) => match bounds::corner_elements(f, closed, t, &index, Ty::Bool) {
-            Some(found) => found,
-            None => return f.pool.bool(true),
-        },
-        Op::RandBlock(args) => match random(f, closed, &args) {
-            Some((node, known)) => (vec![node], known),
-            None => return f.pool.bool(true),
-        },
-        _ => return f.pool.bool(true),
+    let found = match f.pool.op(id).clone() {
+        Op::Load(t, index, Ty::Bool) => bounds::corner_elements(f, closed, t, &index, Ty::Bool),
+        Op::RandBlock(args) => bounds::random(f, closed, &args),
+        _ => None,
     };
+    let Some((nodes, known)) = found else { return f.pool.bool(true) };
     let mut any = f.pool.bool(false);
     for node in nodes {
         let value = if positive { node } else { f.pool.not(node) };
         any = f.pool.or(any, value);
     }
     when(f.pool, known, any)
-}
-
-/// `rand_block` where all of its operands are the same all over the tile, and the condition for that.
-fn random(f: &mut Forms, closed: &Zone, args: &[ExprId; 6]) -> Option<(ExprId, ExprId)> {
-    let mut known = f.pool.bool(true);
-    let mut at = *args;
-    for x in &mut at {
-        if f.depends(*x) & (ON_I | ON_J) == 0 {
-            continue;
-        }
-        let lin = f.lin(*x);
-        let (lo, hi, holds) = bounds::ends(f, closed, &lin)?;
-        let single = f.le0(&hi.sub(&lo));
-        known = f.pool.and(known, holds);
-        known = f.pool.and(known, single);
-        *x = f.node(&lo)?;
-    }
-    Some((f.pool.rand_block(at), known))
 }

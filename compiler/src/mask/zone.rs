@@ -7,8 +7,9 @@
 //! `a*i + b*j` is also exact: three nodes always route a flow from a single source or to a single sink, whose
 //! shortest-path tree is one point of the zone.
 
-use super::forms::Forms;
+use super::forms::{Forms, Join};
 use super::lin::Lin;
+use crate::expr::Pool;
 
 /// Bounds of one quantity.
 #[derive(Clone, Debug, Default)]
@@ -19,10 +20,13 @@ pub(super) struct Range {
     pub hi: Vec<Lin>,
 }
 
+/// Bounds of one side that are kept; further ones are dropped, which only loosens the zone.
+const MAX_BOUNDS: usize = 4;
+
 impl Range {
     /// Adds a lower bound unless one at least as high is there.
     pub fn add_lo(&mut self, f: &mut Forms, x: Lin) {
-        if !x.is_wild() && !self.lo.iter().any(|l| f.proves(&x.sub(l))) {
+        if self.lo.len() < MAX_BOUNDS && !x.is_wild() && !self.lo.iter().any(|l| f.proves(&x.sub(l))) {
             self.lo.retain(|l| !f.proves(&l.sub(&x)));
             self.lo.push(x);
         }
@@ -30,7 +34,7 @@ impl Range {
 
     /// Adds an upper bound unless one at least as low is there.
     pub fn add_hi(&mut self, f: &mut Forms, x: Lin) {
-        if !x.is_wild() && !self.hi.iter().any(|h| f.proves(&h.sub(&x))) {
+        if self.hi.len() < MAX_BOUNDS && !x.is_wild() && !self.hi.iter().any(|h| f.proves(&h.sub(&x))) {
             self.hi.retain(|h| !f.proves(&x.sub(h)));
             self.hi.push(x);
         }
@@ -53,6 +57,29 @@ pub(super) fn sums(a: &[Lin], b: &[Lin], k: i128) -> Vec<Lin> {
     a.iter().flat_map(|x| b.iter().map(move |y| x.plus(y, k))).collect()
 }
 
+/// More pairs of bounds than this are compared as one largest with one smallest.
+const MAX_PAIRS: usize = 4;
+
+/// `lo - hi` for every pair of bounds; as one form where that would be many.
+pub(super) fn gaps(f: &mut Forms, lo: &[Lin], hi: &[Lin], out: &mut Vec<Lin>) {
+    let mut open = sums(lo, hi, -1);
+    open.retain(|gap| !f.proves(gap));
+    if open.len() <= MAX_PAIRS {
+        out.append(&mut open);
+    } else if let (Some(lo), Some(hi)) = (f.collapse(lo, Pool::max), f.collapse(hi, Pool::min)) {
+        out.push(lo.sub(&hi));
+    }
+}
+
+/// Bounds of a difference, as one where they would be many.
+fn difference(f: &mut Forms, (a, fold_a): (&[Lin], Join), (b, fold_b): (&[Lin], Join)) -> Vec<Lin> {
+    if a.len() * b.len() <= MAX_PAIRS {
+        return sums(a, b, -1);
+    }
+    let (a, b) = (f.collapse(a, fold_a), f.collapse(b, fold_b));
+    a.zip(b).map(|(a, b)| a.sub(&b)).into_iter().collect()
+}
+
 /// Bounds of two quantities x, y and of x - y.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Zone {
@@ -64,17 +91,23 @@ pub(super) struct Zone {
 
 impl Zone {
     /// The forms that must be 0 or less for the zone not to be empty.
-    pub fn conditions(&self, out: &mut Vec<Lin>) {
-        out.extend(sums(&self.x.lo, &self.x.hi, -1));
-        out.extend(sums(&self.y.lo, &self.y.hi, -1));
-        self.relation_conditions(out);
+    pub fn conditions(&self, f: &mut Forms, out: &mut Vec<Lin>) {
+        gaps(f, &self.x.lo, &self.x.hi, out);
+        gaps(f, &self.y.lo, &self.y.hi, out);
+        self.relation_conditions(f, out);
     }
 
     /// Those of them in which bounds of `x - y` take part.
-    pub fn relation_conditions(&self, out: &mut Vec<Lin>) {
-        out.extend(sums(&self.d.lo, &self.d.hi, -1));
-        out.extend(sums(&self.d.lo, &sums(&self.x.hi, &self.y.lo, -1), -1));
-        out.extend(sums(&sums(&self.x.lo, &self.y.hi, -1), &self.d.hi, -1));
+    pub fn relation_conditions(&self, f: &mut Forms, out: &mut Vec<Lin>) {
+        gaps(f, &self.d.lo, &self.d.hi, out);
+        if !self.d.lo.is_empty() {
+            let most = difference(f, (&self.x.hi, Pool::min), (&self.y.lo, Pool::max));
+            gaps(f, &self.d.lo, &most, out);
+        }
+        if !self.d.hi.is_empty() {
+            let least = difference(f, (&self.x.lo, Pool::max), (&self.y.hi, Pool::min));
+            gaps(f, &least, &self.d.hi, out);
+        }
     }
 
     /// The tightest bounds that follow.

@@ -4,6 +4,10 @@
 //! A [`Case`] holds a mask with every value it needs; [`Truth`] evaluates it cell by cell; [`compare`] counts the
 //! tiles on which the analysis is exact, misses something, or is wrong.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
+pub mod generate;
+
 use attn_compiler::attn_ir::Fact;
 use attn_compiler::expr::eval::{Env, Value};
 use attn_compiler::expr::parse::{Reader, expr};
