@@ -6,6 +6,9 @@ use attn_compiler::artifact::{DType, TensorRole};
 use attn_compiler::expr::eval::{Value, eval};
 use attn_compiler::expr::rand::rand_block_contains;
 use attn_compiler::expr::{BinaryOp, ExprId, Op, Ty, UnaryOp};
+use attn_compiler::pipeline;
+use attn_compiler::sema::PlanKey;
+use attn_runtime::cpu::facts::host_target;
 use attn_runtime::{ErrorKind, LoadedKernel, Parallel, RunOptions, Serial, TensorView, TensorViewMut};
 
 use crate::allocations;
@@ -69,6 +72,50 @@ fn a_second_run_does_not_allocate() {
     once(1.0);
     once(1.0);
     assert_eq!(allocations(), before);
+}
+
+/// A real kernel, so that tables, workspace, checks and requirements are there too.
+#[test]
+fn a_second_run_of_a_compiled_kernel_does_not_allocate() {
+    let text = "
+attention docs(window: int = 4) {
+  dims B, H = 2, S, D = 16
+  input q, k, v : float[B, H, S, D]
+  input doc : i32[B, S] sorted
+  input bias : f32[40]
+  score  = dot(q, k) / sqrt(D) + bias[doc[b, i]]
+  mask   = j <= i & j > i - window & doc[b, i] == doc[b, j]
+  weight = softmax(score)
+  return weight @ v
+}";
+    let front = pipeline::front("docs.attn", text, &mut |_, _| Err("no files".to_string()), &mut ());
+    assert!(!front.diagnostics.has_errors(), "{:?}", front.diagnostics);
+    let key = PlanKey {
+        kernel: "docs".to_string(),
+        target: host_target().unwrap(),
+        float: DType::F32,
+        dims: Default::default(),
+        statics: Default::default(),
+        present: Default::default(),
+    };
+    let artifact = pipeline::compile(&front.checked.kernels[0], &key, &mut ()).unwrap();
+    let kernel = LoadedKernel::load(artifact).unwrap();
+    let (x, bias, mut o) = ([0.5f32; 2 * 33 * 16], [0f32; 40], [0f32; 2 * 33 * 16]);
+    let doc: Vec<i32> = (0..33).collect();
+    let options = RunOptions::threads(1).unwrap();
+    let mut once = || {
+        let rows = TensorView::new(&x, &[1, 2, 33, 16]).unwrap();
+        let doc = TensorView::new(&doc, &[1, 33]).unwrap();
+        let bias = TensorView::new(&bias, &[40]).unwrap();
+        let inputs = [("q", rows), ("k", rows), ("v", rows), ("doc", doc), ("bias", bias)];
+        let mut outputs = [("o", TensorViewMut::new(&mut o, &[1, 2, 33, 16]).unwrap())];
+        kernel.run(&inputs, &mut outputs, &[("window", Value::Int(7))], &options).unwrap();
+    };
+    once();
+    let before = allocations();
+    once();
+    assert_eq!(allocations(), before);
+    assert!(o.iter().all(|x| *x == 0.5));
 }
 
 #[test]

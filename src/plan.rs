@@ -1,0 +1,229 @@
+//! A plan: machine code for one specification, its feature dims, dtypes and target, ready to run.
+//!
+//! Comes in: a checked kernel and a plan key. Goes out: a [`Plan`] that any number of threads may run at once.
+//! The way: index key -> disk cache; else everything up to the scheduled tile IR, whose text is the kernel key
+//! -> disk cache; else machine code, published under both. One process at a time compiles for an index key.
+//! What holds: a run compiles nothing, and with the lengths and parameters of an earlier one allocates nothing.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use attn_compiler::artifact::{Artifact, TensorRole};
+use attn_compiler::diagnostic::SourceMap;
+use attn_compiler::expr::eval::Value;
+use attn_compiler::pipeline::{self, COMPILER_VERSION, Front, Observer, Stage};
+use attn_compiler::sema::{CheckedKernel, PlanKey};
+use attn_runtime::cache::{Cache, CacheWarning, Key};
+use attn_runtime::{LoadedKernel, RunOptions};
+
+use crate::bind::{Input, Output};
+use crate::error::Error;
+
+/// Where the code of a plan came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The disk cache, by sources and plan: nothing was compiled.
+    IndexHit,
+    /// The disk cache, by the scheduled tile IR: the front half was compiled.
+    KernelHit,
+    /// Compiled now.
+    Compiled,
+}
+
+/// What making a plan took.
+#[derive(Clone, Debug)]
+pub struct CompileStats {
+    /// Where the code came from.
+    pub origin: Origin,
+    /// Wall time of all of it, loading included.
+    pub total: Duration,
+    /// The stages that ran, in order.
+    pub stages: Vec<(Stage, Duration)>,
+    /// Bytes of machine code.
+    pub code_bytes: usize,
+}
+
+/// A kernel ready to run. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    kernel: LoadedKernel,
+    workspace: Option<usize>,
+    stats: CompileStats,
+    warnings: Vec<String>,
+}
+
+impl Plan {
+    /// The schedule in words.
+    pub fn schedule(&self) -> &str {
+        &self.inner.kernel.artifact().schedule
+    }
+
+    /// Bytes of workspace and tables at the lengths given to `plan`; `None` if some length was not given.
+    pub fn workspace_bytes(&self) -> Option<usize> {
+        self.inner.workspace
+    }
+
+    /// Bytes of workspace and tables at these lengths. Errors: a length is missing or out of range.
+    pub fn workspace_bytes_at(&self, dims: &[(&str, i64)]) -> Result<usize, Error> {
+        Ok(self.inner.kernel.workspace_bytes(dims, &[])?)
+    }
+
+    /// What making it took.
+    pub fn stats(&self) -> &CompileStats {
+        &self.inner.stats
+    }
+
+    /// What the cache had to say, if anything.
+    pub fn warnings(&self) -> &[String] {
+        &self.inner.warnings
+    }
+
+    /// Names, types and sizes of everything that is bound, and the code.
+    pub fn artifact(&self) -> &Artifact {
+        self.inner.kernel.artifact()
+    }
+
+    /// Names of the outputs, in order.
+    pub fn output_names(&self) -> impl Iterator<Item = &str> {
+        self.artifact().tensors.iter().filter(|t| t.role == TensorRole::Output).map(|t| t.name.as_str())
+    }
+
+    /// Runs with the parameters of the plan. Errors: something bound is wrong; nothing was written then.
+    pub fn run(&self, inputs: &[Input<'_>], outputs: &mut [Output<'_>]) -> Result<(), Error> {
+        self.run_with(inputs, outputs, &[], &RunOptions::default())
+    }
+
+    /// Runs with other values for some parameters, and on chosen threads. Errors: as [`Plan::run`].
+    pub fn run_with(
+        &self,
+        inputs: &[Input<'_>],
+        outputs: &mut [Output<'_>],
+        params: &[(&str, Value)],
+        options: &RunOptions<'_>,
+    ) -> Result<(), Error> {
+        Ok(self.inner.kernel.run(inputs, outputs, params, options)?)
+    }
+}
+
+/// Which cache a kernel's plans use.
+#[derive(Clone, Debug)]
+pub(crate) enum CacheChoice {
+    /// The user's.
+    User,
+    /// This one.
+    Given(Arc<Cache>),
+}
+
+/// What a plan is made of.
+pub(crate) struct Request<'a> {
+    pub front: &'a Front,
+    pub spec: &'a CheckedKernel,
+    pub key: PlanKey,
+    pub dims: &'a [(&'a str, i64)],
+    pub params: Vec<(String, Value)>,
+    pub cache: &'a CacheChoice,
+}
+
+/// Compiles or finds the code, loads it, and asks for its workspace.
+pub(crate) fn make(request: &Request<'_>) -> Result<Plan, Error> {
+    let start = Instant::now();
+    let mut made = Making { warnings: Vec::new(), stages: Stages(Vec::new()), origin: Origin::Compiled };
+    let artifact = match request.cache {
+        CacheChoice::Given(cache) => made.through(cache, request)?,
+        CacheChoice::User => {
+            let (cache, warning) = user_cache();
+            made.warn(warning.clone());
+            made.through(cache, request)?
+        }
+    };
+    let code_bytes = artifact.code.len();
+    let params: Vec<(&str, Value)> = request.params.iter().map(|(name, v)| (name.as_str(), *v)).collect();
+    let kernel = LoadedKernel::load_with(artifact, &params)?;
+    let workspace = workspace(&kernel, request.dims)?;
+    let stats =
+        CompileStats { origin: made.origin, total: start.elapsed(), stages: made.stages.0, code_bytes };
+    Ok(Plan { inner: Arc::new(Inner { kernel, workspace, stats, warnings: made.warnings }) })
+}
+
+/// The user's cache, opened once.
+pub(crate) fn user_cache() -> &'static (Cache, Option<CacheWarning>) {
+    static CACHE: OnceLock<(Cache, Option<CacheWarning>)> = OnceLock::new();
+    CACHE.get_or_init(Cache::open)
+}
+
+/// Workspace bytes, if every run-time length is among `dims` and every parameter has a value.
+fn workspace(kernel: &LoadedKernel, dims: &[(&str, i64)]) -> Result<Option<usize>, Error> {
+    let known =
+        kernel.artifact().scalars.iter().all(|s| {
+            if s.is_dim { dims.iter().any(|(name, _)| *name == s.name) } else { s.default.is_some() }
+        });
+    if known { Ok(Some(kernel.workspace_bytes(dims, &[])?)) } else { Ok(None) }
+}
+
+/// The stages that ran.
+struct Stages(Vec<(Stage, Duration)>);
+
+impl Observer for Stages {
+    fn stage(&mut self, stage: Stage, took: Duration, _: &dyn Fn() -> String) {
+        self.0.push((stage, took));
+    }
+}
+
+/// A plan being made.
+struct Making {
+    warnings: Vec<String>,
+    stages: Stages,
+    origin: Origin,
+}
+
+impl Making {
+    fn warn(&mut self, warning: Option<CacheWarning>) {
+        self.warnings.extend(warning.map(|w| w.to_string()));
+    }
+
+    /// From the cache if it is there, else compiled and published.
+    fn through(&mut self, cache: &Cache, request: &Request<'_>) -> Result<Artifact, Error> {
+        let index = index_key(&request.front.map, &request.key);
+        if let Some(hit) = self.look(|| cache.lookup(&index)) {
+            self.origin = Origin::IndexHit;
+            return Ok(hit);
+        }
+        let _compiling = cache.lock(&index);
+        if let Some(hit) = self.look(|| cache.lookup(&index)) {
+            self.origin = Origin::IndexHit;
+            return Ok(hit);
+        }
+        let failed = |err| Error::of_compile(&request.front.map, err);
+        let plan = pipeline::plan(request.spec, &request.key, &mut self.stages).map_err(failed)?;
+        let kernel = Key::of("kernel", &[plan.key_text().as_bytes()]);
+        let artifact = match self.look(|| cache.lookup_kernel(&kernel)) {
+            Some(hit) => {
+                self.origin = Origin::KernelHit;
+                hit
+            }
+            None => pipeline::emit(&plan, &mut self.stages).map_err(failed)?,
+        };
+        let warning = cache.publish(&index, &kernel, &artifact);
+        self.warn(warning);
+        Ok(artifact)
+    }
+
+    fn look(&mut self, lookup: impl FnOnce() -> attn_runtime::cache::Lookup) -> Option<Artifact> {
+        let found = lookup();
+        self.warn(found.warning);
+        found.artifact
+    }
+}
+
+/// Hash of everything that the compiler is given: texts (the standard library's too), plan, target, compiler.
+fn index_key(map: &SourceMap, key: &PlanKey) -> Key {
+    let key = format!("{key:?}");
+    let mut parts: Vec<&[u8]> = vec![COMPILER_VERSION.as_bytes(), key.as_bytes()];
+    parts.extend(map.files().iter().map(|f| f.text.as_bytes()));
+    Key::of("index", &parts)
+}
