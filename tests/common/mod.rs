@@ -227,7 +227,7 @@ pub fn run(kernel: &LoadedKernel, attn: &Attention, problem: &Problem, threads: 
         .outputs
         .iter()
         .zip(&mut out)
-        .map(|((n, ..), t)| (n.as_str(), t.view_mut().expect("a view")))
+        .map(|((n, ..), t)| (n.as_str(), t.view_mut()))
         .collect();
     let options = RunOptions::threads(threads).expect("threads");
     kernel.run(&inputs, &mut outputs, &[], &options).unwrap_or_else(|e| panic!("{e}"));
