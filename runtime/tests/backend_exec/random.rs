@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::eval::Value;
-use attn_compiler::expr::{BinaryOp, ExprId, TensorId, Ty, UnaryOp, VarId};
+use attn_compiler::expr::{BinaryOp, ExprId, TensorId, Ty, UnaryOp, VarId, print};
 use attn_compiler::tile_ir::{Access, BufId, Program, Stmt, TensorKind};
 use proptest::prelude::*;
 
@@ -324,6 +324,10 @@ impl Case {
         host[self.host.len()..].iter().map(HostTensor::f32s).collect()
     }
 
+    fn print(&self, root: ExprId) -> String {
+        print::print(&self.p.pool, root, &|t| self.p.tensors[t.0 as usize].name.clone())
+    }
+
     fn map(
         &mut self,
         dst: BufId,
@@ -391,7 +395,7 @@ fn check_map(tape: &[u16], bound: &Bound, plain: bool) -> Result<(), TestCaseErr
             }
             let want = reference::value(&case.p.pool, root, &reference::Env { vars, tensors: &case.host });
             let got: Vec<f32> = got.iter().map(|digit| digit[at]).collect();
-            compare(want, &got, &format!("({row}, {col})"))?;
+            compare(want, &got, &format!("({row}, {col}) of {}", case.print(root)))?;
         }
     }
     Ok(())
@@ -422,7 +426,7 @@ fn check_uniform(tape: &[u16], bound: &Bound, plain: bool) -> Result<(), TestCas
     let want = reference::value(&case.p.pool, root, &reference::Env { vars, tensors: &case.host });
     for at in 0..(ROWS * COLS) as usize {
         let got: Vec<f32> = got.iter().map(|digit| digit[at]).collect();
-        compare(want, &got, &at.to_string())?;
+        compare(want, &got, &format!("{at} of {}", case.print(root)))?;
     }
     Ok(())
 }

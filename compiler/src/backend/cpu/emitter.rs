@@ -12,7 +12,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{BlockArg, InstBuilder, MemFlagsData, SigRef, Type, Value, types};
 use cranelift_frontend::FunctionBuilder;
 
-use crate::artifact::{ArgLayout, Intrinsic};
+use crate::artifact::{ArgLayout, DType, Intrinsic};
 use crate::expr::range::{self, Range, RangeEnv};
 use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId, print};
 use crate::tile_ir::{BufId, Buffer, Launch, Program, TensorDecl, TensorKind};
@@ -53,6 +53,7 @@ pub(super) struct Emitter<'a, 'f> {
     pub scratch: Value,
     pub sigs: HashMap<Intrinsic, SigRef>,
     ranges: HashMap<VarId, Range>,
+    tables: Vec<Range>,
     memo: HashMap<Key, Value>,
     trail: Vec<Key>,
     volatile: Vec<bool>,
@@ -71,6 +72,7 @@ impl<'a, 'f> Emitter<'a, 'f> {
         (args, scratch): (Value, Value),
     ) -> Self {
         let volatile = volatile_nodes(program);
+        let tables = element_ranges(program);
         let ranges = program.dims.iter().map(|d| (d.var, Range { lo: 0, hi: MAX_LEN - 1 })).collect();
         let (memo, trail, perishable, sigs) = (HashMap::new(), vec![], vec![], HashMap::new());
         Emitter {
@@ -84,6 +86,7 @@ impl<'a, 'f> Emitter<'a, 'f> {
             scratch,
             sigs,
             ranges,
+            tables,
             memo,
             trail,
             volatile,
@@ -124,6 +127,11 @@ impl<'a, 'f> Emitter<'a, 'f> {
         result
     }
 
+    /// Bounds of a variable.
+    pub fn var_range(&self, var: VarId) -> Range {
+        self.ranges.get(&var).copied().unwrap_or(Range::ALL)
+    }
+
     /// Bounds of a variable that is bound later.
     pub fn note_range(&mut self, var: VarId, range: Range) {
         self.ranges.insert(var, range);
@@ -137,12 +145,12 @@ impl<'a, 'f> Emitter<'a, 'f> {
 
     /// Bounds of an int expression.
     pub fn range(&self, id: ExprId) -> Range {
-        range::range(self.pool(), id, &Bounds(self.program, &self.ranges))
+        range::range(self.pool(), id, &Bounds(&self.tables, &self.ranges))
     }
 
     /// Bounds of every node below `id`.
     pub fn ranges_below(&self, id: ExprId) -> HashMap<ExprId, Range> {
-        range::ranges(self.pool(), &[id], &Bounds(self.program, &self.ranges))
+        range::ranges(self.pool(), &[id], &Bounds(&self.tables, &self.ranges))
     }
 
     pub fn int(&mut self, x: i64) -> Value {
@@ -215,12 +223,12 @@ impl<'a, 'f> Emitter<'a, 'f> {
         print::print(self.pool(), id, &name)
     }
 
-    /// `for i in (lo..hi).step_by(step)`. A `carried` value starts as its first part and grows by its second.
-    pub fn count_loop(
+    /// `for i in (lo..hi).step_by(step)`. Each of `carried` starts as its first part and grows by its second.
+    pub fn count_loop<const N: usize>(
         &mut self,
         (lo, hi, step): (Value, Value, i64),
-        carried: Option<(Value, Value)>,
-        body: impl FnOnce(&mut Self, Value, Option<Value>) -> Result<()>,
+        carried: [(Value, Value); N],
+        body: impl FnOnce(&mut Self, Value, [Value; N]) -> Result<()>,
     ) -> Result<()> {
         let (head, exit) = (self.b.create_block(), self.b.create_block());
         let i = self.b.append_block_param(head, types::I64);
@@ -228,17 +236,20 @@ impl<'a, 'f> Emitter<'a, 'f> {
             let ty = self.b.func.dfg.value_type(first);
             self.b.append_block_param(head, ty)
         });
-        let args = |i: Value, c: Option<Value>| [Some(i), c].into_iter().flatten().map(BlockArg::Value);
+        let args = |i: Value, state: [Value; N]| -> Vec<BlockArg> {
+            std::iter::once(i).chain(state).map(BlockArg::Value).collect()
+        };
         let enter = self.b.ins().icmp(IntCC::SignedLessThan, lo, hi);
-        let first: Vec<_> = args(lo, carried.map(|c| c.0)).collect();
-        self.b.ins().brif(enter, head, &first, exit, &[]);
+        self.b.ins().brif(enter, head, &args(lo, carried.map(|c| c.0)), exit, &[]);
         self.b.switch_to_block(head);
         self.scoped(|e| body(e, i, state))?;
         let next = self.b.ins().iadd_imm_s(i, step);
-        let grown = state.zip(carried).map(|(c, (_, by))| self.b.ins().iadd(c, by));
+        let mut grown = state;
+        for (value, (_, by)) in grown.iter_mut().zip(carried) {
+            *value = self.b.ins().iadd(*value, by);
+        }
         let again = self.b.ins().icmp(IntCC::SignedLessThan, next, hi);
-        let rest: Vec<_> = args(next, grown).collect();
-        self.b.ins().brif(again, head, &rest, exit, &[]);
+        self.b.ins().brif(again, head, &args(next, grown), exit, &[]);
         self.b.switch_to_block(exit);
         Ok(())
     }
@@ -269,9 +280,39 @@ fn volatile_nodes(program: &Program) -> Vec<bool> {
     volatile
 }
 
-/// What is known of leaves: bound variables by where they were bound, tensors by their storage type and, for
-/// tables, by the expression that fills them.
-struct Bounds<'a>(&'a Program, &'a HashMap<VarId, Range>);
+/// Bounds of the elements of each int tensor: by its storage type, and for a table by what fills it.
+fn element_ranges(program: &Program) -> Vec<Range> {
+    let dims: HashMap<VarId, Range> =
+        program.dims.iter().map(|d| (d.var, Range { lo: 0, hi: MAX_LEN - 1 })).collect();
+    let of = |id: ExprId, vars: &HashMap<VarId, Range>| range::range(&program.pool, id, &Bounds(&[], vars));
+    let mut out = Vec::new();
+    for tensor in &program.tensors {
+        let stored = match tensor.dtype {
+            DType::I8 => Range { lo: i64::from(i8::MIN), hi: i64::from(i8::MAX) },
+            DType::I32 => Range { lo: i64::from(i32::MIN), hi: i64::from(i32::MAX) },
+            _ => Range::ALL,
+        };
+        let filled = match &tensor.kind {
+            TensorKind::Table { vars, origin, value } if program.pool.ty(*value) == Ty::Int => {
+                let mut known = dims.clone();
+                for ((&var, &first), &size) in vars.iter().zip(origin).zip(&tensor.shape) {
+                    let (first, size) = (of(first, &dims), of(size, &dims));
+                    let hi = first.hi.saturating_add(size.hi.saturating_sub(1));
+                    known.insert(var, Range { lo: first.lo, hi: hi.max(first.lo) });
+                }
+                of(*value, &known)
+            }
+            _ => Range::ALL,
+        };
+        // A value that does not fit its storage is cut: then only the storage bounds it.
+        let fits = filled.lo >= stored.lo && filled.hi <= stored.hi;
+        out.push(if fits { filled } else { stored });
+    }
+    out
+}
+
+/// What is known of leaves: variables by where they are bound, tensors by their elements.
+struct Bounds<'a>(&'a [Range], &'a HashMap<VarId, Range>);
 
 impl RangeEnv for Bounds<'_> {
     fn var(&self, var: VarId) -> Range {
@@ -279,11 +320,6 @@ impl RangeEnv for Bounds<'_> {
     }
 
     fn tensor(&self, t: TensorId) -> Range {
-        use crate::artifact::DType;
-        match self.0.tensors.get(t.0 as usize).map(|t| t.dtype) {
-            Some(DType::I8) => Range { lo: i64::from(i8::MIN), hi: i64::from(i8::MAX) },
-            Some(DType::I32) => Range { lo: i64::from(i32::MIN), hi: i64::from(i32::MAX) },
-            _ => Range::ALL,
-        }
+        self.0.get(t.0 as usize).copied().unwrap_or(Range::ALL)
     }
 }

@@ -49,10 +49,13 @@ impl Emitter<'_, '_> {
     }
 
     /// Neither operand is negative and the divisor is not zero; 32-bit division is several times faster.
+    /// The guard is for a divisor read from an empty table, which is nothing in particular.
     fn natural(&mut self, part: Part, x: Value, y: Value, largest: i64) -> Value {
         let narrow = largest <= i64::from(u32::MAX);
         let fit = |e: &mut Self, v| if narrow { e.b.ins().ireduce(types::I32, v) } else { v };
         let (x, y) = (fit(self, x), fit(self, y));
+        let one = self.b.ins().iconst(if narrow { types::I32 } else { types::I64 }, 1);
+        let y = self.b.ins().umax(y, one);
         let result = match part {
             Part::Quotient => self.b.ins().udiv(x, y),
             Part::Remainder => self.b.ins().urem(x, y),

@@ -12,6 +12,7 @@ use cranelift_codegen::ir::{Endianness, InstBuilder, MemFlagsData, Type, Value, 
 use crate::expr::range::Range;
 use crate::expr::{ExprId, Ty};
 
+use super::columns::Threshold;
 use super::emitter::{Emitter, Result};
 use super::vload::Stream;
 
@@ -37,10 +38,14 @@ pub(super) struct Body {
     pub ranges: HashMap<ExprId, Range>,
     /// Loads of consecutive elements.
     pub streams: HashMap<ExprId, Stream>,
+    /// Comparisons that need no arithmetic here.
+    pub thresholds: HashMap<ExprId, Threshold>,
     /// Nodes that depend on the column, as far as they are computed.
     pub known: HashMap<ExprId, Lanes>,
     /// The first of the four columns.
     pub col: Value,
+    /// All four, i32x4.
+    pub cols: Value,
 }
 
 impl Body {

@@ -98,7 +98,7 @@ impl Emitter<'_, '_> {
         }
         let zero = self.int(0);
         let limit = Range { lo: 0, hi: max_rows - 1 };
-        self.count_loop((zero, rows, 1), None, |e, row, _| {
+        self.count_loop((zero, rows, 1), [], |e, row, []| {
             e.bind(map.row, row, limit);
             e.map_row(&map, row, (cols, max_cols))
         })
@@ -129,7 +129,7 @@ impl Emitter<'_, '_> {
         }
         let first = self.map_vectors(map, &at, cols, max_cols)?;
         let limit = Range { lo: 0, hi: max_cols - 1 };
-        self.count_loop((first, cols, 1), None, |e, col, _| {
+        self.count_loop((first, cols, 1), [], |e, col, []| {
             e.bind(map.col, col, limit);
             for (read, &row_start) in map.reads.iter().zip(&at.reads) {
                 if read.2 != Access::Row {

@@ -17,6 +17,7 @@
 //! such maps into [`crate::tile_ir::Stmt::Math`], and replacing random blocks by tables, is the work of passes.
 
 mod calls;
+mod columns;
 mod emitter;
 mod intdiv;
 mod isa;

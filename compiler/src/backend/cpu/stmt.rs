@@ -42,7 +42,7 @@ impl Emitter<'_, '_> {
                 let range = Range { lo: self.range(*lo).lo, hi: self.range(*hi).hi.saturating_sub(1) };
                 let (lo, hi) = (self.scalar(*lo)?, self.scalar(*hi)?);
                 self.forget_volatile();
-                self.count_loop((lo, hi, 1), None, |e, i, _| {
+                self.count_loop((lo, hi, 1), [], |e, i, []| {
                     e.bind(*var, i, range);
                     e.block(body)
                 })
@@ -126,7 +126,7 @@ impl Emitter<'_, '_> {
             return Ok(());
         }
         let end = self.b.ins().iadd_imm_s(at, vectors * 16);
-        self.count_loop((at, end, 64), None, |e, at, _| {
+        self.count_loop((at, end, 64), [], |e, at, []| {
             store(e, at, 4);
             Ok(())
         })

@@ -5,15 +5,18 @@
 //! proves that nothing overflows, and four 64-bit scalars otherwise; bools are lane masks. Every lane gives the
 //! bits that the scalar code gives. Elementary functions go through memory into `vmath`, four values at a time.
 
+use std::collections::{HashMap, HashSet};
+
 use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
 use cranelift_codegen::ir::{ConstantData, InstBuilder, MemFlagsData, Value, types};
 
 use crate::artifact::{Intrinsic, MathFn};
 use crate::expr::range::Range;
-use crate::expr::{BinaryOp, ExprId, Op, Ty, UnaryOp};
+use crate::expr::{BinaryOp, ExprId, Op, Pool, Ty, UnaryOp, VarId};
 use crate::tile_ir::Access;
 
 use super::BackendError;
+use super::columns::Threshold;
 use super::emitter::{Emitter, Result};
 use super::lanes::{Body, LANES, Lanes, lane_order};
 use super::map::{Map, RowAt};
@@ -27,19 +30,23 @@ impl Emitter<'_, '_> {
             return Ok(self.int(0));
         }
         let (streams, safe) = self.streams(map, cols)?;
+        self.note_range(map.col, Range { lo: 0, hi: max_cols - 1 });
+        let ranges = self.ranges_below(map.value);
+        let thresholds = self.thresholds(map, &ranges)?;
+        let needed = needed(self.pool(), map, |id| streams.contains_key(&id) || thresholds.contains_key(&id));
         let whole = self.b.ins().band_imm_s(cols, -LANES);
         let zero = self.int(0);
         let end = match safe {
             Some(safe) => self.b.ins().select(safe, whole, zero),
             None => whole,
         };
-        self.note_range(map.col, Range { lo: 0, hi: max_cols - 1 });
-        let ranges = self.ranges_below(map.value);
         let (iota, step) = (self.i32x4([0, 1, 2, 3]), self.i32x4([LANES as i32; 4]));
-        self.count_loop((zero, end, LANES), Some((iota, step)), |e, col, cols| {
-            let mut body = Body { ranges, streams, known: Default::default(), col };
-            if let Some(cols) = cols {
-                e.read_lanes(map, at, cols, &mut body)?;
+        self.count_loop((zero, end, LANES), [(iota, step)], |e, col, [cols]| {
+            let known = HashMap::new();
+            let mut body = Body { ranges, streams, thresholds, known, col, cols };
+            for id in needed {
+                let lanes = e.lanes(map, at, &mut body, id)?;
+                body.known.insert(id, lanes);
             }
             let value = e.floats(&body, map.value)?;
             let address = e.element(at.dst, col);
@@ -49,26 +56,6 @@ impl Emitter<'_, '_> {
         Ok(end)
     }
 
-    /// Computes every node that depends on the column.
-    fn read_lanes(&mut self, map: &Map, at: &RowAt, cols: Value, body: &mut Body) -> Result<()> {
-        for &id in &map.varying {
-            let lanes = match self.pool().op(id) {
-                Op::Var(v) if *v == map.col => Lanes::Ints(cols),
-                Op::Var(v) => {
-                    let read = map.reads.iter().position(|(w, _, access)| w == v && *access != Access::Row);
-                    let nth = read.ok_or_else(|| {
-                        BackendError::internal("vector", "an element is read", self.print(id))
-                    })?;
-                    let address = self.element(at.reads[nth], body.col);
-                    Lanes::Floats(self.b.ins().load(types::F32X4, MemFlagsData::trusted(), address, 0))
-                }
-                _ => self.lanes(body, id)?,
-            };
-            body.known.insert(id, lanes);
-        }
-        Ok(())
-    }
-
     fn i32x4(&mut self, x: [i32; 4]) -> Value {
         let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
         let constant = self.b.func.dfg.constants.insert(ConstantData::from(bytes));
@@ -76,12 +63,20 @@ impl Emitter<'_, '_> {
     }
 
     /// One node on operands that are known.
-    fn lanes(&mut self, body: &mut Body, id: ExprId) -> Result<Lanes> {
+    fn lanes(&mut self, map: &Map, at: &RowAt, body: &mut Body, id: ExprId) -> Result<Lanes> {
         let pool = self.pool();
         if let Some(&stream) = body.streams.get(&id) {
             return self.load_stream(body, stream);
         }
+        if let Some(&threshold) = body.thresholds.get(&id) {
+            return Ok(Lanes::Mask(match threshold {
+                Threshold::Column(cc, limit) => self.b.ins().icmp(cc, body.cols, limit),
+                Threshold::Same(mask) => mask,
+            }));
+        }
         let packed = match *pool.op(id) {
+            Op::Var(v) if v == map.col => Some(Lanes::Ints(body.cols)),
+            Op::Var(v) => Some(self.read_lanes(map, at, body, v)?),
             Op::Unary(op, x) => self.unary_lanes(body, op, x, id)?,
             Op::Binary(op, a, b) => match pool.ty(a) {
                 Ty::Bool => self.bool_lanes(body, op, a, b)?,
@@ -95,6 +90,15 @@ impl Emitter<'_, '_> {
             Some(lanes) => Ok(lanes),
             None => self.each_lane(body, id),
         }
+    }
+
+    /// Four elements of a buffer.
+    fn read_lanes(&mut self, map: &Map, at: &RowAt, body: &Body, var: VarId) -> Result<Lanes> {
+        let read = map.reads.iter().position(|(v, _, access)| *v == var && *access != Access::Row);
+        let unknown =
+            || BackendError::internal("vector", "a variable of the column is read", format!("{var:?}"));
+        let address = self.element(at.reads[read.ok_or_else(unknown)?], body.col);
+        Ok(Lanes::Floats(self.b.ins().load(types::F32X4, MemFlagsData::trusted(), address, 0)))
     }
 
     /// The scalar operation, four times.
@@ -238,11 +242,7 @@ impl Emitter<'_, '_> {
 
     fn cut_to_i32(&mut self, id: ExprId) -> Result<Value> {
         let x = self.scalar(id)?;
-        let (lo, hi) = (self.int(i64::from(i32::MIN)), self.int(i64::from(i32::MAX)));
-        let x = self.b.ins().smax(x, lo);
-        let x = self.b.ins().smin(x, hi);
-        let x = self.b.ins().ireduce(types::I32, x);
-        Ok(self.b.ins().splat(types::I32X4, x))
+        Ok(self.splat_cut(x))
     }
 
     fn float_lanes(&mut self, body: &Body, op: BinaryOp, a: ExprId, b: ExprId) -> Result<Option<Lanes>> {
@@ -299,4 +299,15 @@ impl Emitter<'_, '_> {
             }
         }))
     }
+}
+
+/// The varying nodes that the vector body computes: those below the value, but not below a `leaf`.
+fn needed(pool: &Pool, map: &Map, leaf: impl Fn(ExprId) -> bool) -> Vec<ExprId> {
+    let mut wanted: HashSet<ExprId> = HashSet::from([map.value]);
+    for &id in map.varying.iter().rev() {
+        if wanted.contains(&id) && !leaf(id) {
+            wanted.extend(pool.operands(id));
+        }
+    }
+    map.varying.iter().copied().filter(|id| wanted.contains(id)).collect()
 }

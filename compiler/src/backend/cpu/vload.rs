@@ -5,12 +5,15 @@
 //! which every column of the row is in range. Where the condition fails, the row is computed one column at a
 //! time, with every index checked. Not here: loads with any other index; they check each lane.
 
+use std::collections::HashMap;
+
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{ConstantData, InstBuilder, MemFlagsData, Type, Value, types};
 
 use crate::artifact::DType;
-use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, UnaryOp, VarId};
+use crate::expr::{ExprId, Op, Pool, TensorId, VarId};
 
+use super::columns::slope;
 use super::emitter::{Emitter, Result};
 use super::lanes::{Body, LANES, Lanes, lane_order};
 use super::map::Map;
@@ -37,7 +40,7 @@ fn shape<'a>(pool: &'a Pool, map: &Map, id: ExprId) -> Option<Shape<'a>> {
     let Op::Load(tensor, index, _) = pool.op(id) else { return None };
     let mut moving = None;
     for (dim, &at) in index.iter().enumerate() {
-        match slope(pool, map, at)? {
+        match slope(pool, map, at, &|_| true)? {
             0 => {}
             by @ (1 | -1) if moving.is_none() => moving = Some((dim, by < 0)),
             _ => return None,
@@ -46,29 +49,11 @@ fn shape<'a>(pool: &'a Pool, map: &Map, id: ExprId) -> Option<Shape<'a>> {
     moving.map(|(dim, backward)| Shape { tensor: *tensor, index, dim, backward })
 }
 
-/// By how much an index grows from column to column, if that is the same everywhere.
-fn slope(pool: &Pool, map: &Map, id: ExprId) -> Option<i64> {
-    if map.varying.binary_search(&id).is_err() {
-        return Some(0);
-    }
-    match pool.op(id) {
-        Op::Var(v) if *v == map.col => Some(1),
-        Op::Unary(UnaryOp::Neg, x) => slope(pool, map, *x)?.checked_neg(),
-        Op::Binary(BinaryOp::Add, a, b) => slope(pool, map, *a)?.checked_add(slope(pool, map, *b)?),
-        Op::Binary(BinaryOp::Sub, a, b) => slope(pool, map, *a)?.checked_sub(slope(pool, map, *b)?),
-        _ => None,
-    }
-}
-
 impl Emitter<'_, '_> {
     /// The streams of a map for the row at hand, and whether all stay in range for columns 0..cols.
-    pub fn streams(
-        &mut self,
-        map: &Map,
-        cols: Value,
-    ) -> Result<(std::collections::HashMap<ExprId, Stream>, Option<Value>)> {
+    pub fn streams(&mut self, map: &Map, cols: Value) -> Result<(HashMap<ExprId, Stream>, Option<Value>)> {
         let pool = self.pool();
-        let mut streams = std::collections::HashMap::new();
+        let mut streams = HashMap::new();
         let mut safe = None;
         for &id in &map.varying {
             let Some(shape) = shape(pool, map, id) else { continue };
@@ -84,7 +69,7 @@ impl Emitter<'_, '_> {
 
     fn stream(&mut self, shape: &Shape, col: VarId, cols: Value) -> Result<(Stream, Value)> {
         let &Shape { tensor, index, dim, backward } = shape;
-        let first = self.first_index(index[dim], col)?;
+        let first = self.at_first_column(index[dim], col)?;
         let mut offset = Some(first);
         for (other, &at) in index.iter().enumerate().filter(|(d, _)| *d != dim) {
             let at = self.scalar(at)?;
@@ -107,15 +92,6 @@ impl Emitter<'_, '_> {
         let safe = self.b.ins().band(fits, inside);
         let safe = self.b.ins().band(safe, dense);
         Ok((Stream { tensor, start, backward }, safe))
-    }
-
-    /// The index at column 0.
-    fn first_index(&mut self, index: ExprId, col: VarId) -> Result<Value> {
-        self.scoped(|e| {
-            let zero = e.int(0);
-            e.bind(col, zero, crate::expr::range::Range::point(0));
-            e.scalar(index)
-        })
     }
 
     /// Four elements of a stream.
