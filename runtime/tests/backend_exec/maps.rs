@@ -122,3 +122,50 @@ fn vectors_of_one_column_are_maps_too() {
     assert_eq!(host[1].f32s(), want);
     assert_eq!(t, TensorId(0));
 }
+
+/// `i0 + row - (j0 + col)`, or with `rising` its negative, compared with an argument of any size.
+fn compare_distance(op: BinaryOp, swap: bool, rising: bool, w: i64) -> Vec<f32> {
+    let mut p = build::program();
+    let out = build::tensor(&mut p, "out", TensorKind::Output, DType::F32, 2);
+    let [i0, j0] = ["i0", "j0"].map(|name| build::dim(&mut p, name));
+    let w_var = build::param(&mut p, "w", Ty::Int);
+    let (row, col) = place(&mut p);
+    let [i0, j0, w_e, row_e, col_e] = [i0, j0, w_var, row, col].map(|v| p.pool.var(v));
+    let (i, j) = (p.pool.add(i0, row_e), p.pool.add(j0, col_e));
+    let distance = if rising { p.pool.sub(j, i) } else { p.pool.sub(i, j) };
+    let cond = if swap { p.pool.binary(op, w_e, distance) } else { p.pool.binary(op, distance, w_e) };
+    let value = as_float(&mut p, cond);
+    let (rows, cols, dst) = (p.pool.int(3), p.pool.int(20), BufId(0));
+    let map = Stmt::Map { dst, rows, cols, row, col, reads: vec![], value };
+    let store = build::store(&mut p, dst, out, (3, 20));
+    build::launch(&mut p, vec![build::buffer("acc", 3, 32)], vec![map, store]);
+    let loaded = Loaded::new(&p, false);
+    let mut host = vec![HostTensor::zeros(DType::F32, &[3, 20])];
+    let args = loaded.args(naive::table(), &mut host, &[Arg::Int(10), Arg::Int(2), Arg::Int(w)]);
+    loaded.run(0, &args, 1);
+    host[0].f32s()
+}
+
+#[test]
+fn thresholds_of_any_size() {
+    let quarter = 1 << 62;
+    for w in [i64::MIN, i64::MIN + 1, -quarter, -9, -1, 0, 1, 8, quarter, i64::MAX - 1, i64::MAX] {
+        for op in [BinaryOp::Lt, BinaryOp::Le, BinaryOp::Eq, BinaryOp::Ne] {
+            for (swap, rising) in [(false, false), (false, true), (true, false), (true, true)] {
+                let holds = |n: i64| {
+                    let distance = (10 + n / 20) - (2 + n % 20);
+                    let distance = if rising { -distance } else { distance };
+                    let (a, b) = if swap { (w, distance) } else { (distance, w) };
+                    match op {
+                        BinaryOp::Lt => a < b,
+                        BinaryOp::Le => a <= b,
+                        BinaryOp::Eq => a == b,
+                        _ => a != b,
+                    }
+                };
+                let want: Vec<f32> = (0..60).map(|n| f32::from(u8::from(holds(n)))).collect();
+                assert_eq!(compare_distance(op, swap, rising, w), want, "{op:?} {w} {swap} {rising}");
+            }
+        }
+    }
+}

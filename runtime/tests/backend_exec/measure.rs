@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use attn_compiler::artifact::DType;
 use attn_compiler::backend::cpu;
-use attn_compiler::expr::{ExprId, Ty, UnaryOp};
+use attn_compiler::expr::{ExprId, TensorId, Ty, UnaryOp};
 use attn_compiler::tile_ir::{Access, BufId, Launch, PanelRef, Program, RowsRef, Stmt, TensorKind};
 
 use crate::build;
@@ -37,6 +37,32 @@ fn tile_map(value: impl FnOnce(&mut Program, &Score) -> ExprId) -> Program {
     p
 }
 
+/// As `tile_map`, with one-dimensional i32 and f16 tensors of 4096 elements (0 and 1) to load from.
+fn time_loads(name: &str, value: impl FnOnce(&mut Program, &Score) -> ExprId) {
+    let mut p = tile_map(|p, x| {
+        build::tensor(p, "ints", TensorKind::Input, DType::I32, 1);
+        build::tensor(p, "halves", TensorKind::Input, DType::F16, 1);
+        value(p, x)
+    });
+    p.name = name.into();
+    let loaded = Loaded::new(&p, false);
+    let ints = HostTensor::new(DType::I32, &[4096], (0..4096).map(|n| f64::from(n / 100)));
+    let mut host = vec![ints, HostTensor::zeros(DType::F16, &[4096])];
+    let scalars = [Arg::Int(2000), Arg::Int(1064), Arg::Int(1032), Arg::Float(0.25)];
+    let args = loaded.args(naive::table(), &mut host, &scalars);
+    println!("{name}: {:.3} ns per element", best_of_nine(&loaded, &args));
+}
+
+/// Nanoseconds per element of 2000 tiles of 64 x 64.
+fn best_of_nine(loaded: &Loaded, args: &[u64]) -> f64 {
+    let times = (0..9).map(|_| {
+        let start = Instant::now();
+        loaded.run(0, args, 1);
+        start.elapsed().as_secs_f64()
+    });
+    times.fold(f64::INFINITY, f64::min) * 1e9 / (2000.0 * 4096.0)
+}
+
 fn time_map(name: &str, p: &Program) {
     for plain in [true, false] {
         let loaded = Loaded::new(p, plain);
@@ -45,15 +71,8 @@ fn time_map(name: &str, p: &Program) {
             &mut [],
             &[Arg::Int(2000), Arg::Int(64), Arg::Int(32), Arg::Float(0.25)],
         );
-        let best = (0..9)
-            .map(|_| {
-                let start = Instant::now();
-                loaded.run(0, &args, 1);
-                start.elapsed().as_secs_f64()
-            })
-            .fold(f64::INFINITY, f64::min);
         let kind = if plain { "scalar" } else { "vector" };
-        println!("{name}: {kind} {:.3} ns per element", best * 1e9 / (2000.0 * 4096.0));
+        println!("{name}: {kind} {:.3} ns per element", best_of_nine(&loaded, &args));
     }
 }
 
@@ -75,6 +94,51 @@ fn cost_of_maps() {
         p.pool.sub(scaled, bias)
     });
     time_map("s * 0.125 - slope * float(i - j)", &alibi);
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_loads() {
+    let (ints, halves) = (TensorId(0), TensorId(1));
+    let masked = |p: &mut Program, mask: ExprId, s: ExprId| {
+        let minus_inf = p.pool.float(f64::NEG_INFINITY);
+        p.pool.select(mask, s, minus_inf)
+    };
+    time_loads("doc[i] == doc[j] ? s : -inf", |p, x| {
+        let (a, b) = (p.pool.load(ints, vec![x.i], Ty::Int), p.pool.load(ints, vec![x.j], Ty::Int));
+        let mask = p.pool.eq(a, b);
+        masked(p, mask, x.s)
+    });
+    time_loads("s + f16[j]", |p, x| {
+        let bias = p.pool.load(halves, vec![x.j], Ty::Float);
+        p.pool.add(x.s, bias)
+    });
+    time_loads("s + f16[i - j + 2048]", |p, x| {
+        let at = p.pool.sub(x.i, x.j);
+        let at = p.pool.add_int(at, 2048);
+        let bias = p.pool.load(halves, vec![at], Ty::Float);
+        p.pool.add(x.s, bias)
+    });
+    time_loads("s + f16[min(i - j, 100)]", |p, x| {
+        let (at, hundred) = (p.pool.sub(x.i, x.j), p.pool.int(100));
+        let at = p.pool.min(at, hundred);
+        let bias = p.pool.load(halves, vec![at], Ty::Float);
+        p.pool.add(x.s, bias)
+    });
+    time_loads("s + float(i32[min(i - j, 100)])", |p, x| {
+        let (at, hundred) = (p.pool.sub(x.i, x.j), p.pool.int(100));
+        let at = p.pool.min(at, hundred);
+        let bias = p.pool.load(ints, vec![at], Ty::Int);
+        let bias = p.pool.unary(UnaryOp::ToFloat, bias);
+        p.pool.add(x.s, bias)
+    });
+    time_loads("(j mod 3 == 0) ? s : -inf", |p, x| {
+        let (three, zero) = (p.pool.int(3), p.pool.int(0));
+        let rest = p.pool.modulo(x.j, three);
+        let mask = p.pool.eq(rest, zero);
+        masked(p, mask, x.s)
+    });
+    time_loads("tanh(s), naive", |p, x| p.pool.unary(UnaryOp::Tanh, x.s));
 }
 
 /// A launch like causal attention's: packed keys, a loop over key tiles with a partial one, an epilogue.

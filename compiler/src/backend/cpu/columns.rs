@@ -29,22 +29,27 @@ pub(super) enum Threshold {
     Same(Value),
 }
 
-/// By how much an int grows from column to column, if that is the same everywhere.
-pub(super) fn slope(pool: &Pool, map: &Map, id: ExprId, may: &dyn Fn(ExprId) -> bool) -> Option<i64> {
-    if map.varying.binary_search(&id).is_err() {
-        return Some(0);
+/// By how much each varying int grows from column to column, if that is the same everywhere; only for nodes that
+/// `may` admits, with all below them.
+pub(super) fn slopes(pool: &Pool, map: &Map, may: impl Fn(ExprId) -> bool) -> HashMap<ExprId, i64> {
+    let mut known: HashMap<ExprId, i64> = HashMap::new();
+    for &id in map.varying.iter().filter(|&&id| may(id)) {
+        let of = |x: ExprId| slope(map, &known, x);
+        let slope = match *pool.op(id) {
+            Op::Var(v) if v == map.col => Some(1),
+            Op::Unary(UnaryOp::Neg, x) => of(x).and_then(i64::checked_neg),
+            Op::Binary(BinaryOp::Add, a, b) => of(a).zip(of(b)).and_then(|(a, b)| a.checked_add(b)),
+            Op::Binary(BinaryOp::Sub, a, b) => of(a).zip(of(b)).and_then(|(a, b)| a.checked_sub(b)),
+            _ => None,
+        };
+        known.extend(slope.map(|by| (id, by)));
     }
-    if !may(id) {
-        return None;
-    }
-    let of = |x: &ExprId| slope(pool, map, *x, may);
-    match pool.op(id) {
-        Op::Var(v) if *v == map.col => Some(1),
-        Op::Unary(UnaryOp::Neg, x) => of(x)?.checked_neg(),
-        Op::Binary(BinaryOp::Add, a, b) => of(a)?.checked_add(of(b)?),
-        Op::Binary(BinaryOp::Sub, a, b) => of(a)?.checked_sub(of(b)?),
-        _ => None,
-    }
+    known
+}
+
+/// The slope of any node: 0 if it does not depend on the column.
+pub(super) fn slope(map: &Map, slopes: &HashMap<ExprId, i64>, id: ExprId) -> Option<i64> {
+    if map.varying.binary_search(&id).is_err() { Some(0) } else { slopes.get(&id).copied() }
 }
 
 impl Emitter<'_, '_> {
@@ -68,12 +73,13 @@ impl Emitter<'_, '_> {
     ) -> Result<HashMap<ExprId, Threshold>> {
         let pool = self.pool();
         let small = |id: ExprId| ranges.get(&id).is_some_and(|r| r.lo > -HALF && r.hi < HALF);
+        let slopes = slopes(pool, map, small);
         let mut found = HashMap::new();
         for &id in &map.varying {
             let Op::Binary(op, a, b) = *pool.op(id) else { continue };
             let Some(cc) = int_cc(op).filter(|_| pool.ty(a) == Ty::Int) else { continue };
-            let slopes = slope(pool, map, a, &small).zip(slope(pool, map, b, &small));
-            let Some(by) = slopes.and_then(|(x, y)| x.checked_sub(y)) else { continue };
+            let sides = slope(map, &slopes, a).zip(slope(map, &slopes, b));
+            let Some(by) = sides.and_then(|(x, y)| x.checked_sub(y)) else { continue };
             if !(-1..=1).contains(&by) {
                 continue;
             }

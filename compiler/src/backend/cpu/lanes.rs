@@ -134,7 +134,8 @@ impl Emitter<'_, '_> {
         std::array::from_fn(|lane| self.b.ins().extractlane(v, lane as u8))
     }
 
-    fn pack(&mut self, ty: Type, each: [Value; 4]) -> Value {
+    /// Four scalars as one vector.
+    pub fn pack(&mut self, ty: Type, each: [Value; 4]) -> Value {
         let mut v = self.b.ins().scalar_to_vector(ty, each[0]);
         for (lane, &x) in each.iter().enumerate().skip(1) {
             v = self.b.ins().insertlane(v, x, lane as u8);

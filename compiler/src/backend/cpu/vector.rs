@@ -74,6 +74,9 @@ impl Emitter<'_, '_> {
                 Threshold::Same(mask) => mask,
             }));
         }
+        if let Op::Load(t, index, ty) = pool.op(id) {
+            return self.gather(body, *t, index, *ty);
+        }
         let packed = match *pool.op(id) {
             Op::Var(v) if v == map.col => Some(Lanes::Ints(body.cols)),
             Op::Var(v) => Some(self.read_lanes(map, at, body, v)?),

@@ -11,9 +11,9 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{ConstantData, InstBuilder, MemFlagsData, Type, Value, types};
 
 use crate::artifact::DType;
-use crate::expr::{ExprId, Op, Pool, TensorId, VarId};
+use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
 
-use super::columns::slope;
+use super::columns::{slope, slopes};
 use super::emitter::{Emitter, Result};
 use super::lanes::{Body, LANES, Lanes, lane_order};
 use super::map::Map;
@@ -36,11 +36,11 @@ struct Shape<'a> {
     backward: bool,
 }
 
-fn shape<'a>(pool: &'a Pool, map: &Map, id: ExprId) -> Option<Shape<'a>> {
+fn shape<'a>(pool: &'a Pool, map: &Map, slopes: &HashMap<ExprId, i64>, id: ExprId) -> Option<Shape<'a>> {
     let Op::Load(tensor, index, _) = pool.op(id) else { return None };
     let mut moving = None;
     for (dim, &at) in index.iter().enumerate() {
-        match slope(pool, map, at, &|_| true)? {
+        match slope(map, slopes, at)? {
             0 => {}
             by @ (1 | -1) if moving.is_none() => moving = Some((dim, by < 0)),
             _ => return None,
@@ -53,10 +53,11 @@ impl Emitter<'_, '_> {
     /// The streams of a map for the row at hand, and whether all stay in range for columns 0..cols.
     pub fn streams(&mut self, map: &Map, cols: Value) -> Result<(HashMap<ExprId, Stream>, Option<Value>)> {
         let pool = self.pool();
+        let slopes = slopes(pool, map, |_| true);
         let mut streams = HashMap::new();
         let mut safe = None;
         for &id in &map.varying {
-            let Some(shape) = shape(pool, map, id) else { continue };
+            let Some(shape) = shape(pool, map, &slopes, id) else { continue };
             let (stream, inside) = self.stream(&shape, map.col, cols)?;
             streams.insert(id, stream);
             safe = Some(match safe {
@@ -109,6 +110,34 @@ impl Emitter<'_, '_> {
         let address = self.b.ins().iadd(stream.start, bytes);
         let lanes = self.load_four(dtype, address, flags);
         Ok(if stream.backward { self.reverse(lanes) } else { lanes })
+    }
+
+    /// Elements anywhere, every index checked. Halves are widened four at a time.
+    pub fn gather(&mut self, body: &mut Body, t: TensorId, index: &[ExprId], ty: Ty) -> Result<Lanes> {
+        let mut lanes = vec![Vec::new(); LANES as usize];
+        for &at in index {
+            for (lane, at) in lanes.iter_mut().zip(self.each(body, at)?) {
+                lane.push(at);
+            }
+        }
+        let dtype = self.tensor(t)?.dtype;
+        let half = matches!(dtype, DType::F16 | DType::Bf16);
+        let mut each = [self.scratch; 4];
+        for (slot, index) in each.iter_mut().zip(&lanes) {
+            *slot = if half { self.load_bits(t, index)? } else { self.load_element(t, index, ty)? };
+        }
+        if half {
+            let bits = self.pack(types::I32X4, each);
+            return Ok(Lanes::Floats(self.widen_half(dtype, bits)));
+        }
+        Ok(Lanes::Each(each))
+    }
+
+    /// The bits of an element of 16 bits, as i32.
+    fn load_bits(&mut self, t: TensorId, index: &[Value]) -> Result<Value> {
+        let (address, flags) = (self.element_address(t, index)?, self.load_flags(t)?);
+        let bits = self.b.ins().load(types::I16, flags, address, 0);
+        Ok(self.b.ins().uextend(types::I32, bits))
     }
 
     /// Four elements at an address, in ascending order.
