@@ -121,3 +121,65 @@ pub fn line_column(text: &str, at: usize) -> (usize, usize) {
     let line_start = before.rfind('\n').map_or(0, |n| n + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostic::{Code, SourceId};
+
+    fn sample() -> (SourceMap, Diagnostic) {
+        let mut map = SourceMap::default();
+        let id = map.add("a.attn", "// é\nmask f() = j && i\n");
+        let span = |start, end| Span { source: id, start, end };
+        let d = Diagnostic::error(Code::ForeignOperator, span(19, 21), "there is no operator `&&`")
+            .label("both must hold: `&`")
+            .context(span(6, 10), "in this definition")
+            .note("a fact")
+            .help("an advice")
+            .suggest(span(19, 21), "&", "write `&`");
+        (map, d)
+    }
+
+    #[test]
+    fn people_see_code_place_carets_and_the_fix() {
+        let (map, d) = sample();
+        let plain = human(&map, &d, Style { color: false, ascii: true });
+        let want = "error[E0007]: there is no operator `&&`";
+        assert!(plain.starts_with(want), "{plain}");
+        for part in ["--> a.attn:2:14", "^^ both must hold: `&`", "| in this definition", "note: a fact"] {
+            assert!(plain.contains(part), "{part} is missing in\n{plain}");
+        }
+        assert!(plain.is_ascii() || plain.contains('é'), "decor is ASCII: {plain}");
+        assert!(plain.contains("help: an advice") && plain.contains("mask f() = j & i"), "{plain}");
+        let colored = human(&map, &d, Style { color: true, ascii: false });
+        assert!(colored.contains('\u{1b}') && !plain.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn machines_get_one_object_on_one_line() {
+        let (map, d) = sample();
+        let line = json(&map, &d);
+        assert!(!line.contains('\n'));
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(value["code"]["code"], "E0007");
+        assert_eq!(value["level"], "error");
+        assert_eq!(value["spans"][0]["line_start"], 2);
+        assert_eq!(value["spans"][0]["column_start"], 14);
+        assert_eq!(value["spans"][0]["byte_start"], 19);
+        assert_eq!(value["children"].as_array().map(Vec::len), Some(3));
+        assert_eq!(value["children"][2]["spans"][0]["suggested_replacement"], "&");
+        assert!(value["rendered"].as_str().is_some_and(|r| r.contains("^^")));
+    }
+
+    #[test]
+    fn spans_outside_of_the_text_are_clipped() {
+        let mut map = SourceMap::default();
+        let source = map.add("a.attn", "é");
+        for (start, end) in [(0, 0), (1, 2), (2, 2), (5, 9), (1, 0)] {
+            let d = Diagnostic::error(Code::Syntax, Span { source, start, end }, "m");
+            assert!(!human(&map, &d, Style { color: false, ascii: true }).is_empty());
+            assert!(json(&map, &d).contains("E0001"));
+        }
+        assert_eq!(source, SourceId(0));
+    }
+}

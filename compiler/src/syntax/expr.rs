@@ -185,19 +185,75 @@ fn infix_op(rule: Rule) -> InfixOp {
 
 fn number(cx: Cx, pair: &Pair<Rule>, out: &mut Diagnostics) -> Number {
     let text = pair.as_str();
-    let suffixes = [("Ki", 1024), ("Mi", 1 << 20), ("K", 1000), ("M", 1_000_000)];
-    let (digits, factor) =
-        suffixes.iter().find_map(|(s, f)| text.strip_suffix(s).map(|d| (d, *f))).unwrap_or((text, 1i64));
-    let value = if digits.contains(['.', 'e']) {
-        digits.parse::<f64>().ok().map(|x| x * factor as f64).filter(|x| x.is_finite()).map(Number::Float)
-    } else {
-        digits.parse::<i64>().ok().and_then(|x| x.checked_mul(factor)).map(Number::Int)
-    };
-    value.unwrap_or_else(|| {
+    number_value(text).unwrap_or_else(|| {
         out.push(
             Diagnostic::error(Code::BadNumber, cx.span(pair), format!("`{text}` does not fit"))
                 .label("integers have 64 bits, floats must be finite"),
         );
         Number::Int(0)
     })
+}
+
+/// The value of a literal: an int if it has neither point nor exponent, or if its suffix makes it whole (`1.5K` is
+/// 1500); else the nearest float to what is written. `None` if it fits neither.
+fn number_value(text: &str) -> Option<Number> {
+    let suffixes = [("Ki", 1024, 0), ("Mi", 1 << 20, 0), ("K", 1000, 3), ("M", 1_000_000, 6)];
+    let (digits, factor, decimals) = suffixes
+        .iter()
+        .find_map(|(s, factor, decimals)| text.strip_suffix(s).map(|d| (d, *factor, *decimals)))
+        .unwrap_or((text, 1i64, 0i64));
+    if !digits.contains(['.', 'e']) {
+        return digits.parse::<i64>().ok()?.checked_mul(factor).map(Number::Int);
+    }
+    if let Some(whole) = (factor > 1).then(|| scaled(digits, factor)).flatten() {
+        return Some(Number::Int(whole));
+    }
+    // A power of ten goes into the exponent before rounding, a power of two scales without rounding.
+    let (mantissa, exponent) = digits.split_once('e').unwrap_or((digits, "0"));
+    let exponent = exponent.parse::<i64>().ok()?.checked_add(decimals)?;
+    let value: f64 = format!("{mantissa}e{exponent}").parse().ok()?;
+    let value = if decimals == 0 { value * factor as f64 } else { value };
+    value.is_finite().then_some(Number::Float(value))
+}
+
+/// `digits` times `factor`, if that is a whole number of 64 bits; exact.
+fn scaled(digits: &str, factor: i64) -> Option<i64> {
+    if digits.contains('e') {
+        return None;
+    }
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let shift = 10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let all = format!("{whole}{fraction}").parse::<i128>().ok()?.checked_mul(i128::from(factor))?;
+    (all % shift == 0).then(|| i64::try_from(all / shift).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_have_exact_values() {
+        let cases = [
+            ("0", Number::Int(0)),
+            ("10K", Number::Int(10_000)),
+            ("4Ki", Number::Int(4096)),
+            ("2M", Number::Int(2_000_000)),
+            ("1Mi", Number::Int(1 << 20)),
+            ("1.5K", Number::Int(1500)),
+            ("0.5Ki", Number::Int(512)),
+            ("1.0", Number::Float(1.0)),
+            ("1e-5", Number::Float(1e-5)),
+            ("1.00055K", Number::Float(1000.55)),
+            ("0.1Ki", Number::Float(102.4)),
+            ("1e3K", Number::Float(1e6)),
+            ("9223372036854775807", Number::Int(i64::MAX)),
+        ];
+        for (text, value) in cases {
+            assert_eq!(number_value(text), Some(value), "{text}");
+        }
+        for text in ["9223372036854775808", "9223372036854775807K", "1e400", "1e99999999999999999999"] {
+            assert_eq!(number_value(text), None, "{text}");
+        }
+    }
 }
