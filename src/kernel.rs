@@ -154,6 +154,11 @@ impl Kernel {
         }
     }
 
+    /// All kernels of the file, in order; [`Kernel::select`] takes their names.
+    pub fn specs(&self) -> &[CheckedKernel] {
+        &self.front.checked.kernels
+    }
+
     fn kernel_list(&self) -> String {
         let names: Vec<&str> = self.front.checked.kernels.iter().map(|k| k.name.as_str()).collect();
         match names.as_slice() {

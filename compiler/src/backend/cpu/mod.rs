@@ -42,6 +42,9 @@ use crate::tile_ir::{Launch, Program};
 use isa::Isa;
 use scratch::Scratch;
 
+/// Version of the code generator.
+pub use cranelift_codegen::VERSION as CRANELIFT_VERSION;
+
 /// Dims and tensor sizes are below this: the runtime refuses larger ones before a launch.
 pub const MAX_LEN: i64 = 1 << 30;
 

@@ -1,0 +1,119 @@
+//! The verbs of `attnc`, one file each.
+//!
+//! Comes in: arguments. Goes out: results on standard output, everything else on standard error, and a
+//! [`Status`]. What holds: whatever the arguments and files are, the process ends with one of the five statuses
+//! and a text that says why.
+
+mod args;
+mod bench;
+mod bisect;
+mod cache;
+mod cases;
+mod compare;
+mod completions;
+mod data;
+mod measure;
+mod problem;
+mod random;
+mod reference;
+mod run;
+mod session;
+mod table;
+mod test;
+mod ui;
+mod work;
+
+use std::sync::LazyLock;
+
+use attn_compiler::backend::cpu::CRANELIFT_VERSION;
+use attn_compiler::diagnostic::Code;
+use clap::{Parser, Subcommand};
+
+pub use ui::Status;
+use ui::{ColorChoice, ErrorFormat, Failure, Ui};
+
+/// The version of this program and of its code generator.
+fn version() -> &'static str {
+    static TEXT: LazyLock<String> =
+        LazyLock::new(|| format!("{} (cranelift {CRANELIFT_VERSION})", env!("CARGO_PKG_VERSION")));
+    &TEXT
+}
+
+/// A compiler for attention: from a .attn file to a fused, tiled kernel.
+#[derive(Parser)]
+#[command(name = "attnc", version = version(), max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 fine, 1 the specification or the data is wrong, 2 usage, 3 a check or \
+                        comparison failed, 70 a bug of attnc."
+)]
+struct Cli {
+    /// When to use colours
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    color: ColorChoice,
+    /// How errors are written to standard error
+    #[arg(long, global = true, value_enum, default_value_t = ErrorFormat::Human, value_name = "FORMAT")]
+    error_format: ErrorFormat,
+    /// Explain a diagnostic code, such as E0101
+    #[arg(long, value_name = "CODE", exclusive = true)]
+    explain: Option<String>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Compile a kernel, run it on tensors from files or made-up ones, and check the result
+    Run(run::Args),
+    /// Run the `test` grids of a file against the dense f64 reference
+    Test(test::Args),
+    /// Measure a kernel
+    Bench(bench::Args),
+    /// Look at or empty the cache of compiled kernels
+    Cache(cache::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> Status {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) => {
+            let status = if err.use_stderr() { Status::Usage } else { Status::Fine };
+            // A closed pipe leaves nothing to be said.
+            let _ = err.print();
+            return status;
+        }
+    };
+    let ui = Ui::new(cli.color, cli.error_format);
+    let result = match (&cli.explain, cli.verb) {
+        (Some(code), _) => explain(code),
+        (None, Some(verb)) => dispatch(&ui, verb),
+        (None, None) => Err(Failure::usage("a verb is expected; see `attnc --help`")),
+    };
+    match result {
+        Ok(()) => Status::Fine,
+        Err(failure) => ui.failed(&failure),
+    }
+}
+
+fn dispatch(ui: &Ui, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Run(args) => run::run(ui, &args),
+        Verb::Test(args) => test::run(ui, &args),
+        Verb::Bench(args) => bench::run(ui, &args),
+        Verb::Cache(args) => cache::run(ui, &args),
+        Verb::Completions(args) => completions::run::<Cli>(&args),
+    }
+}
+
+/// Prints the page of a code.
+fn explain(code: &str) -> Result<(), Failure> {
+    match Code::from_id(code) {
+        Some(code) => ui::print(&format!("{}: {}\n\n{}", code.id(), code.title(), code.explanation())),
+        None => {
+            let known: Vec<&str> = Code::ALL.iter().map(|c| c.id()).collect();
+            Err(Failure::usage(format!("there is no code `{code}`; codes are {}", known.join(", "))))
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! A kernel with everything that one run needs: sizes, dtype, tensors, the attention that the reference evaluates.
+//!
+//! Comes in: a chosen kernel, tensors from files, `--at`, `--random`. Goes out: a [`Problem`]. What holds: every
+//! dim has a size (from `--at`, else from a bound tensor, else made up and listed in `defaulted`), every input
+//! that will be bound has a tensor. Whether the tensors fit the kernel is checked where they are bound.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use attn_compiler::artifact::DType;
+use attn_compiler::attn_ir::{Attention, Rows};
+use attn_compiler::expr::eval::Value;
+use attn_compiler::expr::{Op, TensorId};
+use attn_compiler::host::Inputs;
+use attn_compiler::pipeline::CompileError;
+use attn_compiler::sema::model::{Elem, TensorFact};
+use attn_compiler::sema::{self, CheckedKernel, PlanKey};
+use attn_runtime::{Tensor, TensorView};
+use attnc::io::HostTensor;
+use attnc::{Kernel, Plan};
+
+use super::data::{self, Scalars};
+use super::random;
+use super::session::Chosen;
+use super::ui::{Failure, Ui};
+
+/// Sizes of made-up runs where nothing is given: language.md, rule 13.
+const BATCH: i64 = 2;
+const HEADS: i64 = 4;
+const KV_HEADS: i64 = 2;
+const FEATURES: i64 = 64;
+const LENGTH: i64 = 256;
+
+/// What is asked.
+pub struct Request<'a> {
+    /// Kernel, parameters, target.
+    pub chosen: &'a Chosen,
+    /// Sizes given.
+    pub at: &'a BTreeMap<String, i64>,
+    /// What `float` is, if it was said.
+    pub float: Option<DType>,
+    /// Tensors from files.
+    pub bound: HashMap<String, HostTensor>,
+    /// Make up the inputs that no file gives.
+    pub seed: Option<u64>,
+}
+
+/// See the head of this file.
+pub struct Problem {
+    /// Knows its parameters and which optional inputs are there.
+    pub kernel: Kernel,
+    /// What the kernel computes.
+    pub attention: Attention,
+    /// How it was planned.
+    pub key: PlanKey,
+    /// What `float` is.
+    pub float: DType,
+    /// Every dim.
+    pub dims: BTreeMap<String, i64>,
+    /// Dims that were made up.
+    pub defaulted: Vec<String>,
+    /// Run-time parameters that were given.
+    pub params: HashMap<String, Value>,
+    /// Tensors in the order of the declarations, axes as bound.
+    pub tensors: Vec<(String, HostTensor)>,
+}
+
+impl Problem {
+    /// Settles sizes and tensors.
+    pub fn new(ui: &Ui, request: Request<'_>) -> Result<Problem, Failure> {
+        let chosen = request.chosen;
+        let spec = chosen.kernel.spec()?;
+        check_bound(spec, &request)?;
+        let float = float_type(spec, &request);
+        let mut dims = request.at.clone();
+        for fact in spec.inputs() {
+            if let Some(tensor) = request.bound.get(&fact.name) {
+                data::read_dims(spec, fact, &tensor.shape(), &mut dims);
+            }
+        }
+        let optional =
+            |t: &&TensorFact| t.optional && (request.seed.is_some() || request.bound.contains_key(&t.name));
+        let present: BTreeSet<String> = spec.inputs().filter(optional).map(|t| t.name.clone()).collect();
+        let (statics, params) = chosen.split_params(spec);
+        let target = chosen.target.resolve()?;
+        let mut key =
+            PlanKey { kernel: spec.name.clone(), target, float, dims: BTreeMap::new(), statics, present };
+        let mut defaulted = Vec::new();
+        if request.seed.is_some() {
+            let attention = instantiate(ui, &chosen.kernel, &guessed(spec, &key, &dims))
+                .or_else(|_| instantiate(ui, &chosen.kernel, &with_unknown(spec, &key, &dims, 1)))?;
+            defaulted = make_up_dims(spec, &attention, &mut dims);
+        }
+        key.dims = specialised(spec, &dims);
+        let attention = instantiate(ui, &chosen.kernel, &key)?;
+        let mut kernel = chosen.kernel.clone();
+        for name in &key.present {
+            kernel = kernel.with_input(name);
+        }
+        let params = params.into_iter().collect();
+        let tensors = Vec::new();
+        let mut problem = Problem { kernel, attention, key, float, dims, defaulted, params, tensors };
+        problem.fill(request.bound, request.seed)?;
+        Ok(problem)
+    }
+
+    /// Tensors for every input of the attention.
+    fn fill(&mut self, mut bound: HashMap<String, HostTensor>, seed: Option<u64>) -> Result<(), Failure> {
+        let scalars = match seed {
+            Some(_) => Some(Scalars::new(&self.attention, &self.scalar_inputs())?),
+            None => None,
+        };
+        for (n, decl) in self.attention.tensors.iter().enumerate() {
+            let tensor = match (bound.remove(&decl.name), seed, &scalars) {
+                (Some(tensor), ..) => tensor,
+                (None, Some(seed), Some(scalars)) => {
+                    let logical = scalars.shape(&self.attention.pool, &decl.shape);
+                    let shape = data::bound_shape(&logical, &decl.layout);
+                    random::tensor(&self.attention, scalars, TensorId(n as u32), &shape, seed)?.into()
+                }
+                (None, ..) => return Err(missing(&decl.name)),
+            };
+            self.tensors.push((decl.name.clone(), tensor));
+        }
+        Ok(())
+    }
+
+    /// Dims and params without tensors, for the evaluation of sizes.
+    fn scalar_inputs(&self) -> Inputs {
+        let dims = self.dims.iter().map(|(name, n)| (name.clone(), *n)).collect();
+        Inputs { dims, params: self.params.clone(), tensors: HashMap::new() }
+    }
+
+    /// Everything in the form that the reference executors take. Copies every tensor.
+    pub fn inputs(&self) -> Result<Inputs, Failure> {
+        let mut inputs = self.scalar_inputs();
+        for (decl, (name, tensor)) in self.attention.tensors.iter().zip(&self.tensors) {
+            let view = data::logical(&tensor.view()?, &decl.layout)?;
+            inputs.tensors.insert(name.clone(), data::host_view(&view)?);
+        }
+        Ok(inputs)
+    }
+
+    /// The tensors as they are bound.
+    pub fn views(&self) -> Result<Vec<(&str, TensorView<'_>)>, Failure> {
+        self.tensors.iter().map(|(name, t)| Ok((name.as_str(), t.view()?))).collect()
+    }
+
+    /// Compiles, or finds in the cache.
+    pub fn plan(&self, ui: &Ui) -> Result<Plan, Failure> {
+        let dims: Vec<(&str, i64)> = self.dims.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+        let plan = self.kernel.plan(&dims, self.float).map_err(|err| ui.error(self.kernel.sources(), err))?;
+        plan.warnings().iter().for_each(|w| ui.warn(w));
+        Ok(plan)
+    }
+
+    /// Zeroed outputs, named, in the order of `return`.
+    pub fn outputs(&self) -> Result<Vec<(String, Tensor)>, Failure> {
+        let scalars = Scalars::new(&self.attention, &self.scalar_inputs())?;
+        let a = &self.attention;
+        let mut outputs = Vec::new();
+        for out in &a.outputs {
+            let ids = attn_compiler::lower::output_shape(a, out.kind);
+            let logical = scalars.shape(&a.pool, &ids);
+            let shape = match out.kind {
+                attn_compiler::attn_ir::OutputKind::O => {
+                    data::bound_shape(&logical, &a.tensor(a.dots[0].x.tensor).layout)
+                }
+                _ => logical,
+            };
+            outputs.push((out.name.clone(), Tensor::zeros(out.dtype, &shape)?));
+        }
+        Ok(outputs)
+    }
+
+    /// `B = 2, S = 256`, in the order of the declarations.
+    pub fn sizes(&self) -> String {
+        let sizes: Vec<String> = self
+            .attention
+            .dims
+            .iter()
+            .filter_map(|d| {
+                let size = self.dims.get(&d.name).copied().or_else(|| self.attention.pool.as_int(d.size));
+                Some(format!("{} = {}", d.name, size?))
+            })
+            .collect();
+        sizes.join(", ")
+    }
+}
+
+fn missing(name: &str) -> Failure {
+    Failure::wrong(format!("input `{name}` is not bound"))
+        .help(format!("--bind {name}=FILE, or --random to make up what no file gives"))
+}
+
+/// Every bound name is an input of the right rank, and every other input is optional or made up.
+fn check_bound(spec: &CheckedKernel, request: &Request<'_>) -> Result<(), Failure> {
+    for (name, tensor) in &request.bound {
+        let Some(fact) = spec.inputs().find(|t| t.name == *name) else {
+            let known: Vec<&str> = spec.inputs().map(|t| t.name.as_str()).collect();
+            return Err(Failure::wrong(format!("kernel `{}` has no input `{name}`", spec.name))
+                .help(format!("it has {}", known.join(", "))));
+        };
+        let shape = tensor.shape();
+        if shape.len() != fact.shape.len() {
+            let found = data::describe(tensor.dtype(), &shape);
+            let axes: Vec<&str> = fact.layout.iter().map(|&d| fact.shape[d].text.as_str()).collect();
+            return Err(Failure::wrong(format!("input `{name}` is {found}, which has {} dims", shape.len()))
+                .help(format!("the kernel reads {} with axes ({})", fact.type_text(), axes.join(", "))));
+        }
+    }
+    if request.seed.is_none() {
+        let unbound = |t: &&TensorFact| !t.optional && !request.bound.contains_key(&t.name);
+        if let Some(fact) = spec.inputs().find(unbound) {
+            return Err(missing(&fact.name));
+        }
+    }
+    Ok(())
+}
+
+/// `--dtype`, else the type of the first bound `float` input, else f32.
+fn float_type(spec: &CheckedKernel, request: &Request<'_>) -> DType {
+    let of_file = || {
+        let mut floats = spec.inputs().filter(|t| t.elem == Elem::Float);
+        floats.find_map(|t| request.bound.get(&t.name)).map(HostTensor::dtype)
+    };
+    request.float.or_else(of_file).filter(|d| d.is_float()).unwrap_or(DType::F32)
+}
+
+/// The attention of a key; diagnostics are printed.
+pub fn instantiate(ui: &Ui, kernel: &Kernel, key: &PlanKey) -> Result<Attention, Failure> {
+    sema::instantiate(kernel.spec()?, key).map_err(|err| match err.diagnostic() {
+        Some(d) => {
+            ui.diagnostic(kernel.sources(), &d);
+            Failure::said(super::Status::Wrong)
+        }
+        None => Failure::wrong(CompileError::from(err).to_string()),
+    })
+}
+
+/// The dims that a plan is specialised for, as far as they are known.
+fn specialised(spec: &CheckedKernel, dims: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+    let is_run_time = |name: &str| spec.dims.iter().any(|d| d.name == name && !d.specialised);
+    dims.iter().filter(|(name, _)| !is_run_time(name)).map(|(name, n)| (name.clone(), *n)).collect()
+}
+
+/// A key with a size for every specialised dim: what is not known gets `unknown`.
+fn with_unknown(spec: &CheckedKernel, key: &PlanKey, dims: &BTreeMap<String, i64>, unknown: i64) -> PlanKey {
+    let mut key = key.clone();
+    key.dims = specialised(spec, dims);
+    for d in spec.specialised_dims().filter(|d| !d.derived()) {
+        let (lo, hi) = d.bounds.unwrap_or((1, i64::MAX));
+        key.dims.entry(d.name.clone()).or_insert(unknown.clamp(lo, hi));
+    }
+    key
+}
+
+/// A key from which the roles of dims can be read: unknown head counts are multiples of the known ones.
+fn guessed(spec: &CheckedKernel, key: &PlanKey, dims: &BTreeMap<String, i64>) -> PlanKey {
+    let multiple = specialised(spec, dims)
+        .values()
+        .filter(|n| (1..=1024).contains(*n))
+        .fold(FEATURES, |m, &n| if m % n == 0 { m } else { m.saturating_mul(n).min(1 << 30) });
+    with_unknown(spec, key, dims, multiple)
+}
+
+/// Gives every free dim a size by its role; the run-time lengths among them are returned, `S = 256`.
+fn make_up_dims(
+    spec: &CheckedKernel,
+    attention: &Attention,
+    dims: &mut BTreeMap<String, i64>,
+) -> Vec<String> {
+    let name_of = |rows: Rows, dim: Option<usize>| -> Option<String> {
+        let decl = attention.tensor(rows.tensor);
+        let fact = spec.inputs().find(|t| t.name == decl.name)?;
+        fact.shape[dim?].dim.map(|n| spec.dims[n].name.clone())
+    };
+    let fixed = |name: &str| spec.dims.iter().find(|d| d.name == name).and_then(|d| d.fixed());
+    let query = attention.dots[0].x;
+    let key_side: Vec<Rows> = attention.dots.iter().map(|d| d.y).chain([attention.value]).collect();
+    let q_heads = name_of(query, query.head);
+    let known = |dims: &BTreeMap<String, i64>, name: &Option<String>| {
+        name.as_ref().and_then(|n| dims.get(n).copied().or_else(|| fixed(n)))
+    };
+    let kv_heads = key_side.iter().find_map(|rows| name_of(*rows, rows.head));
+    let n_kv = known(dims, &kv_heads);
+    let n_q = known(dims, &q_heads).unwrap_or(n_kv.map_or(HEADS, |kv| kv * (HEADS / KV_HEADS)));
+    let n_kv = n_kv.unwrap_or(if n_q % KV_HEADS == 0 { KV_HEADS } else { 1 });
+    let mut give = |name: Option<String>, size: i64| {
+        if let Some(name) = name.filter(|name| is_free(spec, name)) {
+            dims.entry(name).or_insert(size);
+        }
+    };
+    give(q_heads, n_q);
+    for rows in &key_side {
+        give(name_of(*rows, rows.head), n_kv);
+    }
+    for rows in attention.dots.iter().map(|d| d.x).chain(key_side) {
+        give(name_of(rows, Some(rows.feature)), FEATURES);
+        give(name_of(rows, rows.batch), BATCH);
+    }
+    let mut made = Vec::new();
+    for d in &attention.dims {
+        let run_time = matches!(attention.pool.op(d.size), Op::Var(_)) && is_free(spec, &d.name);
+        if run_time && !dims.contains_key(&d.name) {
+            let size = d.bounds.map_or(LENGTH, |(lo, hi)| LENGTH.clamp(lo, hi));
+            dims.insert(d.name.clone(), size);
+            made.push(format!("{} = {size}", d.name));
+        }
+    }
+    made
+}
+
+fn is_free(spec: &CheckedKernel, name: &str) -> bool {
+    spec.dims.iter().any(|d| d.name == name && d.fixed().is_none() && !d.derived())
+}

@@ -1,0 +1,34 @@
+//! The dense f64 reference, on all threads.
+//!
+//! Comes in: an attention with its data. Goes out: its results for all rows, `[B, H, Sq, ...]` row-major. The
+//! rows of each (b, h) are divided into blocks, long enough that gathering the keys does not dominate.
+
+use attn_compiler::attn_ir::Attention;
+use attn_compiler::attn_ir::dense::{Dense, RowResults};
+use attn_compiler::host::{BindError, Inputs};
+use rayon::prelude::*;
+
+/// Query rows of a task.
+const ROWS: usize = 64;
+
+/// Evaluates every row.
+pub fn evaluate(attention: &Attention, inputs: &Inputs) -> Result<RowResults, BindError> {
+    let dense = Dense::new(attention, inputs)?;
+    let sizes = dense.sizes();
+    let blocks = sizes.seq_q.div_ceil(ROWS);
+    let parts: Vec<RowResults> = (0..sizes.batch * sizes.n_heads * blocks)
+        .into_par_iter()
+        .map(|n| {
+            let (bh, block) = (n / blocks, n % blocks);
+            dense.rows(bh / sizes.n_heads, bh % sizes.n_heads, block * ROWS..(block + 1) * ROWS)
+        })
+        .collect();
+    let mut all = RowResults::default();
+    for part in parts {
+        all.o.extend(part.o);
+        all.lse.extend(part.lse);
+        all.max_logit.extend(part.max_logit);
+        all.max_abs_score = all.max_abs_score.max(part.max_abs_score);
+    }
+    Ok(all)
+}
