@@ -1,4 +1,7 @@
-//! Specifications that CPU kernels must run, against the dense f64 reference, over lengths, feature dims and dtypes.
+//! Specifications that CPU kernels must run, against the dense f64 reference: every listed specification of the
+//! shared folder, for f32, f16 and bf16, feature dims 32, 64, 80 and 128, lengths 1 to 2304, Sq != Sk.
+//!
+//! Specifications that fix large head counts run with few heads here (the text is changed), and once as written.
 
 mod common;
 
@@ -7,18 +10,142 @@ use attn_compiler::pipeline;
 use attn_runtime::LoadedKernel;
 use common::*;
 
-#[test]
-fn causal() {
-    let front = front("01_causal.attn", &spec("01_causal.attn"));
-    for d in [32, 64, 80, 128] {
-        let key = key("causal", DType::F32, &[("D", d), ("H", 2)]);
+/// A specification and how to bind it.
+struct Case {
+    name: &'static str,
+    text: String,
+    kernel: &'static str,
+    /// Head counts to give.
+    heads: &'static [(&'static str, i64)],
+    /// Names of the dims that take the query length and the key length (equal: one length).
+    lengths: (&'static str, &'static str),
+    /// Whether there is a batch dim.
+    batch: bool,
+}
+
+impl Case {
+    fn new(name: &'static str, kernel: &'static str, heads: &'static [(&'static str, i64)]) -> Case {
+        Case { name, text: spec(name), kernel, heads, lengths: ("S", "S"), batch: true }
+    }
+
+    /// Changes the text; the part to change must be there.
+    fn with(mut self, from: &str, to: &str) -> Case {
+        assert!(self.text.contains(from), "{}: `{from}` is no longer in the specification", self.name);
+        self.text = self.text.replace(from, to);
+        self
+    }
+
+    fn dims(&self, q: i64, k: i64) -> Vec<(&'static str, i64)> {
+        let mut dims = vec![(self.lengths.0, q)];
+        if self.lengths.1 != self.lengths.0 {
+            dims.push((self.lengths.1, k));
+        }
+        if self.batch {
+            dims.push(("B", 1));
+        }
+        dims
+    }
+
+    /// Plans for one dtype and feature dim, then runs every pair of lengths.
+    fn check(&self, dtype: DType, d: i64, lengths: &[(i64, i64)]) {
+        let front = front(self.name, &self.text);
+        let mut dims = self.heads.to_vec();
+        dims.push(("D", d));
+        let key = key(self.kernel, dtype, &dims);
         let plan = plan(&front, &key);
-        let artifact = pipeline::emit(&plan, &mut ()).expect("code");
-        let kernel = LoadedKernel::load(artifact).expect("a kernel");
-        for (sq, sk) in [(1, 1), (17, 17), (64, 129), (129, 64), (1, 1000), (300, 300)] {
-            let problem = problem(&plan.attention, &[("B", 2), ("Sq", sq), ("Sk", sk)], &|_| (0, 3), 7);
+        let artifact = pipeline::emit(&plan, &mut ()).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let kernel = LoadedKernel::load(artifact).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        for &(q, k) in lengths {
+            if self.lengths.0 == self.lengths.1 && q != k {
+                continue;
+            }
+            let ints = |name: &str| match name {
+                "prefix" => (0, q),
+                "doc" => (0, q / 50),
+                _ => (0, 2),
+            };
+            let problem = problem(&plan.attention, &self.dims(q, k), &ints, (q * 31 + k + d) as u64);
             let out = run(&kernel, &plan.attention, &problem, 2);
-            verify(&plan.attention, &problem, &out, &format!("causal D={d} Sq={sq} Sk={sk}"));
+            verify(&plan.attention, &problem, &out, &format!("{} {dtype} D={d} Sq={q} Sk={k}", self.name));
         }
     }
+
+    /// The whole grid: every dtype and feature dim over short lengths, and the longest length for each dtype.
+    fn grid(&self) {
+        let short = [(1, 1), (17, 17), (64, 64), (129, 129), (1, 129), (129, 64), (17, 300), (300, 17)];
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            for d in [32, 64, 80, 128] {
+                self.check(dtype, d, &short);
+            }
+            self.check(dtype, 64, &[(1000, 1000), (1000, 1300)]);
+        }
+        self.check(DType::F32, 32, &[(2304, 2304), (500, 2304)]);
+        self.check(DType::F32, 128, &[(2304, 2304)]);
+        self.check(DType::F16, 64, &[(2304, 2304)]);
+        self.check(DType::Bf16, 80, &[(2304, 2304)]);
+    }
+}
+
+#[test]
+fn s01_causal() {
+    Case { lengths: ("Sq", "Sk"), ..Case::new("01_causal.attn", "causal", &[("H", 2)]) }.grid();
+}
+
+#[test]
+fn s02_alibi() {
+    Case::new("02_alibi.attn", "alibi", &[("H", 3)]).grid();
+}
+
+#[test]
+fn s03_swa_sinks() {
+    let case = Case { lengths: ("Sq", "Sk"), ..Case::new("03_swa_sinks.attn", "swa_sinks", &[]) };
+    case.with("Hq = 64, Hkv = 8", "Hq = 4, Hkv = 2").with("D = 64", "D").grid();
+}
+
+#[test]
+fn s03_swa_sinks_as_written() {
+    let case = Case { lengths: ("Sq", "Sk"), ..Case::new("03_swa_sinks.attn", "swa_sinks", &[]) };
+    case.check(DType::F32, 64, &[(129, 129), (1, 300), (200, 330)]);
+}
+
+#[test]
+fn s05_t5() {
+    Case::new("05_t5.attn", "t5_decoder_self", &[("H", 2)]).grid();
+}
+
+#[test]
+fn s06_bigbird() {
+    Case::new("06_bigbird.attn", "bigbird", &[("H", 2)]).grid();
+}
+
+#[test]
+fn s06b_bigbird_plan() {
+    Case::new("06b_bigbird_plan.attn", "bigbird_plan", &[("H", 2)]).grid();
+}
+
+#[test]
+fn s07_doc_causal_without_rotations() {
+    let case = Case {
+        lengths: ("T", "T"),
+        batch: false,
+        ..Case::new("07_doc_causal.attn", "doc_causal", &[("Hq", 4), ("Hkv", 2)])
+    };
+    case.with("  rotate q by rope(theta = 500K) at pos[i]\n", "")
+        .with("  rotate k by rope(theta = 500K) at pos[j]\n", "")
+        .grid();
+}
+
+#[test]
+fn s08_prefix_lm() {
+    Case::new("08_prefix_lm.attn", "prefix_lm", &[("H", 2)]).grid();
+}
+
+#[test]
+fn s17_sigmoid() {
+    Case::new("17_sigmoid_fox.attn", "sigmoid_attn", &[("H", 2)]).grid();
+}
+
+#[test]
+fn s18_dilated_heads() {
+    Case::new("18_delta_dilated.attn", "dilated_heads", &[("H", 4)]).grid();
 }

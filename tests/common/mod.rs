@@ -223,12 +223,8 @@ pub fn run(kernel: &LoadedKernel, attn: &Attention, problem: &Problem, threads: 
         })
         .collect();
     let inputs: Vec<NamedInput> = problem.tensors.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
-    let mut outputs: Vec<NamedOutput> = problem
-        .outputs
-        .iter()
-        .zip(&mut out)
-        .map(|((n, ..), t)| (n.as_str(), t.view_mut()))
-        .collect();
+    let mut outputs: Vec<NamedOutput> =
+        problem.outputs.iter().zip(&mut out).map(|((n, ..), t)| (n.as_str(), t.view_mut())).collect();
     let options = RunOptions::threads(threads).expect("threads");
     kernel.run(&inputs, &mut outputs, &[], &options).unwrap_or_else(|e| panic!("{e}"));
     drop(outputs);
