@@ -24,8 +24,8 @@ use crate::sema::{self, Checked, CheckedKernel, PlanKey};
 use crate::target::{CpuFacts, Target};
 use crate::tile_ir::{self, Program, ScalarArg, TensorDecl, TensorKind};
 
-/// Version that is part of every cache key.
-pub const COMPILER_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Version that is part of every cache key: the release, and a hash of the compiler's sources (see `build.rs`).
+pub const COMPILER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("ATTN_COMPILER_SOURCES"));
 
 /// A stage, as `--emit`, `--print-ir-after` and `--time-passes` name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
