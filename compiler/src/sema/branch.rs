@@ -95,7 +95,7 @@ impl Elab<'_> {
         own.sort();
         for name in &own {
             let (entry, span) = self.names[name];
-            if !self.used.remove(name) {
+            if !self.used.remove(name) && self.report.n_errors == 0 {
                 self.warn_unused_name(name, entry, span);
             }
         }

@@ -190,9 +190,17 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         params: Vec::new(),
         tensors: &kernel.tensors,
         ids: vec![None; kernel.tensors.len()],
+        shifted: shifted(kernel),
         query_side: query_side(kernel),
         dots: Vec::new(),
     })
+}
+
+/// True if `i` is not the row: `align bottom_right` with lengths of different dims.
+fn shifted(kernel: &CheckedKernel) -> bool {
+    let Some(&(x, y)) = kernel.body.as_ref().and_then(|b| b.dots.first()) else { return false };
+    let (seq_q, seq_k) = (&kernel.tensors[x.tensor].shape[x.seq], &kernel.tensors[y.tensor].shape[y.seq]);
+    kernel.align.bottom_right && !seq_q.same(seq_k)
 }
 
 /// For each tensor and dim: `i` in its brackets means the row. True of the query's sequence dim and of dims

@@ -188,8 +188,10 @@ impl Elab<'_> {
         let mut names: Vec<(String, (Entry, Span))> =
             self.names.iter().map(|(n, e)| (n.clone(), *e)).collect();
         names.sort_by_key(|(_, (_, span))| span.start);
+        // After an error parts of the text were not read: what they use is not known.
+        let complete = self.report.n_errors == 0;
         for (name, (entry, span)) in names {
-            if !self.used.contains(&name) {
+            if complete && !self.used.contains(&name) {
                 self.warn_unused_name(&name, entry, span);
             }
         }

@@ -36,6 +36,8 @@ pub(crate) struct Lower<'k> {
     pub tensors: &'k [TensorFact],
     /// Their ids; `None` where an optional input is absent.
     pub ids: Vec<Option<TensorId>>,
+    /// `i` and the row are not the same: the first query is not at 0.
+    pub shifted: bool,
     /// For each tensor and dim: does `i` mean the row there?
     pub query_side: Vec<Vec<bool>>,
     /// Dots of the score with their variables.
@@ -102,10 +104,11 @@ impl Lower<'_> {
         match var {
             IndexVar::B => self.index.b,
             IndexVar::H => self.index.h,
-            IndexVar::I if place.row => self.index.row,
-            IndexVar::I => self.index.i,
+            IndexVar::I if place.row && self.shifted => self.index.row,
+            IndexVar::Row if self.shifted => self.index.row,
+            // Where both are the same there is one name for them, which analyses know best.
+            IndexVar::I | IndexVar::Row => self.index.i,
             IndexVar::J => self.index.j,
-            IndexVar::Row => self.index.row,
         }
     }
 

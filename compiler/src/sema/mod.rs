@@ -76,7 +76,9 @@ pub fn check<'r>(
         called.extend(defs);
         checked.kernels.extend(out);
     }
-    modules.warn_unused(&called, &mut diagnostics);
+    if !diagnostics.has_errors() {
+        modules.warn_unused(&called, &mut diagnostics);
+    }
     (checked, diagnostics)
 }
 

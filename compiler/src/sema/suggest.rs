@@ -3,13 +3,14 @@
 //! Comes in: a name and the names that would have worked. Goes out: the nearest by edit distance (Damerau's
 //! restricted form, case ignored at the same cost as nothing), if it is near enough to be a slip of the hand.
 
-/// The nearest of `names`, if it is at most a third of the name's length (at least one edit) away.
+/// The nearest of `names`, if it is at most a third of the name's length away (three edits at most) and shares some of its letters.
 pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let limit = (name.chars().count() / 3).max(1);
+    let length = name.chars().count();
+    let limit = ((length + 1) / 3).clamp(1, 3);
     names
         .into_iter()
         .map(|n| (distance(&name.to_lowercase(), &n.to_lowercase()), n))
-        .filter(|(d, n)| *d <= limit && *d < n.chars().count().max(2))
+        .filter(|(d, n)| *d <= limit && *d < n.chars().count().min(length))
         .min_by(|a, b| a.0.cmp(&b.0).then(a.1.cmp(b.1)))
         .map(|(_, n)| n.to_string())
 }

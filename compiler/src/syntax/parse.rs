@@ -71,11 +71,25 @@ impl Cx<'_> {
 
     pub(super) fn span(self, pair: &Pair<Rule>) -> Span {
         let s = pair.as_span();
-        Span { source: self.source, start: self.base + s.start(), end: self.base + s.end() }
+        // Blanks and comments before an optional part that is missing belong to the pair, not to what was written.
+        let end = s.start() + written(s.as_str()).len();
+        Span { source: self.source, start: self.base + s.start(), end: self.base + end }
     }
 
     pub(super) fn name(self, pair: &Pair<Rule>) -> Name {
         Spanned { node: pair.as_str().to_string(), span: self.span(pair) }
+    }
+}
+
+/// The text without the blanks and comments at its end.
+fn written(text: &str) -> &str {
+    let mut text = text.trim_end();
+    loop {
+        let line = text.rfind('\n').map_or(0, |n| n + 1);
+        match text[line..].find("//") {
+            Some(at) if !text[line..line + at].contains('"') => text = text[..line + at].trim_end(),
+            _ => return text,
+        }
     }
 }
 

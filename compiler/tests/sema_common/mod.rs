@@ -48,3 +48,19 @@ pub fn key(kernel: &str, dims: &[(&str, i64)]) -> PlanKey {
 pub fn text(a: &Attention, e: ExprId) -> String {
     print(&a.pool, e, &|t: TensorId| a.tensor(t).name.clone())
 }
+
+/// The specifications of the shared folder: file stem and text, in order.
+pub fn specs() -> Vec<(String, String)> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let shared = std::env::var("ATTN_SHARED").map_or(root, std::path::PathBuf::from);
+    let list = std::fs::read_dir(shared.join("specs")).expect("the shared specifications must be readable");
+    let mut files: Vec<std::path::PathBuf> = list.map(|f| f.expect("a directory entry").path()).collect();
+    files.sort();
+    let stem = |p: &std::path::Path| p.file_stem().map_or(String::new(), |s| s.to_string_lossy().into_owned());
+    files.iter().map(|p| (stem(p), std::fs::read_to_string(p).expect("a readable file"))).collect()
+}
+
+/// The text of one specification.
+pub fn spec(stem: &str) -> String {
+    specs().into_iter().find(|(s, _)| s == stem).map(|(_, t)| t).expect("a specification of this name")
+}
