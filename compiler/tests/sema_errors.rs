@@ -27,7 +27,9 @@ fn case(source: String, code: &'static str, caret: &'static str, fix: Option<&'s
 
 /// A kernel with these clauses before its score, and this score and mask.
 fn kernel(clauses: &str, score: &str, mask: &str) -> String {
-    format!("attention a {{\n{HEAD}{clauses}\nscore = {score}\nmask = {mask}\nweight = softmax(score)\nreturn weight @ v\n}}")
+    format!(
+        "attention a {{\n{HEAD}{clauses}\nscore = {score}\nmask = {mask}\nweight = softmax(score)\nreturn weight @ v\n}}"
+    )
 }
 
 fn mask(mask: &str) -> String {
@@ -43,19 +45,27 @@ fn clauses(clauses: &str) -> String {
 }
 
 fn params(params: &str, mask: &str) -> String {
-    format!("attention a({params}) {{\n{HEAD}score = dot(q, k)\nmask = {mask}\nweight = softmax(score)\nreturn weight @ v\n}}")
+    format!(
+        "attention a({params}) {{\n{HEAD}score = dot(q, k)\nmask = {mask}\nweight = softmax(score)\nreturn weight @ v\n}}"
+    )
 }
 
 fn dims(head: &str, extra: &str) -> String {
-    format!("attention a {{\n{head}{extra}\nscore = dot(q, k)\nmask = j <= i\nweight = softmax(score)\nreturn weight @ v\n}}")
+    format!(
+        "attention a {{\n{head}{extra}\nscore = dot(q, k)\nmask = j <= i\nweight = softmax(score)\nreturn weight @ v\n}}"
+    )
 }
 
 fn weight(weight: &str, result: &str) -> String {
-    format!("attention a {{\n{HEAD}input sink : f32[H]\nscore = dot(q, k) + sink[h]\nmask = j <= i\nweight = {weight}\nreturn {result}\n}}")
+    format!(
+        "attention a {{\n{HEAD}input sink : f32[H]\nscore = dot(q, k) + sink[h]\nmask = j <= i\nweight = {weight}\nreturn {result}\n}}"
+    )
 }
 
 fn recurrence(clauses: &str) -> String {
-    format!("recurrence r {{\ndims B, H, S, D, Dv\ninput q, k : float[B, H, S, D]\ninput v : float[B, H, S, Dv]\n{clauses}\n}}")
+    format!(
+        "recurrence r {{\ndims B, H, S, D, Dv\ninput q, k : float[B, H, S, D]\ninput v : float[B, H, S, Dv]\n{clauses}\n}}"
+    )
 }
 
 fn with_defs(defs: &str, mask: &str) -> String {
@@ -77,10 +87,15 @@ fn run(cases: &[Case]) {
         let fixes: Vec<&str> = d.suggestions.iter().map(|s| s.replacement.as_str()).collect();
         let offered = match c.fix {
             Some(fix) => fixes.contains(&fix),
-            None => fixes.is_empty() && !(d.helps.is_empty() && d.notes.is_empty() && d.labels[0].text.is_empty()),
+            None => {
+                fixes.is_empty() && !(d.helps.is_empty() && d.notes.is_empty() && d.labels[0].text.is_empty())
+            }
         };
         if !offered || d.labels[0].text.is_empty() {
-            wrong += &format!("--- {} at {:?}: fix {:?}, offered {fixes:?}\n{}\n", c.code, c.caret, c.fix, c.source);
+            wrong += &format!(
+                "--- {} at {:?}: fix {:?}, offered {fixes:?}\n{}\n",
+                c.code, c.caret, c.fix, c.source
+            );
         }
         let error = c.code.starts_with('E');
         if error != (d.severity == Severity::Error) || (error && !diagnostics.has_errors()) {
@@ -114,7 +129,12 @@ fn names_and_definitions() {
         case(with_defs("mask near(W) = j > i - W", "near()"), "E0104", "near()", None),
         case(score("squareroot(dot(q, k))"), "E0105", "squareroot", None),
         case(score("sqr(dot(q, k))"), "E0105", "sqr", Some("sqrt")),
-        case(with_defs("mask windw(W) = j > i - W", "windw(3) & window(3)"), "E0105", "window", Some("windw")),
+        case(
+            with_defs("mask windw(W) = j > i - W", "windw(3) & window(3)"),
+            "E0105",
+            "window",
+            Some("windw"),
+        ),
         case(with_defs("use std.masks", "j <= i"), "E0106", "std.masks", Some("std.mask")),
         case(with_defs("use \"other.attn\"", "j <= i"), "E0106", "\"other.attn\"", None),
         case(clauses("let i = 3"), "E0109", "i", None),
@@ -134,7 +154,13 @@ fn dims_and_tensors() {
         case(dims(&head("B, H, S = 8..1, D", "float[B, H, S, D]"), ""), "E0201", "8..1", Some("1..8")),
         case(dims(&head("B, H, S, D = 0", "float[B, H, S, D]"), ""), "E0201", "0", None),
         case(dims(&head("B, H, S, D = 2 * i", "float[B, H, S, D]"), ""), "E0201", "i", None),
-        case(dims(&head("B, H, S, D, N", "float[B, H, S, D]"), "let n = N\n").replace("dot(q, k)", "dot(q, k) + n"), "E0201", "N", Some(" = 64")),
+        case(
+            dims(&head("B, H, S, D, N", "float[B, H, S, D]"), "let n = N\n")
+                .replace("dot(q, k)", "dot(q, k) + n"),
+            "E0201",
+            "N",
+            Some(" = 64"),
+        ),
         case(
             params("d: int = 4", "j <= i").replace("dims B, H, S, D", "dims B, H, S, D = d"),
             "E0202",
@@ -147,16 +173,49 @@ fn dims_and_tensors() {
         case(clauses("input m : f32[S] sorted"), "E0206", "sorted", None),
         case(clauses("input m : i32[S] learn"), "E0206", "learn", None),
         case(clauses("input m : i32[S] sorted sorted"), "E0206", "sorted", Some("")),
-        case(clauses("input m : i32[S] paged (size = 16, table = t, len = l)"), "E0206", "paged (size = 16, table = t, len = l)", None),
-        case(dims(&head("S, H, D", "float[H, S, D] layout (S, H)"), ""), "E0207", "layout (S, H)", Some("layout (H, S, D)")),
-        case(dims(&head("S, H, D", "float[H, S, D] layout (S, S, D)"), ""), "E0207", "layout (S, S, D)", Some("layout (H, S, D)")),
-        case(kernel("input m : f32[H, S, S]", "dot(q, k) + m[h]", "j <= i"), "E0208", "m[h]", Some("m[h, i, i]")),
+        case(
+            clauses("input m : i32[S] paged (size = 16, table = t, len = l)"),
+            "E0206",
+            "paged (size = 16, table = t, len = l)",
+            None,
+        ),
+        case(
+            dims(&head("S, H, D", "float[H, S, D] layout (S, H)"), ""),
+            "E0207",
+            "layout (S, H)",
+            Some("layout (H, S, D)"),
+        ),
+        case(
+            dims(&head("S, H, D", "float[H, S, D] layout (S, S, D)"), ""),
+            "E0207",
+            "layout (S, S, D)",
+            Some("layout (H, S, D)"),
+        ),
+        case(
+            kernel("input m : f32[H, S, S]", "dot(q, k) + m[h]", "j <= i"),
+            "E0208",
+            "m[h]",
+            Some("m[h, i, i]"),
+        ),
         case(kernel("input m : f32[H]", "dot(q, k) + m[h, i]", "j <= i"), "E0208", "m[h, i]", Some("m[h]")),
         case(score("dot(q, k) + h[2]"), "E0208", "h", None),
         case(kernel("input m : f32[3]", "dot(q, k) + m[3]", "j <= i"), "E0209", "3", None),
         case(kernel("input m : f32[H]", "dot(q, k) + m[0 - 1]", "j <= i"), "E0209", "0 - 1", None),
-        case(dims("dims B, C, H, S, D\ninput q : float[B, H, S, D]\ninput k, v : float[C, H, S, D]\n", ""), "E0210", "dot(q, k)", None),
-        case(dims("dims B, H, S, T, D\ninput q : float[B, H, S, D]\ninput k : float[B, H, S, D]\ninput v : float[B, H, T, D]\n", ""), "E0210", "v", None),
+        case(
+            dims("dims B, C, H, S, D\ninput q : float[B, H, S, D]\ninput k, v : float[C, H, S, D]\n", ""),
+            "E0210",
+            "dot(q, k)",
+            None,
+        ),
+        case(
+            dims(
+                "dims B, H, S, T, D\ninput q : float[B, H, S, D]\ninput k : float[B, H, S, D]\ninput v : float[B, H, T, D]\n",
+                "",
+            ),
+            "E0210",
+            "v",
+            None,
+        ),
         case(kernel("input e : float[D]", "dot(e, k)", "j <= i"), "E0210", "dot(e, k)", None),
     ]);
 }
@@ -167,14 +226,24 @@ fn types() {
         case(mask("i - j"), "E0301", "i - j", Some("i - j != 0")),
         case(score("dot(q, k) + (i < j)"), "E0301", "i < j", Some("(i < j ? 1 : 0)")),
         case(score("dot(q, k) + q"), "E0301", "dot(q, k) + q", None),
-        case(kernel("input s2 : f32[H]", "dot(q, k) + abs(s2)", "j <= i"), "E0301", "dot(q, k) + abs(s2)", None),
+        case(
+            kernel("input s2 : f32[H]", "dot(q, k) + abs(s2)", "j <= i"),
+            "E0301",
+            "dot(q, k) + abs(s2)",
+            None,
+        ),
         case(score("dot(q, h)"), "E0301", "h", None),
         case(score("dot(q, k) + (i < j ? 1 : true)"), "E0301", "i < j ? 1 : true", None),
         case(mask("!i"), "E0301", "i", Some("i != 0")),
         case(mask("(i < j) < (j < i)"), "E0301", "j < i", Some("(j < i ? 1 : 0)")),
         case(kernel("input ids : i32[B, H, S, D]", "dot(q, ids)", "j <= i"), "E0301", "ids", None),
         case(mask("j in (i - 2.5 * 2, i] & j mod 2.0 == 0"), "E0302", "2.0", Some("int(2.0)")),
-        case(kernel("input t : f32[H, 9]", "dot(q, k) + t[h, i / 2]", "j <= i"), "E0302", "i / 2", Some("int(i / 2)")),
+        case(
+            kernel("input t : f32[H, 9]", "dot(q, k) + t[h, i / 2]", "j <= i"),
+            "E0302",
+            "i / 2",
+            Some("int(i / 2)"),
+        ),
         case(
             dims("dims B, H, S, D, E\ninput q : float[B, H, S, D]\ninput k, v : float[B, H, S, E]\n", ""),
             "E0303",
@@ -200,10 +269,30 @@ fn clauses_of_attentions() {
     run(&[
         case(clauses("mask = j < 3"), "E0401", "mask = j <= i", None),
         case(clauses("align none\nalign none"), "E0401", "align none", None),
-        case(clauses("schedule cpu { tile = [8, 8] }\nschedule cpu { tile = [9, 9] }"), "E0401", "schedule cpu { tile = [9, 9] }", None),
-        case(format!("attention a {{\n{HEAD}mask = j <= i\nweight = softmax(score)\nreturn weight @ v\n}}"), "E0402", "a", Some("\n  score  = dot(q, k) / sqrt(D)")),
-        case(format!("attention a {{\n{HEAD}score = dot(q, k)\nreturn weight @ v\n}}"), "E0402", "a", Some("\n  weight = softmax(score)")),
-        case(format!("attention a {{\n{HEAD}score = dot(q, k)\nweight = softmax(score)\n}}"), "E0402", "a", Some("\n  return weight @ v")),
+        case(
+            clauses("schedule cpu { tile = [8, 8] }\nschedule cpu { tile = [9, 9] }"),
+            "E0401",
+            "schedule cpu { tile = [9, 9] }",
+            None,
+        ),
+        case(
+            format!("attention a {{\n{HEAD}mask = j <= i\nweight = softmax(score)\nreturn weight @ v\n}}"),
+            "E0402",
+            "a",
+            Some("\n  score  = dot(q, k) / sqrt(D)"),
+        ),
+        case(
+            format!("attention a {{\n{HEAD}score = dot(q, k)\nreturn weight @ v\n}}"),
+            "E0402",
+            "a",
+            Some("\n  weight = softmax(score)"),
+        ),
+        case(
+            format!("attention a {{\n{HEAD}score = dot(q, k)\nweight = softmax(score)\n}}"),
+            "E0402",
+            "a",
+            Some("\n  return weight @ v"),
+        ),
         case(clauses("state s : f32[D, D] = s0"), "E0403", "state s : f32[D, D] = s0", None),
         case(weight("softmx(score)", "weight @ v"), "E0404", "softmx", Some("softmax")),
         case(weight("softmax(score * 2)", "weight @ v"), "E0404", "score * 2", Some("score")),
@@ -215,11 +304,21 @@ fn clauses_of_attentions() {
         case(weight("softmax(score)", "weight @ v, lsee"), "E0405", "lsee", Some("lse")),
         case(weight("softmax(score)", "cast(weight @ v, i8)"), "E0405", "i8", None),
         case(weight("softmax(score)", "sink[h] * 2"), "E0405", "sink[h] * 2", None),
-        case(clauses("input lse : f32[B]").replace("return weight @ v", "return weight @ v, lse"), "E0405", "lse", None),
+        case(
+            clauses("input lse : f32[B]").replace("return weight @ v", "return weight @ v, lse"),
+            "E0405",
+            "lse",
+            None,
+        ),
         case(mask("dot(q, k) > 0"), "E0406", "dot(q, k)", None),
         case(kernel("input g : f32[S]", "dot(q, k)", "g[j] > 0"), "E0406", "g[j]", None),
         case(score("-abs(i - j)"), "E0407", "-abs(i - j)", None),
-        case(kernel("input t : f32[H, S]", "dot(q, k) + t[h, int(dot(q, k))]", "j <= i"), "E0407", "dot(q, k)", None),
+        case(
+            kernel("input t : f32[H, S]", "dot(q, k) + t[h, int(dot(q, k))]", "j <= i"),
+            "E0407",
+            "dot(q, k)",
+            None,
+        ),
     ]);
 }
 
@@ -229,7 +328,12 @@ fn clauses_that_only_check() {
     run(&[
         case(clauses("select x = topk(q, 3)"), "E0408", "x", Some("j")),
         case(clauses("input r : f32[B, S]\nselect j = topl(r, 3)"), "E0408", "topl", Some("topk")),
-        case(clauses("input r : f32[B, S]\nselect j = topk(r, 3)\nselect j = topk(r, 4)"), "E0408", "select j = topk(r, 4)", None),
+        case(
+            clauses("input r : f32[B, S]\nselect j = topk(r, 3)\nselect j = topk(r, 4)"),
+            "E0408",
+            "select j = topk(r, 4)",
+            None,
+        ),
         case(clauses("select i = topk_blocks(dot(q, k), 64, 4)"), "E0408", "topk_blocks", Some("j")),
         case(clauses("select j = topk_blocks(dot(q, k), 64, 4, pool = maxx)"), "E0408", "maxx", Some("max")),
         case(clauses("select j = topk_blocks(i - j, 64, 4)"), "E0408", "i - j", None),
@@ -241,15 +345,35 @@ fn clauses_that_only_check() {
         case(clauses("rotate q by rope(scaling = yarm(2, 3)) at i"), "E0409", "yarm(2, 3)", Some("yarn")),
         case(clauses("rotate q by rope(sections = [1, 2]) at [i, i, i]"), "E0409", "[i, i, i]", None),
         case(clauses("rotate q by rope(thta = 3) at i"), "E0104", "thta", Some("theta")),
-        case(with_defs("fn p(f) = f", "j <= i").replace("score =", "rotate q by p(3) at i\nscore ="), "E0409", "p", None),
+        case(
+            with_defs("fn p(f) = f", "j <= i").replace("score =", "rotate q by p(3) at i\nscore ="),
+            "E0409",
+            "p",
+            None,
+        ),
         case(with_defs("position p(f) = x0 * f", "j <= i"), "E0409", "x0 * f", None),
         case(clauses("map q, k by silo"), "E0409", "silo", Some("silu")),
-        case(with_defs("fn f(x, y) = x", "j <= i").replace("score =", "map q by f\nscore ="), "E0409", "f", None),
+        case(
+            with_defs("fn f(x, y) = x", "j <= i").replace("score =", "map q by f\nscore ="),
+            "E0409",
+            "f",
+            None,
+        ),
         case(cached("cache k, v : i8[B, H, Sk, D]"), "E0410", "i8", None),
         case(cached("cache k, v : i32[B, H, Sk, D]"), "E0410", "i32", Some("i8")),
-        case(cached("cache k, v : float[B, H, Sk, D] scale f16 per (token, head)"), "E0410", "scale f16 per (token, head)", Some("")),
+        case(
+            cached("cache k, v : float[B, H, Sk, D] scale f16 per (token, head)"),
+            "E0410",
+            "scale f16 per (token, head)",
+            Some(""),
+        ),
         case(cached("cache k, v : i8[B, H, Sk, D] scale f16 per (tokens)"), "E0410", "tokens", Some("token")),
-        case(cached("cache k, v : float[B, H, Sk, D] paged (size = 0, table = t, len = l)"), "E0410", "0", None),
+        case(
+            cached("cache k, v : float[B, H, Sk, D] paged (size = 0, table = t, len = l)"),
+            "E0410",
+            "0",
+            None,
+        ),
         case(cached("cache kk, v : float[B, H, Sk, D]\nappend k_new"), "E0410", "k_new", Some("kk_new")),
         case(cached("cache k, v : float[H, B, Sk, D]\nappend k_new"), "E0410", "k_new", None),
         case(clauses("dropout (1.5, 0, 0)"), "E0414", "1.5", None),
@@ -268,7 +392,9 @@ fn clauses_that_only_check() {
 fn branches_and_recurrences() {
     let branch = "branch x {\ninput q, k, v : float[B, H, S, D]\nscore = dot(q, k)\nweight = softmax(score)\nreturn weight @ v\n}";
     let routed = branch.replace("score =", "select i = topk(r, 3)\nscore =");
-    let both = |b: &str, ret: &str| format!("attention a {{\ndims B, H, S, D\ninput r : f32[B, S]\n{b}\nreturn {ret}\n}}");
+    let both = |b: &str, ret: &str| {
+        format!("attention a {{\ndims B, H, S, D\ninput r : f32[B, S]\n{b}\nreturn {ret}\n}}")
+    };
     let state = "state s : f32[D, Dv] = s0";
     run(&[
         case(both(&routed, "x"), "E0415", "x", Some("scatter(x)")),
@@ -288,8 +414,18 @@ fn branches_and_recurrences() {
         case(recurrence(&format!("{state}\ns = outer(k, v) * j\nreturn q @ s")), "E0306", "j", None),
         case(recurrence(&format!("{state}\ns = outer(k, v)\nreturn q @ s, lse")), "E0405", "lse", None),
         case(recurrence(&format!("{state}\ns = outer(k, v)\nreturn v @ s")), "E0303", "v @ s", None),
-        case(recurrence(&format!("{state}\ns = outer(k, v) + q\nreturn q @ s")), "E0303", "outer(k, v) + q", None),
-        case(recurrence(&format!("{state}\ns = outer(k, v)\nmask = j <= i\nreturn q @ s")), "E0403", "mask = j <= i", None),
+        case(
+            recurrence(&format!("{state}\ns = outer(k, v) + q\nreturn q @ s")),
+            "E0303",
+            "outer(k, v) + q",
+            None,
+        ),
+        case(
+            recurrence(&format!("{state}\ns = outer(k, v)\nmask = j <= i\nreturn q @ s")),
+            "E0403",
+            "mask = j <= i",
+            None,
+        ),
     ]);
 }
 
@@ -299,8 +435,18 @@ fn conventions_promises_and_options() {
     let fixed = gqa.replace("Hq, Hkv,", "Hq = 6, Hkv = 4,");
     run(&[
         case(dims(LONG, ""), "E0501", "j <= i", Some("align bottom_right\n  ")),
-        case(dims(LONG, "").replace("mask = j <= i", "mask = (i - j) mod 2 == 0"), "E0501", "i - j", Some("align top_left\n  ")),
-        case(dims(LONG, "input d : i32[Sk]").replace("mask = j <= i", "mask = d[i] == d[j]"), "E0501", "d[i]", Some("align bottom_right\n  ")),
+        case(
+            dims(LONG, "").replace("mask = j <= i", "mask = (i - j) mod 2 == 0"),
+            "E0501",
+            "i - j",
+            Some("align top_left\n  "),
+        ),
+        case(
+            dims(LONG, "input d : i32[Sk]").replace("mask = j <= i", "mask = d[i] == d[j]"),
+            "E0501",
+            "d[i]",
+            Some("align bottom_right\n  "),
+        ),
         case(dims(gqa, ""), "E0502", "score = dot(q, k)", Some("heads grouped\n  ")),
         case(dims(&fixed, "heads grouped"), "E0503", "heads grouped", None),
         case(dims(&fixed, "heads interleaved"), "E0503", "heads interleaved", None),
@@ -336,7 +482,12 @@ fn warnings() {
         case(clauses("input m : f32[H]"), "W0901", "m", None),
         case(params("w: int = 3", "j <= i"), "W0901", "w", None),
         case(with_defs("fn f(x) = x", "j <= i"), "W0901", "f", None),
-        case(mask("j <= i & j > i - 4 | j < 4"), "W0902", "j <= i & j > i - 4 | j < 4", Some("(j <= i & j > i - 4)")),
+        case(
+            mask("j <= i & j > i - 4 | j < 4"),
+            "W0902",
+            "j <= i & j > i - 4 | j < 4",
+            Some("(j <= i & j > i - 4)"),
+        ),
         case(mask("j in (4, 4]"), "W0903", "4, 4", None),
         case(mask("false"), "W0903", "false", None),
     ]);
@@ -344,7 +495,11 @@ fn warnings() {
 
 #[test]
 fn several_errors_of_one_text_are_all_reported() {
-    let text = kernel("let m = unknown_1\nalign nowhere\nschedule cpu { tiels = [8, 8] }", "dot(q, k) + q2", "i - j");
+    let text = kernel(
+        "let m = unknown_1\nalign nowhere\nschedule cpu { tiels = [8, 8] }",
+        "dot(q, k) + q2",
+        "i - j",
+    );
     let (_, checked, diagnostics) = check_text(&text);
     let codes: Vec<&str> = diagnostics.items().iter().map(|d| d.code.id()).collect();
     for code in ["E0101", "E0504", "E0412", "E0301"] {

@@ -95,14 +95,31 @@ fn numbers_out_of_range_are_diagnostics() {
 
 #[test]
 fn odd_files_are_diagnostics_or_nothing() {
-    for text in ["", "// only a comment", "attention", "attention a {}", "use std.mask", "\u{0}", "attention é {}", "fn f() = f"] {
+    for text in [
+        "",
+        "// only a comment",
+        "attention",
+        "attention a {}",
+        "use std.mask",
+        "\u{0}",
+        "attention é {}",
+        "fn f() = f",
+    ] {
         codes(text);
     }
 }
 
 /// Words, numbers, blanks and single symbols of a text.
 fn tokens(text: &str) -> Vec<String> {
-    let class = |c: char| if c.is_alphanumeric() || c == '_' { 0 } else if c.is_whitespace() { 1 } else { 2 };
+    let class = |c: char| {
+        if c.is_alphanumeric() || c == '_' {
+            0
+        } else if c.is_whitespace() {
+            1
+        } else {
+            2
+        }
+    };
     let mut out: Vec<String> = Vec::new();
     let mut last = 3;
     for c in text.chars() {

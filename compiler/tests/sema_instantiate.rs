@@ -107,7 +107,10 @@ fn causal_has_its_offset_outputs_and_runtime_lengths() {
     assert_eq!(text(&a, a.batch), "B");
     let half = PlanKey { float: DType::Bf16, ..key("causal", &[("H", 8), ("D", 64)]) };
     let a = planned(&spec("01_causal"), &half);
-    assert_eq!((a.tensors[0].dtype, a.outputs[0].dtype, a.outputs[1].dtype), (DType::Bf16, DType::Bf16, DType::F32));
+    assert_eq!(
+        (a.tensors[0].dtype, a.outputs[0].dtype, a.outputs[1].dtype),
+        (DType::Bf16, DType::Bf16, DType::F32)
+    );
 }
 
 #[test]
@@ -182,13 +185,16 @@ fn sizes_that_a_plan_needs_are_asked_for_by_name() {
     let (code, said) = refused(&spec("01_causal"), &key("causal", &[("H", 8)]));
     assert_eq!(code, Code::MissingDim);
     assert!(said.contains("`D`"), "{said}");
-    assert_eq!(refused(&spec("01_causal"), &key("causal", &[("H", 8), ("D", 64), ("E", 1)])).0, Code::BadPlanValue);
+    assert_eq!(
+        refused(&spec("01_causal"), &key("causal", &[("H", 8), ("D", 64), ("E", 1)])).0,
+        Code::BadPlanValue
+    );
     assert_eq!(refused(&spec("01_causal"), &key("causal", &[("H", 0), ("D", 64)])).0, Code::BadPlanValue);
     assert_eq!(refused(&spec("03_swa_sinks"), &key("swa_sinks", &[("D", 80)])).0, Code::BadPlanValue);
-    let (code, _) = refused(&spec("13_ring").replace("distribute ring(axis = S, layout = zigzag)", ""), &key(
-        "ring_causal",
-        &[("Hq", 6), ("Hkv", 4), ("D", 64)],
-    ));
+    let (code, _) = refused(
+        &spec("13_ring").replace("distribute ring(axis = S, layout = zigzag)", ""),
+        &key("ring_causal", &[("Hq", 6), ("Hkv", 4), ("D", 64)]),
+    );
     assert_eq!(code, Code::HeadsDivide);
     let float = PlanKey { float: DType::I8, ..key("causal", &[("H", 8), ("D", 64)]) };
     assert_eq!(refused(&spec("01_causal"), &float).0, Code::BadPlanValue);
@@ -297,7 +303,10 @@ fn epilogues_computed_rows_and_other_numerics_are_unsupported() {
         (base("dot(q + pe[i], k)", "weight @ v", ""), "dot of computed rows"),
         (base("dot(q, k)", "weight @ v", "numerics { dot = tf32 }"), "numerics dot = tf32"),
         (base("dot(q, k)", "weight @ v", "numerics { split = fixed(512) }"), "numerics split"),
-        (base("dot(q, k)", "weight @ v", "numerics { batch_invariant = true }"), "numerics batch_invariant = true"),
+        (
+            base("dot(q, k)", "weight @ v", "numerics { batch_invariant = true }"),
+            "numerics batch_invariant = true",
+        ),
     ] {
         match plan(&source, &key("a", &[("H", 2), ("D", 64)])) {
             Err(CompileError::Unsupported(u)) => assert_eq!(u.clause, clause),
@@ -309,7 +318,9 @@ fn epilogues_computed_rows_and_other_numerics_are_unsupported() {
 #[test]
 fn head_maps_are_checked_for_every_head() {
     let source = |map: &str| {
-        spec("13_ring").replace("distribute ring(axis = S, layout = zigzag)", "").replace("heads grouped", map)
+        spec("13_ring")
+            .replace("distribute ring(axis = S, layout = zigzag)", "")
+            .replace("heads grouped", map)
     };
     let k = key("ring_causal", &[("Hq", 6), ("Hkv", 3), ("D", 64)]);
     let a = planned(&source("heads interleaved"), &k);

@@ -93,7 +93,7 @@ fn missing(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) {
 
 fn score(elab: &mut Elab<'_>, e: &ast::Expr) -> Expr {
     let typed = elab.expr(e);
-    let typed = elab.to_float(&typed);
+    let typed = elab.widen(&typed);
     if !typed.is_error() && !typed.uses.any(Uses::DOT) {
         let d = Diagnostic::error(Code::BadScore, e.span, "this score has no dot")
             .label("nothing says which rows meet")
@@ -211,7 +211,7 @@ fn softmax(elab: &mut Elab<'_>, args: &[ast::Arg], span: Span) -> Option<WeightH
     }
     let Some(e) = bound[1] else { return Some(WeightHir::Softmax(None)) };
     let sink = elab.expr(e);
-    let sink = elab.to_float(&sink);
+    let sink = elab.widen(&sink);
     let row = Uses::I.or(Uses::J).or(Uses::ROW).or(Uses::DOT);
     if let Some(at) = find_use(&sink, row) {
         let d = Diagnostic::error(Code::BadWeight, at.span, "a sink is one logit for each head")
@@ -248,15 +248,15 @@ fn results(
             elab.report.push(d);
             continue;
         }
-        if let Some((entry, at)) = elab.names.get(&output.name) {
-            if matches!(entry, super::elab::Entry::Tensor(_)) {
-                let message = format!("a result and an input are both called `{}`", output.name);
-                let d = Diagnostic::error(Code::BadReturn, e.span, message)
-                    .label("the host binds both by name")
-                    .context(*at, "the input")
-                    .help("rename the input");
-                elab.report.push(d);
-            }
+        if let Some((entry, at)) = elab.names.get(&output.name)
+            && matches!(entry, super::elab::Entry::Tensor(_))
+        {
+            let message = format!("a result and an input are both called `{}`", output.name);
+            let d = Diagnostic::error(Code::BadReturn, e.span, message)
+                .label("the host binds both by name")
+                .context(*at, "the input")
+                .help("rename the input");
+            elab.report.push(d);
         }
         outputs.push(output);
     }

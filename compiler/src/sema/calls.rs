@@ -94,11 +94,11 @@ impl Elab<'_> {
                 None => self.err(span),
             },
             "int" => match self.arguments("int", ["x"], args, span) {
-                Some([x]) => self.to_int(&x, span),
+                Some([x]) => self.truncate(&x, span),
                 None => self.err(span),
             },
             "float" => match self.arguments("float", ["x"], args, span) {
-                Some([x]) => self.to_float(&x),
+                Some([x]) => self.widen(&x),
                 None => self.err(span),
             },
             "pow" => match self.arguments("pow", ["x", "y"], args, span) {
@@ -328,7 +328,7 @@ impl Elab<'_> {
         }
         if let Some(eps) = bound[2] {
             let eps = self.expr(eps);
-            self.to_float(&eps);
+            self.widen(&eps);
         }
         if x.is_error() {
             self.err(span)
@@ -409,7 +409,7 @@ impl Elab<'_> {
             let body = self.expr(&ast.body);
             match ast.kind {
                 DefKind::Mask => self.want_bool(&body),
-                DefKind::Score => self.to_float(&body),
+                DefKind::Score => self.widen(&body),
                 DefKind::Fn | DefKind::Position => body,
             }
         };
@@ -422,7 +422,7 @@ impl Elab<'_> {
         let Some(ty) = &param.ty else { return value };
         match ty.node.as_str() {
             "int" => self.want_int(&value, &format!("`{}`", param.name.node)),
-            "float" => self.to_float(&value),
+            "float" => self.widen(&value),
             "bool" => self.want_bool(&value),
             _ => value,
         }

@@ -73,7 +73,7 @@ impl Elab<'_> {
     fn param_default(&mut self, name: &str, ty: Ty, e: &Expr, span: Span) -> Option<Value> {
         let e = match ty {
             Ty::Int => self.want_int(e, &format!("the default of `{name}`")),
-            Ty::Float => self.to_float(e),
+            Ty::Float => self.widen(e),
             Ty::Bool => self.want_bool(e),
         };
         if e.value.is_none() && !e.is_error() {

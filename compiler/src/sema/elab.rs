@@ -224,10 +224,10 @@ impl<'a> Elab<'a> {
     }
 
     fn name(&mut self, name: &str, span: Span) -> Expr {
-        if let Some(frame) = self.frames.last() {
-            if let Some(arg) = frame.args.get(name) {
-                return arg.clone();
-            }
+        if let Some(frame) = self.frames.last()
+            && let Some(arg) = frame.args.get(name)
+        {
+            return arg.clone();
         }
         match name {
             "true" => return self.constant(Value::Bool(true), span),
@@ -288,15 +288,16 @@ impl<'a> Elab<'a> {
         let t = &self.tensors[n];
         let rank = t.shape.len();
         let Some(last) = t.shape.last().cloned() else { return self.load(n, Vec::new(), span) };
-        if let (KernelKind::Recurrence, Some(step)) = (self.kind, &self.step_dim) {
-            if last.same(step) && rank > 1 {
-                let ty = match t.elem {
-                    Elem::Of(DType::Bit) => Type::Bool,
-                    e if e.is_float() => Type::Float,
-                    _ => Type::Int,
-                };
-                return self.node(Kind::AtStep(n), ty, span, Uses::STEP);
-            }
+        if let (KernelKind::Recurrence, Some(step)) = (self.kind, &self.step_dim)
+            && last.same(step)
+            && rank > 1
+        {
+            let ty = match t.elem {
+                Elem::Of(DType::Bit) => Type::Bool,
+                e if e.is_float() => Type::Float,
+                _ => Type::Int,
+            };
+            return self.node(Kind::AtStep(n), ty, span, Uses::STEP);
         }
         let last = self.row_sizes.get(&n).cloned().unwrap_or(last);
         self.node(Kind::Row(n, Vec::new()), Type::Row(last), span, Uses::ROWS)

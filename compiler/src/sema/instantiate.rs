@@ -304,17 +304,17 @@ fn check_size(d: &DimFact, given: Option<i64>, size: Option<i64>) -> Result<()> 
     let bad = |message: String, help: &str| {
         Err(CompileError::spec(Code::BadPlanValue, d.span, message, "declared here", Some(help.into())))
     };
-    if let (Some(n), Some(size)) = (given, size) {
-        if n != size {
-            let message = format!("dim `{}` is {size} in the text, but the plan gives {n}", d.name);
-            return bad(message, "leave it out of the plan, or make the dim free in the text");
-        }
+    if let (Some(n), Some(size)) = (given, size)
+        && n != size
+    {
+        let message = format!("dim `{}` is {size} in the text, but the plan gives {n}", d.name);
+        return bad(message, "leave it out of the plan, or make the dim free in the text");
     }
     let Some(n) = size.or(given) else { return Ok(()) };
     if size.is_some() && n < 1 {
         return bad(format!("dim `{}` is {n}", d.name), "sizes that a plan fixes are at least 1");
     }
-    if n < 0 || n > 1 << 40 {
+    if !(0..=1 << 40).contains(&n) {
         return bad(format!("dim `{}` is {n}", d.name), "sizes lie in 0..2^40");
     }
     match d.bounds {

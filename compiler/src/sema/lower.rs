@@ -154,10 +154,10 @@ impl Lower<'_> {
     fn unary(&mut self, e: &Expr, op: UnaryOp, x: &Expr, place: Place) -> Result<ExprId, LowerError> {
         let inner = if op == UnaryOp::Not { Place { neutral: !place.neutral, ..place } } else { place };
         let x = self.at(x, inner)?;
-        if let (UnaryOp::ToInt, Some(Value::Float(v))) = (op, self.pool.as_const(x)) {
-            if v.is_nan() || v >= 9.3e18 || v <= -9.3e18 {
-                return fail(e, &format!("`int` of {v} has no value"));
-            }
+        if let (UnaryOp::ToInt, Some(Value::Float(v))) = (op, self.pool.as_const(x))
+            && (v.is_nan() || v >= 9.3e18 || v <= -9.3e18)
+        {
+            return fail(e, &format!("`int` of {v} has no value"));
         }
         if let (UnaryOp::Neg | UnaryOp::Abs, Some(i64::MIN)) = (op, self.pool.as_int(x)) {
             return fail(e, "this overflows 64 bits");

@@ -244,10 +244,10 @@ impl Modules {
                     diagnostics.push(d);
                 }
             }
-            ExprKind::Call { name, .. } => {
-                if self.find_def(module, &name.node).is_none() && !is_builtin(&name.node) {
-                    diagnostics.push(unknown_function(name, self.visible_defs(module)));
-                }
+            ExprKind::Call { name, .. }
+                if self.find_def(module, &name.node).is_none() && !is_builtin(&name.node) =>
+            {
+                diagnostics.push(unknown_function(name, self.visible_defs(module)));
             }
             _ => {}
         }

@@ -64,7 +64,7 @@ impl Elab<'_> {
     }
 
     /// Widens an int; floats and rows pass; anything else is reported.
-    pub fn to_float(&mut self, e: &Expr) -> Expr {
+    pub fn widen(&mut self, e: &Expr) -> Expr {
         match e.ty {
             Type::Int => {
                 let value = e.value.map(|v| Value::Float(v.int() as f64));
@@ -148,7 +148,7 @@ impl Elab<'_> {
                 self.int_arith(op, a, b, span)
             }
             (x, y) if x.is_number() && y.is_number() => {
-                let (a, b) = (self.to_float(a), self.to_float(b));
+                let (a, b) = (self.widen(a), self.widen(b));
                 let value = a.value.zip(b.value).map(|(x, y)| eval_binary(op, x, y));
                 let node = self.node(Kind::Binary(op, a, b), Type::Float, span, Uses::NONE);
                 self.with_value(node, value)
@@ -200,7 +200,7 @@ impl Elab<'_> {
     fn row_operand(&mut self, e: &Expr, other: &Type) -> Expr {
         match (&e.ty, other) {
             (Type::Row(_), Type::Bool) | (Type::Bool, _) => self.expected("a number", e),
-            (Type::Int, _) => self.to_float(e),
+            (Type::Int, _) => self.widen(e),
             _ => e.clone(),
         }
     }
@@ -243,7 +243,7 @@ impl Elab<'_> {
         let (a, b) = match (&a.ty, &b.ty) {
             (Type::Int, Type::Int) => (a.clone(), b.clone()),
             (Type::Bool, Type::Bool) if matches!(op, BinaryOp::Eq | BinaryOp::Ne) => (a.clone(), b.clone()),
-            (x, y) if x.is_number() && y.is_number() => (self.to_float(a), self.to_float(b)),
+            (x, y) if x.is_number() && y.is_number() => (self.widen(a), self.widen(b)),
             (x, y) => {
                 let odd = if x.is_number() || matches!((x, y), (Type::Bool, Type::Bool)) { b } else { a };
                 let want = if matches!((x, y), (Type::Bool, Type::Bool)) {
@@ -304,7 +304,7 @@ impl Elab<'_> {
     pub fn math(&mut self, op: UnaryOp, x: &Expr, span: Span) -> Expr {
         let x = match x.ty {
             Type::Row(_) | Type::Mat(..) => x.clone(),
-            _ => self.to_float(x),
+            _ => self.widen(x),
         };
         if x.is_error() {
             return self.err(span);
@@ -315,7 +315,7 @@ impl Elab<'_> {
     }
 
     /// `int(x)`
-    pub fn to_int(&mut self, x: &Expr, span: Span) -> Expr {
+    pub fn truncate(&mut self, x: &Expr, span: Span) -> Expr {
         match x.ty {
             Type::Int => return x.clone(),
             Type::Float | Type::Error => {}
@@ -326,12 +326,12 @@ impl Elab<'_> {
         if !matches!(x.ty, Type::Float) {
             return self.err(span);
         }
-        if let Some(Value::Float(v)) = x.value {
-            if v.is_nan() || v.abs() >= 9.2e18 {
-                let message = format!("`int` of {v} has no value");
-                self.report.error(Code::Overflow, span, message, "not a 64-bit int");
-                return self.err(span);
-            }
+        if let Some(Value::Float(v)) = x.value
+            && (v.is_nan() || v.abs() >= 9.2e18)
+        {
+            let message = format!("`int` of {v} has no value");
+            self.report.error(Code::Overflow, span, message, "not a 64-bit int");
+            return self.err(span);
         }
         let value = x.value.map(|v| eval_unary(UnaryOp::ToInt, v));
         let node = self.node(Kind::Unary(UnaryOp::ToInt, x.clone()), Type::Int, span, Uses::NONE);
@@ -345,7 +345,7 @@ impl Elab<'_> {
             return self.err(span);
         }
         let (a, b) = match (&a.ty, &b.ty) {
-            (Type::Int, Type::Float) | (Type::Float, Type::Int) => (self.to_float(a), self.to_float(b)),
+            (Type::Int, Type::Float) | (Type::Float, Type::Int) => (self.widen(a), self.widen(b)),
             (Type::Int, Type::Int) | (Type::Float, Type::Float) | (Type::Bool, Type::Bool) => {
                 (a.clone(), b.clone())
             }

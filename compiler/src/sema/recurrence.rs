@@ -29,8 +29,8 @@ impl Elab<'_> {
                 continue;
             };
             let ty = match (&shape[..], elem) {
-                ([n], e) if e == Elem::Of(DType::F32) => Type::Row(n.clone()),
-                ([n, m], e) if e == Elem::Of(DType::F32) => Type::Mat(n.clone(), m.clone()),
+                ([n], Elem::Of(DType::F32)) => Type::Row(n.clone()),
+                ([n, m], Elem::Of(DType::F32)) => Type::Mat(n.clone(), m.clone()),
                 (_, e) if e != Elem::Of(DType::F32) => {
                     let d = Diagnostic::error(Code::BadState, ty.dtype.span, "a state is kept in f32")
                         .label(format!("not {}", e.name()))

@@ -104,10 +104,10 @@ impl Elab<'_> {
         let mut stack = vec![score];
         while let Some(e) = stack.pop() {
             if let Kind::Dot(x, y) = &e.kind {
-                if let (Some(x), Some(y)) = (first_tensor(x), first_tensor(y)) {
-                    if !plain.iter().any(|p| (p.0, p.1) == (x, y)) {
-                        plain.push((x, y, e.span));
-                    }
+                if let (Some(x), Some(y)) = (first_tensor(x), first_tensor(y))
+                    && !plain.iter().any(|p| (p.0, p.1) == (x, y))
+                {
+                    plain.push((x, y, e.span));
                 }
                 continue;
             }
@@ -130,10 +130,10 @@ impl Elab<'_> {
     /// Adds a key or value tensor to the roles.
     pub fn key(&mut self, roles: &mut Roles, tensor: usize, query: RowsFact, span: Span) -> Option<RowsFact> {
         let rows = self.key_rows(tensor, query, span)?;
-        if let Some(&first) = roles.keys.first() {
-            if !self.same_roles(first, rows, Side::Key, span) {
-                return None;
-            }
+        if let Some(&first) = roles.keys.first()
+            && !self.same_roles(first, rows, Side::Key, span)
+        {
+            return None;
         }
         roles.keys.push(rows);
         // A tensor with a head dim speaks for all: it goes first.

@@ -93,7 +93,7 @@ impl Elab<'_> {
                 return;
             }
             let body = self.inline_values(def, vec![opaque], by.span);
-            self.to_float(&body);
+            self.widen(&body);
             return;
         }
         if !MAPS.contains(&by.node.as_str()) {
@@ -228,7 +228,7 @@ impl Elab<'_> {
         let bound = self.bind("rope", &params, 0, args, span)?;
         if let Some(e) = bound[0] {
             let theta = self.expr(e);
-            self.to_float(&theta);
+            self.widen(&theta);
         }
         let dims = bound[1].and_then(|e| self.rope_dims(e, tensors));
         if let Some(e) = bound[2] {
@@ -322,13 +322,13 @@ impl Elab<'_> {
             if let ExprKind::List(items) = &x.node {
                 for item in items {
                     let item = self.expr(item);
-                    self.to_float(&item);
+                    self.widen(&item);
                 }
                 continue;
             }
             let x = self.expr(x);
             if !matches!(x.ty, Type::Row(_)) {
-                self.to_float(&x);
+                self.widen(&x);
             }
         }
     }
@@ -341,10 +341,10 @@ impl Elab<'_> {
             let theta = self.want_row(&theta);
             for &t in tensors {
                 let Some(feature) = self.tensors[t].shape.last().cloned() else { continue };
-                if let Type::Row(n) = &theta.ty {
-                    if !n.same(&feature) {
-                        self.length_mismatch(&n.clone(), &feature, e.span);
-                    }
+                if let Type::Row(n) = &theta.ty
+                    && !n.same(&feature)
+                {
+                    self.length_mismatch(&n.clone(), &feature, e.span);
                 }
             }
         }
@@ -385,7 +385,7 @@ impl Elab<'_> {
         self.frames.push(Frame { module: home, args: values });
         for e in pair {
             let x = self.expr(e);
-            self.to_float(&x);
+            self.widen(&x);
         }
         self.frames.pop();
         self.report.calls.pop();
@@ -395,7 +395,7 @@ impl Elab<'_> {
         let Some(bound) = self.bind("dropout", &["p", "seed", "offset"], 3, args, span) else { return };
         let (Some(p), Some(seed), Some(offset)) = (bound[0], bound[1], bound[2]) else { return };
         let x = self.expr(p);
-        let x = self.to_float(&x);
+        let x = self.widen(&x);
         let outside = matches!(x.value, Some(Value::Float(v)) if !(0.0..1.0).contains(&v));
         if outside || x.uses.any(Uses::INDEX.or(Uses::FLOAT_LOAD).or(Uses::INT_LOAD)) {
             let d = Diagnostic::error(

@@ -121,7 +121,7 @@ impl Elab<'_> {
         let Some(bound) = self.bind("topk_blocks", &params, 3, args, span) else { return };
         if let Some(score) = bound[0] {
             let x = self.expr(score);
-            let x = self.to_float(&x);
+            let x = self.widen(&x);
             if !x.is_error() && !x.uses.any(Uses::DOT) {
                 let d = Diagnostic::error(
                     Code::BadSelect,

@@ -56,7 +56,8 @@ pub fn specs() -> Vec<(String, String)> {
     let list = std::fs::read_dir(shared.join("specs")).expect("the shared specifications must be readable");
     let mut files: Vec<std::path::PathBuf> = list.map(|f| f.expect("a directory entry").path()).collect();
     files.sort();
-    let stem = |p: &std::path::Path| p.file_stem().map_or(String::new(), |s| s.to_string_lossy().into_owned());
+    let stem =
+        |p: &std::path::Path| p.file_stem().map_or(String::new(), |s| s.to_string_lossy().into_owned());
     files.iter().map(|p| (stem(p), std::fs::read_to_string(p).expect("a readable file"))).collect()
 }
 
