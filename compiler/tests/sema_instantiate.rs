@@ -342,3 +342,80 @@ fn overflow_that_a_static_causes_is_found_when_planning() {
     let a = planned(source, &k);
     assert_eq!(text(&a, a.mask), "j < 5");
 }
+
+#[test]
+fn examples_check_without_a_diagnostic() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../dsl-examples");
+    for file in std::fs::read_dir(dir).expect("the examples must be readable") {
+        let path = file.expect("a directory entry").path();
+        if path.extension().is_some_and(|e| e == "attn") {
+            let source = std::fs::read_to_string(&path).expect("a readable file");
+            let (map, _, diagnostics) = check_text(&source);
+            assert!(diagnostics.is_empty(), "{}: {}", path.display(), rendered(&map, &diagnostics));
+        }
+    }
+}
+
+#[test]
+fn the_standard_library_inlines() {
+    let plan_mask = |mask: &str| {
+        let source = format!(
+            "use std.mask use std.score attention a {{ dims B, H, S, D input q, k, v : float[B, H, S, D] \
+             input doc : i32[S] sorted input len : i32[B] input rel : f32[H, 32] \
+             score = dot(q, k) + alibi(alibi_slope(H)) + t5_bias(rel, 32, 128) + 0 * doc[i] * len[b] \
+             mask = {mask} weight = softmax(score) return weight @ v }}"
+        );
+        let a = planned(&source, &key("a", &[("H", 8), ("D", 64)]));
+        text(&a, a.mask)
+    };
+    for (mask, expected) in [
+        ("causal() & window(W = 8)", "j <= i & (i + -8 < j & j <= i)"),
+        ("document(doc)", "doc[i] == doc[j]"),
+        ("padding(len) & prefix(4)", "j < len[b] & j < 4"),
+        ("block_window(16, 2)", "i div 16 + -2 <= j div 16 & j div 16 <= i div 16"),
+        (
+            "bigbird(64, 1, 2, 3, (S + 63) div 64, 17) & causal()",
+            "(i div 64 + -1 <= j div 64 & j div 64 <= i div 64 + 1 | (i < 128 | j < 128) | rand_block(i div 64, j div 64, \
+             (S + 63) div 64, h, 3, 17)) & j <= i",
+        ),
+    ] {
+        let found = plan_mask(mask);
+        let plain = |s: &str| s.replace(['(', ')'], "");
+        assert_eq!(plain(&found), plain(expected), "{mask}");
+    }
+}
+
+#[test]
+fn files_beside_are_found_and_shared() {
+    use attn_compiler::diagnostic::SourceMap;
+    let main = "use \"lib/masks.attn\" use \"more.attn\" attention a { dims B, H, S, D input q, k, v : float[B, H, S, D] \
+                score = dot(q, k) mask = near(4) & far(9) weight = softmax(score) return weight @ v }";
+    let mut asked = Vec::new();
+    let mut resolver = |from: &str, path: &str| {
+        asked.push((from.to_string(), path.to_string()));
+        match path {
+            "lib/masks.attn" => Ok("mask near(W) = j in (i - W, i]".to_string()),
+            "more.attn" => Ok("use \"lib/masks.attn\" mask far(W) = !near(W) | j < 2".to_string()),
+            _ => Err("no such file".to_string()),
+        }
+    };
+    let mut map = SourceMap::default();
+    let id = map.add("main.attn", main);
+    let (checked, diagnostics) = attn_compiler::sema::check(&mut map, id, &mut resolver);
+    assert!(diagnostics.is_empty(), "{}", rendered(&map, &diagnostics));
+    let a = instantiate(&checked.kernels[0], &key("a", &[("H", 2), ("D", 64)])).expect("a plan");
+    assert_eq!(text(&a, a.mask), "i + -4 < j & j <= i & (!(i + -9 < j & j <= i) | j < 2)");
+    assert_eq!(asked[0], ("main.attn".to_string(), "lib/masks.attn".to_string()));
+}
+
+#[test]
+fn positions_of_the_standard_library_type() {
+    for by in ["rotary(10K, 64)", "rotary_pi(10K, 64, 8)", "rotary_ntk(10K, 64, 8)", "xpos_q(10K, 64, 512)"] {
+        let source = format!(
+            "use std.position attention a {{ dims B, H, S, D input q, k, v : float[B, H, S, D] rotate q by {by} at i \
+             score = dot(q, k) weight = softmax(score) return weight @ v }}"
+        );
+        let (map, checked, diagnostics) = check_text(&source);
+        assert!(diagnostics.is_empty() && checked.kernels.len() == 1, "{}", rendered(&map, &diagnostics));
+    }
+}
