@@ -75,7 +75,7 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
         return ui::print(&report.to_string());
     }
     let or_unknown = |x: Option<f64>| x.map_or("not counted (too many pairs)".into(), short);
-    let mut table = Table::new(&["kernel", &problem.attention.name]);
+    let mut table = Table::of_facts("kernel", &problem.attention.name);
     table.row(["sizes".into(), format!("{}, {}", problem.sizes(), args.dtype)]);
     table.row(["median_ms".into(), short(times.median_ms())]);
     table.row(["min_ms".into(), short(times.min_ms())]);

@@ -87,7 +87,7 @@ fn stats(cache: &Cache, dir: &str, json: bool) -> Result<(), Failure> {
         });
         return ui::print(&text.to_string());
     }
-    let mut table = Table::new(&["cache", dir]);
+    let mut table = Table::of_facts("cache", dir);
     table.row(["kernels".into(), s.kernels.to_string()]);
     table.row(["plans that lead to them".into(), s.indices.to_string()]);
     table.row(["bytes".into(), s.bytes.to_string()]);

@@ -39,7 +39,7 @@ pub struct Request<'a> {
     /// What `float` is, if it was said.
     pub float: Option<DType>,
     /// Tensors from files.
-    pub bound: HashMap<String, HostTensor>,
+    pub bound: BTreeMap<String, HostTensor>,
     /// Make up the inputs that no file gives.
     pub seed: Option<u64>,
 }
@@ -86,8 +86,11 @@ impl Problem {
             PlanKey { kernel: spec.name.clone(), target, float, dims: BTreeMap::new(), statics, present };
         let mut defaulted = Vec::new();
         if request.seed.is_some() {
-            let attention = instantiate(ui, &chosen.kernel, &guessed(spec, &key, &dims))
-                .or_else(|_| instantiate(ui, &chosen.kernel, &with_unknown(spec, &key, &dims, 1)))?;
+            // The roles of dims do not depend on their sizes; with 1 every division of head counts goes through.
+            let attention = match sema::instantiate(spec, &guessed(spec, &key, &dims)) {
+                Ok(attention) => attention,
+                Err(_) => instantiate(ui, &chosen.kernel, &with_unknown(spec, &key, &dims, 1))?,
+            };
             defaulted = make_up_dims(spec, &attention, &mut dims);
         }
         key.dims = specialised(spec, &dims);
@@ -104,7 +107,7 @@ impl Problem {
     }
 
     /// Tensors for every input of the attention.
-    fn fill(&mut self, mut bound: HashMap<String, HostTensor>, seed: Option<u64>) -> Result<(), Failure> {
+    fn fill(&mut self, mut bound: BTreeMap<String, HostTensor>, seed: Option<u64>) -> Result<(), Failure> {
         let scalars = match seed {
             Some(_) => Some(Scalars::new(&self.attention, &self.scalar_inputs())?),
             None => None,
@@ -227,11 +230,14 @@ fn float_type(spec: &CheckedKernel, request: &Request<'_>) -> DType {
 }
 
 /// The attention of a key; diagnostics are printed.
-pub fn instantiate(ui: &Ui, kernel: &Kernel, key: &PlanKey) -> Result<Attention, Failure> {
+fn instantiate(ui: &Ui, kernel: &Kernel, key: &PlanKey) -> Result<Attention, Failure> {
     sema::instantiate(kernel.spec()?, key).map_err(|err| match err.diagnostic() {
         Some(d) => {
             ui.diagnostic(kernel.sources(), &d);
-            Failure::said(super::Status::Wrong)
+            match err {
+                sema::CompileError::Unsupported(_) => Failure::unsupported(),
+                sema::CompileError::Spec(_) => Failure::said(super::Status::Wrong),
+            }
         }
         None => Failure::wrong(CompileError::from(err).to_string()),
     })

@@ -148,9 +148,9 @@ fn check_names(chosen: &Chosen, args: &Args) -> Result<(), Failure> {
 }
 
 /// Reads every tensor that `--bind` names. A name given explicitly wins over a whole file.
-fn read_bound(ui: &Ui, chosen: &Chosen, binds: &[BindArg]) -> Result<HashMap<String, HostTensor>, Failure> {
+fn read_bound(ui: &Ui, chosen: &Chosen, binds: &[BindArg]) -> Result<BTreeMap<String, HostTensor>, Failure> {
     let spec = chosen.kernel.spec()?;
-    let mut bound = HashMap::new();
+    let mut bound = BTreeMap::new();
     for bind in binds {
         if let BindArg::One(named) = bind {
             if bound.contains_key(&named.name) {
@@ -254,7 +254,7 @@ impl Outcome<'_> {
 
     fn text(&self) -> String {
         let p = self.problem;
-        let mut table = Table::new(&["kernel", &p.attention.name]);
+        let mut table = Table::of_facts("kernel", &p.attention.name);
         table.row(["sizes".into(), p.sizes()]);
         for (name, tensor) in &p.tensors {
             table.row([format!("input {name}"), data::describe(tensor.dtype(), &tensor.shape())]);

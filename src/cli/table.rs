@@ -3,7 +3,10 @@
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Inner};
 
 /// A table with a header; numbers stand to the right.
-pub struct Table(Inner);
+pub struct Table {
+    inner: Inner,
+    numbers_right: bool,
+}
 
 impl Table {
     /// With these column titles.
@@ -11,13 +14,19 @@ impl Table {
         let mut table = Inner::new();
         table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(titles.iter().map(|t| Cell::new(t)));
-        Table(table)
+        Table { inner: table, numbers_right: true }
+    }
+
+    /// Names and values, everything to the left; the first pair is the header.
+    pub fn of_facts(name: &str, value: &str) -> Table {
+        Table { numbers_right: false, ..Table::new(&[name, value]) }
     }
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.0.add_row(cells.into_iter().map(|text| {
-            let number = text.parse::<f64>().is_ok();
+        let numbers_right = self.numbers_right;
+        self.inner.add_row(cells.into_iter().map(|text| {
+            let number = numbers_right && text.parse::<f64>().is_ok();
             Cell::new(&text).set_alignment(if number { CellAlignment::Right } else { CellAlignment::Left })
         }));
     }
@@ -25,7 +34,7 @@ impl Table {
 
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for line in self.0.lines() {
+        for line in self.inner.lines() {
             writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())

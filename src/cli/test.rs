@@ -46,9 +46,9 @@ enum Verdict {
     /// Compared, right or wrong.
     Checked(Vec<Check>),
     /// Not compared: what stood in the way.
-    Stopped(Status, String),
-    /// Asked for, and not there yet.
-    Unsupported(String),
+    Stopped(Failure),
+    /// Asked for, and not there yet on any target.
+    Missing(&'static str),
 }
 
 struct Row {
@@ -67,8 +67,8 @@ impl Row {
         match &self.verdict {
             Verdict::Checked(_) if self.failed() => "FAILED",
             Verdict::Checked(_) => "ok",
-            Verdict::Stopped(..) => "error",
-            Verdict::Unsupported(_) => "unsupported",
+            Verdict::Stopped(failure) if !failure.is_unsupported() => "error",
+            Verdict::Stopped(_) | Verdict::Missing(_) => "unsupported",
         }
     }
 }
@@ -93,7 +93,7 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     bar.finish_and_clear();
     ui::print(&if args.json { json(&rows) } else { text(&rows) })?;
     let stopped = rows.iter().find_map(|r| match &r.verdict {
-        Verdict::Stopped(status, _) => Some(*status),
+        Verdict::Stopped(failure) => Some(failure.status()),
         _ => None,
     });
     match stopped {
@@ -134,9 +134,10 @@ fn test_kernel(
                     }
                     Verdict::Checked(checks)
                 }
-                Err(failure) => Verdict::Stopped(failure.status(), failure.text().to_string()),
+                Err(failure) => Verdict::Stopped(failure),
             };
-            let stopped = matches!(verdict, Verdict::Stopped(..));
+            // A diagnostic is about the kernel, not about the case: once is enough.
+            let said = matches!(&verdict, Verdict::Stopped(failure) if failure.was_said());
             rows.push(Row {
                 kernel: spec.name.clone(),
                 case: case.label.clone(),
@@ -144,23 +145,17 @@ fn test_kernel(
                 verdict,
             });
             bar.inc(1);
-            if stopped
-                && rows.last().is_some_and(|r| matches!(&r.verdict, Verdict::Stopped(_, t) if t == SAID))
-            {
-                // The diagnostic is about the kernel, not about the case: once is enough.
+            if said {
                 return Ok(());
             }
         }
     }
     if cases::wants_gradients(spec) {
-        let verdict = Verdict::Unsupported("gradients: there is no backward pass yet".into());
+        let verdict = Verdict::Missing("gradients: there is no backward pass yet");
         rows.push(Row { kernel: spec.name.clone(), case: "grad = true".into(), dtype: None, verdict });
     }
     Ok(())
 }
-
-/// The text of a failure whose diagnostic was printed.
-const SAID: &str = "see above";
 
 /// The dtypes asked for; one of them where no input is `float`, since it changes nothing then.
 fn dtypes<'a>(spec: &CheckedKernel, asked: &'a [DType]) -> &'a [DType] {
@@ -185,7 +180,7 @@ fn check(
         chosen: &chosen,
         at: &at,
         float: Some(dtype),
-        bound: HashMap::new(),
+        bound: BTreeMap::new(),
         seed: Some(args.seed),
     };
     let problem = Problem::new(ui, request)?;
@@ -236,7 +231,8 @@ fn text(rows: &[Row]) -> String {
                     cells.extend([output, max_abs, rel_l2, allowed]);
                 }
             }
-            Verdict::Stopped(_, why) | Verdict::Unsupported(why) => cells.push(why.clone()),
+            Verdict::Stopped(failure) => cells.push(failure.text().to_string()),
+            Verdict::Missing(why) => cells.push((*why).to_string()),
         }
         table.row(cells);
     }
@@ -252,7 +248,8 @@ fn json(rows: &[Row]) -> String {
         .map(|row| {
             let (checks, why) = match &row.verdict {
                 Verdict::Checked(checks) => (checks.iter().map(Check::json).collect(), None),
-                Verdict::Stopped(_, why) | Verdict::Unsupported(why) => (vec![], Some(why)),
+                Verdict::Stopped(failure) => (vec![], Some(failure.text())),
+                Verdict::Missing(why) => (vec![], Some(*why)),
             };
             serde_json::json!({
                 "kernel": row.kernel, "case": row.case, "dtype": row.dtype.map(DType::name),

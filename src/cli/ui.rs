@@ -53,11 +53,12 @@ pub struct Failure {
     status: Status,
     message: Option<String>,
     help: Option<String>,
+    unsupported: bool,
 }
 
 impl Failure {
     fn new(status: Status, message: impl Into<String>) -> Failure {
-        Failure { status, message: Some(message.into()), help: None }
+        Failure { status, message: Some(message.into()), help: None, unsupported: false }
     }
 
     /// The specification or the data is wrong.
@@ -77,12 +78,27 @@ impl Failure {
 
     /// Everything was said; only the status is left.
     pub fn said(status: Status) -> Failure {
-        Failure { status, message: None, help: None }
+        Failure { status, message: None, help: None, unsupported: false }
+    }
+
+    /// A clause that the target cannot run yet; its diagnostic was printed.
+    pub fn unsupported() -> Failure {
+        Failure { unsupported: true, ..Failure::said(Status::Wrong) }
+    }
+
+    /// True of [`Failure::unsupported`].
+    pub fn is_unsupported(&self) -> bool {
+        self.unsupported
     }
 
     /// What went wrong, if it has not been said yet.
     pub fn text(&self) -> &str {
         self.message.as_deref().unwrap_or("see above")
+    }
+
+    /// Whether a diagnostic has said it.
+    pub fn was_said(&self) -> bool {
+        self.message.is_none()
     }
 
     /// Whose turn it is.
@@ -185,7 +201,11 @@ impl Ui {
             return err.into();
         }
         err.diagnostics().iter().for_each(|d| self.diagnostic(map, d));
-        Failure::said(if err.kind() == ErrorKind::Internal { Status::Bug } else { Status::Wrong })
+        match err.kind() {
+            ErrorKind::Unsupported => Failure::unsupported(),
+            ErrorKind::Internal => Failure::said(Status::Bug),
+            _ => Failure::said(Status::Wrong),
+        }
     }
 
     /// Says why a verb failed.

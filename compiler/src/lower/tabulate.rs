@@ -289,10 +289,11 @@ impl Tabulator {
 
 fn elementary(op: &Op) -> bool {
     use UnaryOp::*;
-    matches!(
-        op,
-        Op::Unary(Exp | Exp2 | Log | Log2 | Tanh | Sigmoid | Sin | Cos, _) | Op::Binary(BinaryOp::Pow, _, _)
-    )
+    match op {
+        Op::Unary(Exp | Exp2 | Log | Log2 | Tanh | Sigmoid | Sin | Cos, _) => true,
+        Op::Binary(BinaryOp::Pow, _, _) => true,
+        _ => false,
+    }
 }
 
 /// The same operation on new operands.

@@ -11,8 +11,7 @@ mod exec;
 mod intrinsics;
 mod loads;
 mod maps;
-
+mod measure;
 mod naive;
 mod random;
 mod reference;
-mod tiles;

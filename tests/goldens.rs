@@ -1,0 +1,242 @@
+//! Every golden through the facade: other people's attention, to the tolerance of its class.
+//!
+//! `tests/goldens/README.md` says what the files hold. A golden whose kernel the CPU target cannot run yet stands
+//! in [`UNSUPPORTED`] with the clause that the compiler names: the test fails if one of them starts to work, if
+//! the compiler gives another reason, and if a golden that is not in the list stops working.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use attn_compiler::attn_ir::dense;
+use attn_compiler::expr::Ty;
+use attn_compiler::host::{Data, Inputs, View};
+use attn_compiler::sema::{self, PlanKey};
+use attn_compiler::tolerance::{Gate, Report, check_gate};
+use attnc::io::{HostTensor, TensorFile};
+use attnc::{DType, ErrorKind, Kernel, Target, Tensor, Value};
+
+/// (beginning of the golden's name, clause that the compiler names)
+const UNSUPPORTED: &[(&str, &str)] =
+    &[("doc_packed_rope", "rotate"), ("rope_", "rotate"), ("lightning_", "recurrence")];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
+}
+
+/// A golden in memory.
+struct Golden {
+    name: String,
+    meta: HashMap<String, String>,
+    tensors: BTreeMap<String, HostTensor>,
+}
+
+impl Golden {
+    fn read(path: &Path) -> Golden {
+        let mut file = TensorFile::open(path).unwrap();
+        let tensors = file.names().into_iter().map(|n| (n.clone(), file.read(&n).unwrap())).collect();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        Golden { name, meta: file.metadata(), tensors }
+    }
+
+    fn json(&self, key: &str) -> serde_json::Value {
+        serde_json::from_str(&self.meta[key]).unwrap()
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        self.json(key).as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_string()).collect()
+    }
+
+    fn dims(&self) -> Vec<(String, i64)> {
+        self.json("dims").as_object().unwrap().iter().map(|(k, v)| (k.clone(), v.as_i64().unwrap())).collect()
+    }
+
+    fn dtype(&self) -> DType {
+        DType::from_name(&self.meta["dtype"]).unwrap()
+    }
+
+    /// The tensor that an output is compared with: of its name, or torch's (`o_torch`).
+    fn wanted(&self, output: &str) -> Option<&HostTensor> {
+        self.tensors.get(output).or_else(|| self.tensors.get(&format!("{output}_torch")))
+    }
+
+    /// Shape of an output; one that the file leaves out is a vector of rows, `o` without its last dim.
+    fn output_shape(&self, name: &str) -> Vec<usize> {
+        match self.wanted(name) {
+            Some(tensor) => tensor.shape(),
+            None => self.wanted("o").unwrap().shape().split_last().map_or(vec![], |(_, rows)| rows.to_vec()),
+        }
+    }
+
+    fn values(&self, name: &str) -> Vec<f64> {
+        self.tensors[name].view().unwrap().to_f64_vec()
+    }
+
+    /// The kernel with the parameters of the golden, in their declared types.
+    fn kernel(&self) -> (Kernel, BTreeMap<String, Value>) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(&self.meta["spec"]);
+        let mut kernel = Kernel::from_file(path).unwrap().select(&self.meta["kernel"]).unwrap();
+        let mut params = BTreeMap::new();
+        for (name, value) in self.json("params").as_object().unwrap() {
+            let declared = kernel.spec().unwrap().params.iter().find(|p| p.name == *name).unwrap().ty;
+            let value = match declared {
+                Ty::Int => Value::Int(value.as_i64().unwrap()),
+                Ty::Float => Value::Float(value.as_f64().unwrap()),
+                Ty::Bool => Value::Bool(value.as_bool().unwrap()),
+            };
+            kernel = kernel.param(name, value);
+            params.insert(name.clone(), value);
+        }
+        let optional: Vec<String> =
+            kernel.spec().unwrap().inputs().filter(|t| t.optional).map(|t| t.name.clone()).collect();
+        for name in optional.into_iter().filter(|name| self.tensors.contains_key(name)) {
+            kernel = kernel.with_input(&name);
+        }
+        (kernel, params)
+    }
+}
+
+/// The largest |score| over the pairs that are not masked, by the dense reference: f32 gates scale with it.
+fn max_abs_score(golden: &Golden, kernel: &Kernel, params: &BTreeMap<String, Value>) -> f64 {
+    let spec = kernel.spec().unwrap();
+    let is_static = |name: &str| spec.params.iter().any(|p| p.name == name && p.is_static);
+    let run_time = |name: &str| spec.dims.iter().any(|d| d.name == name && !d.specialised);
+    let present = spec.inputs().filter(|t| t.optional && golden.tensors.contains_key(&t.name));
+    let key = PlanKey {
+        kernel: spec.name.clone(),
+        target: Target::host().resolve().unwrap(),
+        float: golden.dtype(),
+        dims: golden.dims().into_iter().filter(|(name, _)| !run_time(name)).collect(),
+        statics: params.iter().filter(|(n, _)| is_static(n)).map(|(n, v)| (n.clone(), *v)).collect(),
+        present: present.map(|t| t.name.clone()).collect(),
+    };
+    let attention = sema::instantiate(spec, &key).unwrap();
+    let params = params.iter().map(|(n, v)| (n.clone(), *v)).collect();
+    let mut inputs = Inputs { dims: golden.dims().into_iter().collect(), params, tensors: HashMap::new() };
+    for decl in &attention.tensors {
+        let bound = golden.tensors[&decl.name].view().unwrap();
+        let axis = |dim| decl.layout.iter().position(|&d| d == dim).unwrap();
+        let order: Vec<usize> = (0..decl.layout.len()).map(axis).collect();
+        let view = bound.permuted(&order).unwrap();
+        let elements = view.to_f64_vec();
+        let data = match decl.dtype.value_ty() {
+            Ty::Float => Data::Float(elements),
+            Ty::Int => Data::Int(elements.into_iter().map(|x| x as i64).collect()),
+            Ty::Bool => Data::Bool(elements.into_iter().map(|x| x != 0.0).collect()),
+        };
+        inputs.tensors.insert(decl.name.clone(), View::contiguous(view.shape().to_vec(), data).unwrap());
+    }
+    dense::evaluate(&attention, &inputs).unwrap().max_abs_score
+}
+
+/// The gate of an output in a tolerance class, as `tests/goldens/README.md` tells it.
+fn gate(class: &str, output: &str, max_abs_score: f64) -> Gate {
+    let scale = (max_abs_score / 4.0).max(1.0);
+    let lse = output == "lse";
+    let (atol, rtol, rel_l2) = match (class, lse) {
+        ("f32", false) => (2e-6 * scale, 1e-5, Some(2e-6)),
+        ("f32", true) => (1e-5 * scale, 0.0, None),
+        ("f16", false) => (2e-3, 2e-3, Some(1e-3)),
+        ("bf16", false) => (1.5e-2, 1.6e-2, Some(6e-3)),
+        ("f16" | "bf16", true) => (1e-4, 0.0, None),
+        other => panic!("no gate for {other:?}"),
+    };
+    Gate { atol, rtol, rel_l2 }
+}
+
+/// Plans and runs; what went wrong, or which clause is not supported.
+enum Outcome {
+    Right,
+    Unsupported(String),
+    Wrong(String),
+}
+
+fn run(golden: &Golden) -> Outcome {
+    let (kernel, params) = golden.kernel();
+    let dims = golden.dims();
+    let dims: Vec<(&str, i64)> = dims.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    let plan = match kernel.without_cache().plan(&dims, golden.dtype()) {
+        Ok(plan) => plan,
+        Err(err) if err.kind() == ErrorKind::Unsupported => return Outcome::Unsupported(err.to_string()),
+        Err(err) => return Outcome::Wrong(err.to_string()),
+    };
+    let inputs = golden.list("inputs");
+    let inputs: Vec<_> =
+        inputs.iter().map(|name| (name.as_str(), golden.tensors[name].view().unwrap())).collect();
+    let outputs =
+        plan.artifact().tensors.iter().filter(|t| t.role == attn_compiler::artifact::TensorRole::Output);
+    let mut outputs: Vec<(String, Tensor)> = outputs
+        .map(|t| (t.name.clone(), Tensor::zeros(t.dtype, &golden.output_shape(&t.name)).unwrap()))
+        .collect();
+    let mut views: Vec<_> = outputs.iter_mut().map(|(name, t)| (name.as_str(), t.view_mut())).collect();
+    if let Err(err) = plan.run(&inputs, &mut views) {
+        return Outcome::Wrong(err.to_string());
+    }
+    let (kernel, _) = golden.kernel();
+    let scores = max_abs_score(golden, &kernel, &params);
+    let class = &golden.meta["tolerance_class"];
+    let mut n_compared = 0;
+    for (name, tensor) in &outputs {
+        let Some(wanted) = golden.wanted(name) else { continue };
+        n_compared += 1;
+        let (found, wanted) = (tensor.view().to_f64_vec(), wanted.view().unwrap().to_f64_vec());
+        let report = check_gate(&found, &wanted, gate(class, name, scores));
+        if !report.ok {
+            return Outcome::Wrong(describe(name, &report));
+        }
+        if name == "o" && golden.tensors.contains_key("o_low") {
+            n_compared += 1;
+            let distance = |x: &[f64]| x.iter().zip(&wanted).fold(0.0f64, |m, (x, r)| m.max((x - r).abs()));
+            let (ours, theirs) = (distance(&found), distance(&golden.values("o_low")));
+            if ours > 2.0 * theirs + 1e-5 {
+                return Outcome::Wrong(format!(
+                    "o is off by {ours:.2e}, torch in the same type by {theirs:.2e}"
+                ));
+            }
+        }
+    }
+    match golden.list("outputs").len() {
+        n if n == n_compared => Outcome::Right,
+        n => Outcome::Wrong(format!("{n_compared} outputs of {n} were compared")),
+    }
+}
+
+fn describe(name: &str, r: &Report) -> String {
+    format!(
+        "{name}: max abs error {:.2e}, relative L2 {:.2e}, {} NaN or infinite, worst at {}; allowed {:?}",
+        r.max_abs, r.rel_l2, r.n_nonfinite, r.worst, r.gate
+    )
+}
+
+#[test]
+fn every_golden_is_right_or_listed_with_its_reason() {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    paths.sort();
+    assert!(paths.len() > 50, "{} goldens; are they checked out?", paths.len());
+    let mut complaints = Vec::new();
+    let (mut n_right, mut n_unsupported) = (0, 0);
+    for path in paths {
+        let golden = Golden::read(&path);
+        if golden.meta["kind"] == "table" {
+            continue;
+        }
+        let name = &golden.name;
+        let listed = UNSUPPORTED.iter().find(|(prefix, _)| name.starts_with(prefix));
+        match (run(&golden), listed) {
+            (Outcome::Right, None) => n_right += 1,
+            (Outcome::Unsupported(reason), Some((_, clause))) if reason.contains(&format!("`{clause}`")) => {
+                n_unsupported += 1;
+            }
+            (Outcome::Right, Some(_)) => {
+                complaints.push(format!("{name} works now: take it out of UNSUPPORTED"))
+            }
+            (Outcome::Unsupported(reason), listed) => {
+                let first = reason.lines().next().unwrap_or("");
+                complaints.push(format!("{name} is unsupported for another reason than {listed:?}: {first}"));
+            }
+            (Outcome::Wrong(why), _) => complaints.push(format!("{name}: {why}")),
+        }
+    }
+    println!("{n_right} goldens right, {n_unsupported} unsupported and listed");
+    assert!(complaints.is_empty(), "{}\n({n_right} right)", complaints.join("\n"));
+}
