@@ -10,12 +10,15 @@ use std::collections::HashMap;
 use crate::attn_ir::Attention;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::expr::eval::{Env, Value, eval};
+use crate::expr::print::print;
 use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
 use crate::mask::host::{Class, Classifier, TileGrid, TileMap};
+use crate::mask::rows::{Lengths, RowsNonempty};
 use crate::mask::{self, MaskAnalysis};
 use crate::pipeline::Plan;
 use crate::sema::CheckedKernel;
 use crate::sema::model::{Ensure, Promise};
+use crate::tile_ir::Require;
 
 /// Values of variables; tensors have none.
 #[derive(Clone, Debug, Default)]
@@ -36,21 +39,25 @@ impl Env for Scalars {
 
 /// Analyses the mask of an attention (as written, before tabulation); new nodes go into `pool`, a copy of its pool.
 pub fn analyze_mask(attn: &Attention, pool: &mut Pool) -> MaskAnalysis {
+    with_facts(attn, |facts| mask::analyze(pool, attn.mask, facts))
+}
+
+/// Calls `f` with the facts that the mask analysis may use about an attention.
+fn with_facts<T>(attn: &Attention, f: impl FnOnce(&mask::Facts) -> T) -> T {
     let tensors = |id: TensorId| {
         let t = attn.tensor(id);
         mask::TensorFacts { fact: t.fact, shape: t.shape.clone() }
     };
     let ix = attn.index;
-    let facts = mask::Facts { i: ix.i, j: ix.j, row: ix.row, offset: attn.offset, tensors: &tensors };
-    mask::analyze(pool, attn.mask, &facts)
+    f(&mask::Facts { i: ix.i, j: ix.j, row: ix.row, offset: attn.offset, tensors: &tensors })
 }
 
-/// Checks every promise of a kernel.
-pub fn check(plan: &Plan, kernel: &CheckedKernel) -> Vec<Diagnostic> {
+/// Checks every promise of a kernel. What a promise needs of run-time sizes becomes a launch condition of the plan.
+pub fn check(plan: &mut Plan, kernel: &CheckedKernel) -> Vec<Diagnostic> {
     kernel.ensures.iter().filter_map(|ensure| check_one(plan, ensure)).collect()
 }
 
-fn check_one(plan: &Plan, ensure: &Ensure) -> Option<Diagnostic> {
+fn check_one(plan: &mut Plan, ensure: &Ensure) -> Option<Diagnostic> {
     match ensure.promise {
         Promise::Sram(limit) => {
             let used = plan.schedule.sram_bytes() as i64;
@@ -68,8 +75,48 @@ fn check_one(plan: &Plan, ensure: &Ensure) -> Option<Diagnostic> {
             })
         }
         Promise::Work(limit) => check_work(plan, ensure, limit),
-        Promise::RowsNonempty => None,
+        Promise::RowsNonempty => check_rows(plan, ensure),
     }
+}
+
+fn check_rows(plan: &mut Plan, ensure: &Ensure) -> Option<Diagnostic> {
+    let mut pool = plan.attention.pool.clone();
+    let unprovable = |why: String| {
+        let d =
+            Diagnostic::error(Code::UnprovablePromise, ensure.span, "cannot prove that every row sees a key");
+        d.label("not provable")
+            .note(why)
+            .help("make a key that every row sees visible in the mask, such as `j == i`, or drop the promise")
+    };
+    match rows_nonempty(&plan.attention, &mut pool) {
+        RowsNonempty::Proved { given, .. } if pool.as_bool(given) == Some(true) => None,
+        RowsNonempty::Proved { given, witness } => {
+            let ix = plan.attention.index;
+            let text = print(&pool, given, &|t| plan.attention.tensor(t).name.clone());
+            if pool.depends_on(given, &[ix.b, ix.h]) {
+                return Some(unprovable(format!("every row sees {witness}, but only where {text}")));
+            }
+            let cond = plan.program.pool.import(&pool, given, &|v| v);
+            let message = format!(
+                "`ensure rows_nonempty` holds only where {text}: these sizes leave a row without a key"
+            );
+            plan.program.requires.push(Require { cond, message });
+            None
+        }
+        RowsNonempty::Fails { row } => Some(
+            Diagnostic::error(Code::BrokenPromise, ensure.span, "a row sees no key")
+                .label("this promise does not hold")
+                .note(format!("row: {row}"))
+                .help("such a row returns 0 and its lse is -inf; widen the mask, or drop the promise"),
+        ),
+        RowsNonempty::Unknown { why } => Some(unprovable(why)),
+    }
+}
+
+/// Asks `mask` about the rows of an attention.
+fn rows_nonempty(attn: &Attention, pool: &mut Pool) -> RowsNonempty {
+    let lengths = Lengths { seq_q: attn.seq_q, seq_k: attn.seq_k };
+    with_facts(attn, |facts| mask::rows::rows_nonempty(pool, attn.mask, facts, &lengths))
 }
 
 fn check_work(plan: &Plan, ensure: &Ensure, limit: f64) -> Option<Diagnostic> {

@@ -175,9 +175,9 @@ pub fn plan(
         clock.stage(Stage::Pass(pass.name), &|| tile_ir::text::print(&program));
     }
     let mask_clauses = instance.mask_clauses;
-    let plan =
+    let mut plan =
         Plan { attention, mask_clauses, tabulated, tables, schedule, program, target: key.target.clone() };
-    match ensure::check(&plan, kernel).into_iter().next() {
+    match ensure::check(&mut plan, kernel).into_iter().next() {
         Some(broken) => Err(CompileError::Spec(Box::new(broken))),
         None => Ok(plan),
     }
@@ -313,7 +313,7 @@ fn bad_schedule(kernel: &CheckedKernel, e: &schedule::ScheduleError) -> CompileE
 }
 
 fn verify(program: &Program, stage: &str) -> Result<(), CompileError> {
-    tile_ir::verify::verify(program).map_err(|e| internal(stage, &e.invariant.to_string(), &e.op))
+    tile_ir::verify::verify(program).map_err(|e| internal(stage, e.invariant, &e.op))
 }
 
 fn backend_error(target: &Target, e: BackendError) -> CompileError {

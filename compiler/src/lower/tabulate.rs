@@ -289,11 +289,10 @@ impl Tabulator {
 
 fn elementary(op: &Op) -> bool {
     use UnaryOp::*;
-    match op {
-        Op::Unary(Exp | Exp2 | Log | Log2 | Tanh | Sigmoid | Sin | Cos, _) => true,
-        Op::Binary(BinaryOp::Pow, _, _) => true,
-        _ => false,
-    }
+    matches!(
+        op,
+        Op::Unary(Exp | Exp2 | Log | Log2 | Tanh | Sigmoid | Sin | Cos, _) | Op::Binary(BinaryOp::Pow, _, _)
+    )
 }
 
 /// The same operation on new operands.

@@ -15,6 +15,7 @@ pub mod host;
 mod lin;
 mod may;
 mod normal;
+pub mod rows;
 mod solve;
 mod zone;
 
@@ -77,22 +78,44 @@ const CORNER_NAMES: [&str; 4] = ["tile.i_lo", "tile.i_hi", "tile.j_lo", "tile.j_
 
 /// Derives the tile predicates and ranges of a mask.
 pub fn analyze(pool: &mut Pool, mask: ExprId, facts: &Facts) -> MaskAnalysis {
-    let corners = CORNER_NAMES.map(|name| pool.find_var(name).unwrap_or_else(|| pool.add_var(name, Ty::Int)));
-    let nodes = corners.map(|v| pool.var(v));
-    let i = pool.var(facts.i);
-    let row = pool.sub(i, facts.offset);
-    let positions = pool.substitute(mask, &[(facts.row, row)]);
     let clauses = clauses_of(pool, mask);
-    let mut f = Forms::new(pool, facts, Corners(nodes));
-    let guarded = bounds::guard_uniform_loads(&mut f, positions);
+    let (corners, mut f, positions) = prepare(pool, mask, facts);
     let mut normal = Normal::default();
-    let inside = normal.of(&mut f, guarded, true);
-    let outside = normal.of(&mut f, guarded, false);
+    let inside = normal.of(&mut f, positions, true);
+    let outside = normal.of(&mut f, positions, false);
     let mut parts = Parts::new(&mut f, &mut normal);
     let (may, some_outside) = (parts.may(inside), parts.may(outside));
     let (keys, queries) = parts.hulls(inside);
     let must = may::negated(pool, some_outside);
     MaskAnalysis { corners, may, must, keys, queries, clauses }
+}
+
+/// The corner variables, and the mask over i and j alone with its uniform loads guarded.
+fn prepare<'a>(pool: &'a mut Pool, mask: ExprId, facts: &'a Facts) -> ([VarId; 4], Forms<'a>, ExprId) {
+    let corners = CORNER_NAMES.map(|name| pool.find_var(name).unwrap_or_else(|| pool.add_var(name, Ty::Int)));
+    let nodes = corners.map(|v| pool.var(v));
+    let i = pool.var(facts.i);
+    let row = pool.sub(i, facts.offset);
+    let positions = pool.substitute(mask, &[(facts.row, row)]);
+    let mut f = Forms::new(pool, facts, Corners(nodes));
+    let guarded = bounds::guard_uniform_loads(&mut f, positions);
+    (corners, f, guarded)
+}
+
+/// [`MaskAnalysis::must`] alone, for one box.
+fn must_hold(pool: &mut Pool, mask: ExprId, facts: &Facts, tile: &TileBox) -> ExprId {
+    let (corners, mut f, positions) = prepare(pool, mask, facts);
+    let mut normal = Normal::default();
+    let outside = normal.of(&mut f, positions, false);
+    let some_outside = Parts::new(&mut f, &mut normal).may(outside);
+    let must = may::negated(pool, some_outside);
+    instantiate(pool, corners, must, tile)
+}
+
+fn instantiate(pool: &mut Pool, corners: [VarId; 4], root: ExprId, tile: &TileBox) -> ExprId {
+    let values = [tile.i_lo, tile.i_hi, tile.j_lo, tile.j_hi];
+    let map: Vec<_> = corners.into_iter().zip(values).collect();
+    pool.substitute(root, &map)
 }
 
 /// The operands of the top-level conjunction or disjunction.
@@ -111,9 +134,7 @@ fn clauses_of(pool: &Pool, mask: ExprId) -> Vec<ExprId> {
 
 impl MaskAnalysis {
     fn at(&self, pool: &mut Pool, root: ExprId, tile: &TileBox) -> ExprId {
-        let values = [tile.i_lo, tile.i_hi, tile.j_lo, tile.j_hi];
-        let map: Vec<_> = self.corners.into_iter().zip(values).collect();
-        pool.substitute(root, &map)
+        instantiate(pool, self.corners, root, tile)
     }
 
     /// Bool: false only where no pair of the box is in the mask (the tile is empty).

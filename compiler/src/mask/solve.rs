@@ -260,26 +260,26 @@ impl<'a, 'f> Solver<'a, 'f> {
         let parts = self.blocks.len() + self.residues.len() + linear;
         let closed = self.zone.closed(self.f);
         if tight || parts > 1 || !causal {
-            (0..self.blocks.len()).for_each(|at| self.from_blocks(&closed, at));
+            (0..self.blocks.len()).for_each(|at| self.pass_blocks(&closed, at));
         }
         if tight || parts + band > 1 {
             for lit in self.others.clone() {
                 match lit {
-                    Lit::Le(lin) => self.from_linear(&closed, &lin),
+                    Lit::Le(lin) => self.pass_linear(&closed, &lin),
                     Lit::Eq(lin) => {
-                        self.from_linear(&closed, &lin);
-                        self.from_linear(&closed, &lin.scale(-1));
+                        self.pass_linear(&closed, &lin);
+                        self.pass_linear(&closed, &lin.scale(-1));
                     }
                     _ => {}
                 }
             }
         }
         if tight || parts > 1 {
-            (0..self.residues.len()).for_each(|at| self.from_residue(at));
+            (0..self.residues.len()).for_each(|at| self.pass_residue(at));
         }
     }
 
-    fn from_blocks(&mut self, closed: &Zone, at: usize) {
+    fn pass_blocks(&mut self, closed: &Zone, at: usize) {
         let zone = self.block_zone(closed, at);
         let zone = zone.closed(self.f);
         let Blocks { by, x, y, d } = &self.blocks[at];
@@ -301,7 +301,7 @@ impl<'a, 'f> Solver<'a, 'f> {
     }
 
     /// `lin <= 0` with the rest at its least bounds i and j.
-    fn from_linear(&mut self, closed: &Zone, lin: &Lin) {
+    fn pass_linear(&mut self, closed: &Zone, lin: &Lin) {
         for (var, is_i) in [(self.f.i, true), (self.f.j, false)] {
             let k = lin.coef(var);
             if k == 0 {
@@ -320,7 +320,7 @@ impl<'a, 'f> Solver<'a, 'f> {
     }
 
     /// `(±v + u) mod by == c` moves the bounds of v (i, j or i - j) to the next value with that remainder.
-    fn from_residue(&mut self, at: usize) {
+    fn pass_residue(&mut self, at: usize) {
         let Residue { x, by, range, .. } = &self.residues[at];
         let ([value], [same]) = (&range.lo[..], &range.hi[..]) else { return };
         if value != same {

@@ -11,7 +11,8 @@ mod exec;
 mod intrinsics;
 mod loads;
 mod maps;
-mod measure;
+
 mod naive;
 mod random;
 mod reference;
+mod tiles;
