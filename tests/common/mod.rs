@@ -3,6 +3,8 @@
 
 #![allow(dead_code)]
 
+pub mod examples;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 

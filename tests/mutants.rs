@@ -1,0 +1,284 @@
+//! Every clause of every example does something that its own `test` grid can see: deleting any one operand of its
+//! mask, term or factor of its score, or the sink of its weight changes an output by more than the f32 gate, or
+//! does not compile.
+//!
+//! Comes in: `dsl-examples/`. Deliberately not done: bodies of `let` and `fn`, and what stands inside indices.
+
+mod common;
+
+use std::collections::HashMap;
+
+use attn_compiler::artifact::DType;
+use attn_compiler::attn_ir::dense::{RowResults, evaluate};
+use attn_compiler::attn_ir::{Attention, OutputKind};
+use attn_compiler::diagnostic::SourceMap;
+use attn_compiler::host::Inputs;
+use attn_compiler::pipeline;
+use attn_compiler::sema::{self, CheckedKernel, PlanKey};
+use attn_compiler::syntax::ast::*;
+use attn_compiler::syntax::{parse, print};
+use attn_compiler::tolerance;
+use common::examples::{Point, example_key, examples, grid};
+use common::{front, problem};
+use rayon::prelude::*;
+
+/// What was deleted, and the expression without it.
+type Mutant = (String, Expr);
+
+fn deleted(part: &Expr, rest: &Expr) -> Mutant {
+    (print::expr(part), rest.clone())
+}
+
+/// Mutants of a part, put back into their place in the whole.
+fn within(part: Vec<Mutant>, place: impl Fn(Box<Expr>) -> ExprKind, whole: &Expr) -> Vec<Mutant> {
+    let put = |e: Expr| Spanned { node: place(Box::new(e)), span: whole.span };
+    part.into_iter().map(|(what, e)| (what, put(e))).collect()
+}
+
+/// Both ways to leave out an operand, and every way to mutate one.
+fn infix(e: &Expr, op: InfixOp, [l, r]: [&Expr; 2], of: impl Fn(&Expr) -> Vec<Mutant>) -> Vec<Mutant> {
+    let place = |left, right| ExprKind::Infix { op, left, right };
+    let mut out = vec![deleted(r, l), deleted(l, r)];
+    out.extend(within(of(l), |l| place(l, Box::new(r.clone())), e));
+    out.extend(within(of(r), |r| place(Box::new(l.clone()), r), e));
+    out
+}
+
+/// Operands of `&`, `|` and `? :`.
+fn of_mask(e: &Expr) -> Vec<Mutant> {
+    match &e.node {
+        ExprKind::Infix { op: op @ (InfixOp::And | InfixOp::Or), left, right } => {
+            infix(e, *op, [left, right], of_mask)
+        }
+        ExprKind::Ternary { cond, then, otherwise } => {
+            let place = |cond, then, otherwise| ExprKind::Ternary { cond, then, otherwise };
+            let mut out = vec![deleted(otherwise, then), deleted(then, otherwise)];
+            out.extend(within(of_mask(cond), |c| place(c, then.clone(), otherwise.clone()), e));
+            out.extend(within(of_mask(then), |t| place(cond.clone(), t, otherwise.clone()), e));
+            out.extend(within(of_mask(otherwise), |o| place(cond.clone(), then.clone(), o), e));
+            out
+        }
+        ExprKind::Paren(inner) => within(of_mask(inner), ExprKind::Paren, e),
+        ExprKind::Prefix { op: PrefixOp::Not, operand } => {
+            let mut out = vec![(format!("! before {}", print::expr(operand)), (**operand).clone())];
+            out.extend(within(
+                of_mask(operand),
+                |operand| ExprKind::Prefix { op: PrefixOp::Not, operand },
+                e,
+            ));
+            out
+        }
+        _ => vec![],
+    }
+}
+
+/// Terms of the score, and the factors and calls that they are made of.
+fn of_score(e: &Expr) -> Vec<Mutant> {
+    match &e.node {
+        ExprKind::Infix { op: op @ (InfixOp::Add | InfixOp::Sub), left, right } => {
+            infix(e, *op, [left, right], of_score)
+        }
+        ExprKind::Paren(inner) => within(of_score(inner), ExprKind::Paren, e),
+        _ => of_term(e),
+    }
+}
+
+/// Factors, and calls that wrap something (conversions are not clauses).
+fn of_term(e: &Expr) -> Vec<Mutant> {
+    match &e.node {
+        ExprKind::Infix { op: op @ (InfixOp::Mul | InfixOp::Div), left, right } => {
+            infix(e, *op, [left, right], of_term)
+        }
+        ExprKind::Call { name, args } if !["dot", "float", "int"].contains(&name.node.as_str()) => {
+            args.first().map(|a| (format!("call of {}", name.node), a.value.clone())).into_iter().collect()
+        }
+        _ => vec![],
+    }
+}
+
+/// `softmax(score, sink = ..)` without its sink.
+fn of_weight(e: &Expr) -> Vec<Mutant> {
+    let ExprKind::Call { name, args } = &e.node else { return vec![] };
+    let without = |n: usize| {
+        let mut args = args.clone();
+        args.remove(n);
+        Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span }
+    };
+    (1..args.len()).map(|n| (print::expr(&args[n].value), without(n))).collect()
+}
+
+/// Every mutant of a file: what was deleted where, and the text.
+fn mutants(file: &File) -> Vec<(String, String)> {
+    let mut out = Vec::new();
+    for (n, item) in file.items.iter().enumerate() {
+        let mut push = |place: &str, what: String, item: Item| {
+            let mut mutant = file.clone();
+            mutant.items[n] = item;
+            out.push((format!("`{what}` of {place}"), print::file(&mutant)));
+        };
+        match item {
+            Item::Def(def) => {
+                let bodies = match def.kind {
+                    DefKind::Mask => of_mask(&def.body),
+                    DefKind::Score => of_score(&def.body),
+                    DefKind::Fn | DefKind::Position => vec![],
+                };
+                for (what, body) in bodies {
+                    push(&def.name.node, what, Item::Def(Def { body, ..def.clone() }));
+                }
+            }
+            Item::Kernel(kernel) => {
+                for (place, what, kernel) in of_kernel(kernel) {
+                    push(&place, what, Item::Kernel(kernel));
+                }
+            }
+            Item::Use(_) => {}
+        }
+    }
+    out
+}
+
+/// Mutants of the clauses of a kernel: the clause, what was deleted, the kernel.
+fn of_kernel(kernel: &Kernel) -> Vec<(String, String, Kernel)> {
+    let mut out = Vec::new();
+    for (n, clause) in kernel.clauses.iter().enumerate() {
+        let place = format!("{} in {}", clause.kind.keyword(), kernel.name.node);
+        let (found, rebuild): (Vec<Mutant>, fn(Expr) -> ClauseKind) = match &clause.kind {
+            ClauseKind::Mask(e) => (of_mask(e), ClauseKind::Mask),
+            ClauseKind::Score(e) => (of_score(e), ClauseKind::Score),
+            ClauseKind::Weight(e) => (of_weight(e), ClauseKind::Weight),
+            _ => continue,
+        };
+        for (what, e) in found {
+            let mut mutant = kernel.clone();
+            mutant.clauses[n].kind = rebuild(e);
+            out.push((place.clone(), what, mutant));
+        }
+        if let ClauseKind::Mask(e) = &clause.kind {
+            let mut mutant = kernel.clone();
+            mutant.clauses.remove(n);
+            out.push((place, print::expr(e), mutant));
+        }
+    }
+    out
+}
+
+/// The attention of a text; none if it does not compile.
+fn attention(text: &str, key: &PlanKey) -> Option<Attention> {
+    let front = pipeline::front("mutant.attn", text, &mut sema::no_files, &mut ());
+    let kernel = front.checked.kernel(Some(&key.kernel)).filter(|_| !front.diagnostics.has_errors())?;
+    sema::instantiate(kernel, key).ok()
+}
+
+/// A grid point with its data and the right answer.
+struct Reference {
+    key: PlanKey,
+    inputs: Inputs,
+    right: RowResults,
+}
+
+/// The largest value of an int input: counts and the like are small, everything else lies in 0..=length.
+fn range(name: &str, longest: i64) -> (i64, i64) {
+    match name {
+        "count" => (0, 2),
+        "doc" => (0, 7),
+        _ => (0, longest),
+    }
+}
+
+fn reference(kernel: &CheckedKernel, original: &str, point: &Point) -> Reference {
+    let mut key = example_key(kernel, 64);
+    let is_static = |name: &str| kernel.params.iter().any(|p| p.is_static && p.name == name);
+    let mut params = HashMap::new();
+    for (name, value) in &point.params {
+        if is_static(name) {
+            key.statics.insert(name.clone(), *value);
+        } else {
+            params.insert(name.clone(), *value);
+        }
+    }
+    let attention = attention(original, &key).expect("the example compiles");
+    let dims: Vec<(&str, i64)> = point.dims.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+    let ints = |name: &str| range(name, point.longest());
+    let mut inputs = problem(&attention, &dims, &ints, 7).inputs;
+    inputs.params = params;
+    let right = evaluate(&attention, &inputs).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.name));
+    Reference { key, inputs, right }
+}
+
+/// Whether some output of the mutant is outside the gate at this point, or cannot be evaluated.
+fn differs(text: &str, at: &Reference) -> bool {
+    let Some(mutant) = attention(text, &at.key) else { return true };
+    let Ok(wrong) = evaluate(&mutant, &at.inputs) else { return true };
+    let max = at.right.max_abs_score;
+    mutant.outputs.iter().any(|out| {
+        let report = match out.kind {
+            OutputKind::O => tolerance::check(&wrong.o, &at.right.o, DType::F32, max),
+            OutputKind::Lse => tolerance::check_lse(&wrong.lse, &at.right.lse, DType::F32, max),
+            OutputKind::MaxLogit => {
+                tolerance::check_lse(&wrong.max_logit, &at.right.max_logit, DType::F32, max)
+            }
+        };
+        !report.ok
+    })
+}
+
+/// Mutants of one example that no point of any kernel's grid tells from the original.
+fn survivors(name: &str, text: &str) -> Vec<String> {
+    let mut map = SourceMap::default();
+    let source = map.add(name, text);
+    let (file, _) = parse(&map, source);
+    let checked = front(name, text).checked;
+    let mut alive = mutants(&file);
+    for kernel in &checked.kernels {
+        for point in grid(kernel, 64) {
+            if alive.is_empty() {
+                break;
+            }
+            let at = reference(kernel, text, &point);
+            alive = alive.into_par_iter().filter(|(_, mutant)| !differs(mutant, &at)).collect();
+        }
+    }
+    alive
+        .into_iter()
+        .map(|(what, mutant)| format!("{name}: without {what} nothing changes:\n{mutant}"))
+        .collect()
+}
+
+#[test]
+fn every_clause_is_needed_at_the_grid() {
+    let all: Vec<String> = examples().par_iter().flat_map(|(name, text)| survivors(name, text)).collect();
+    assert!(all.is_empty(), "{} mutants survive\n{}", all.len(), all.join("\n"));
+}
+
+#[test]
+fn mutants_are_made_of_every_kind() {
+    let text = "\
+mask near(w) = j > i - w & j <= i
+attention a {
+  dims B, H, S, D
+  input q, k, v : float[B, H, S, D]
+  score  = softcap(dot(q, k) / sqrt(D), 5) + i
+  mask   = h < 2 ? near(4) : j < 3 | j == i
+  weight = softmax(score, sink = 1)
+  return weight @ v
+}
+";
+    let mut map = SourceMap::default();
+    let source = map.add("a.attn", text);
+    let (file, said) = parse(&map, source);
+    assert!(!said.has_errors());
+    let found: Vec<String> = mutants(&file).into_iter().map(|(what, _)| what).collect();
+    let expected = [
+        "`j <= i` of near",
+        "`i` of score in a",
+        "`call of softcap` of score in a",
+        "`near(4)` of mask in a",
+        "`j == i` of mask in a",
+        "`1` of weight in a",
+        "`h < 2 ? near(4) : j < 3 | j == i` of mask in a",
+    ];
+    for what in expected {
+        assert!(found.iter().any(|f| f == what), "{what} is not among {found:#?}");
+    }
+}
