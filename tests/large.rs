@@ -22,7 +22,7 @@ fn an_output_of_two_to_the_31_elements() {
     let q = TensorView::strided(&row, 0, &[rows, 64], &[0, 1]).expect("a broadcast row");
     let k = TensorView::new(&row, &[1, 64]).expect("one key");
     let mut o = Tensor::zeros(DType::Bf16, &[rows, 64]).expect("4 GiB for the output");
-    let inputs: Vec<NamedInput> = vec![("q", q), ("k", k.clone()), ("v", k)];
+    let inputs: Vec<NamedInput> = vec![("q", q), ("k", k), ("v", k)];
     let mut outputs: Vec<NamedOutput> = vec![("o", o.view_mut())];
     kernel.run(&inputs, &mut outputs, &[], &RunOptions::threads(2).expect("threads")).expect("a run");
     drop(outputs);

@@ -64,7 +64,7 @@ impl Nodes {
         let ty = match op {
             Not => Ty::Bool,
             ToFloat => Ty::Int,
-            Neg | Abs if x % 2 == 0 => Ty::Int,
+            Neg | Abs if x.is_multiple_of(2) => Ty::Int,
             _ => Ty::Float,
         };
         let x = self.pick(ty, x);

@@ -182,7 +182,7 @@ fn nonfinite_values() {
                 let mut data = inputs(n, 3);
                 for name in if keys { &["v", "k"][..] } else { &["v"][..] } {
                     let old = data.tensors[*name].clone();
-                    let new = View::from_fn(&old.shape().to_vec(), |at| {
+                    let new = View::from_fn(old.shape(), |at| {
                         let index: Vec<i64> = at.iter().map(|&n| n as i64).collect();
                         if at[2] % 9 == 5 { x } else { old.get(&index).unwrap().float() }
                     });

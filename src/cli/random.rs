@@ -29,7 +29,7 @@ struct Words {
 impl Words {
     /// Two words of element n.
     fn pair(&self, n: u64) -> (u32, u32) {
-        let block = philox4x32([(n / 2) as u32, (n / 2 >> 32) as u32, self.tensor, STREAM], self.key);
+        let block = philox4x32([(n / 2) as u32, ((n / 2) >> 32) as u32, self.tensor, STREAM], self.key);
         let at = (n % 2) as usize * 2;
         (block[at], block[at + 1])
     }

@@ -1,6 +1,6 @@
 //! `attnc run`: compile, run, check, save.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use attn_compiler::artifact::DType;

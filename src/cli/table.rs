@@ -13,7 +13,7 @@ impl Table {
     pub fn new(titles: &[&str]) -> Table {
         let mut table = Inner::new();
         table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        table.set_header(titles.iter().map(|t| Cell::new(t)));
+        table.set_header(titles.iter().map(Cell::new));
         Table { inner: table, numbers_right: true }
     }
 

@@ -211,7 +211,7 @@ fn vectors_are_stored_along_any_dim_and_branches_are_taken() {
         if u == 1 & w == 0 { map m[r < n, c < 1]: float(r) } else { fill m = 7.0 }
         store_vec o[u, 0 : rx, w] <- m, rows = n }";
     let found = Case { header, launches, n: 5, d: 1 }.output();
-    let wanted = |n: usize| if n / 10 == 1 && n % 2 == 0 { (n / 2 % 5) as f64 } else { 7.0 };
+    let wanted = |n: usize| if n / 10 == 1 && n.is_multiple_of(2) { (n / 2 % 5) as f64 } else { 7.0 };
     assert_eq!(found, (0..30).map(wanted).collect::<Vec<_>>());
 }
 
