@@ -21,6 +21,11 @@
 //! bad data are errors ([`Error`]), never panics; one plan serves every batch and sequence length. Deliberately not
 //! here: the language (crate `attn-compiler`), launching and the disk cache (crate `attn-runtime`).
 
+/// The examples of README.md are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod bind;
 mod error;
 pub mod io;
