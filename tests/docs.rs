@@ -177,7 +177,9 @@ fn verbs() -> BTreeSet<String> {
 fn verbs_exist() {
     let verbs = verbs();
     let mut n_seen = 0;
-    for (path, text) in documents() {
+    let names =
+        ["README.md", "CONTRIBUTING.md", "docs/cli.md", "docs/language.md", "docs/abi.md", "docs/errors.md"];
+    for (path, text) in names.map(|name| (PathBuf::from(name), read(&root().join(name)))) {
         let (blocks, prose) = split(&path, &text);
         let commands = blocks.iter().filter(|b| b.language == "sh").flat_map(|b| b.text.lines());
         let in_prose = prose.split('`').skip(1).step_by(2);
@@ -205,7 +207,9 @@ fn options_exist() {
             help += &attnc(&["cache", "list", "--help"]);
         }
         for option in body.split(|c: char| c.is_whitespace() || "`=,|()".contains(c)) {
-            if option.starts_with("--") && option.len() > 2 {
+            let is_option =
+                option.strip_prefix("--").is_some_and(|o| o.starts_with(|c: char| c.is_ascii_lowercase()));
+            if is_option {
                 assert!(help.contains(option), "docs/cli.md: `attnc {verb}` has no option {option}");
             }
         }
