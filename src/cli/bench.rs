@@ -59,7 +59,7 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     });
     bar.finish_and_clear();
     let times = times?;
-    let pairs = work::pairs(&problem.attention, &problem.inputs()?, work::MAX_CELLS)?;
+    let pairs = work::pairs(&problem, work::MAX_CELLS)?;
     let gflops = pairs.map(|n| work::flops(&problem.attention, n) / times.median_ms() / 1e6);
     let peak = peak::fma_peak_gflops(facts::host_isa()?, threads.get());
     let fraction = gflops.map(|g| g / peak);

@@ -135,10 +135,17 @@ impl Problem {
 
     /// Everything in the form that the reference executors take. Copies every tensor.
     pub fn inputs(&self) -> Result<Inputs, Failure> {
+        self.inputs_where(&|_| true)
+    }
+
+    /// As [`Problem::inputs`], with some of the tensors.
+    pub fn inputs_where(&self, wanted: &dyn Fn(TensorId) -> bool) -> Result<Inputs, Failure> {
         let mut inputs = self.scalar_inputs();
-        for (decl, (name, tensor)) in self.attention.tensors.iter().zip(&self.tensors) {
-            let view = data::logical(&tensor.view()?, &decl.layout)?;
-            inputs.tensors.insert(name.clone(), data::host_view(&view)?);
+        for (n, (decl, (name, tensor))) in self.attention.tensors.iter().zip(&self.tensors).enumerate() {
+            if wanted(TensorId(n as u32)) {
+                let view = data::logical(&tensor.view()?, &decl.layout)?;
+                inputs.tensors.insert(name.clone(), data::host_view(&view)?);
+            }
         }
         Ok(inputs)
     }

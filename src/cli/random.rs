@@ -12,6 +12,7 @@ use attn_compiler::expr::rand::philox4x32;
 use attn_compiler::expr::{BinaryOp, ExprId, Op, TensorId};
 use attn_runtime::{RuntimeError, Tensor};
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::data::Scalars;
 
@@ -60,7 +61,7 @@ pub fn tensor(
     macro_rules! fill {
         ($t:ty, $value:expr) => {{
             let elements = tensor.as_mut_slice::<$t>()?;
-            elements.iter_mut().enumerate().for_each(|(n, x)| *x = $value(n as u64));
+            elements.par_iter_mut().enumerate().for_each(|(n, x)| *x = $value(n as u64));
         }};
     }
     match decl.dtype {

@@ -77,11 +77,10 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let mut outputs = problem.outputs()?;
     let options = options(&args.kernel)?;
     let times = execute(&problem, &plan, &mut outputs, &options, measure::FEW, |_| {})?;
-    let inputs = problem.inputs()?;
-    let pairs = work::pairs(&problem.attention, &inputs, work::MAX_CELLS)?;
+    let pairs = work::pairs(&problem, work::MAX_CELLS)?;
     let mut checks = Vec::new();
     if args.verify || !args.against.is_empty() {
-        let truth = reference::evaluate(&problem.attention, &inputs)?;
+        let truth = reference::evaluate(&problem.attention, &problem.inputs()?)?;
         if args.verify {
             checks = compare::with_reference(&problem.attention, problem.float, &outputs, &truth)?;
         }

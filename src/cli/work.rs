@@ -1,6 +1,6 @@
 //! Useful work: how many pairs the mask lets through, and the arithmetic that they need.
 //!
-//! Comes in: an attention with its data. Goes out: an exact count, or nothing where it would cost too much. For
+//! Comes in: a problem. Goes out: an exact count, or nothing where it would cost too much. For
 //! each row the mask analysis gives the hull of its keys; where every key of the hull is in the mask the row is
 //! counted by its length, else the hull is evaluated key by key. A mask that does not depend on b or h is
 //! counted once.
@@ -8,12 +8,14 @@
 use attn_compiler::attn_ir::Attention;
 use attn_compiler::ensure::analyze_mask;
 use attn_compiler::expr::eval::{Env, Value};
-use attn_compiler::expr::{ExprId, Pool, TensorId, Ty, VarId};
-use attn_compiler::host::{BindError, Inputs, View};
+use attn_compiler::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
+use attn_compiler::host::View;
 use attn_compiler::mask::TileBox;
 use attn_compiler::mask::host::Tape;
 
 use super::data::Scalars;
+use super::problem::Problem;
+use super::ui::Failure;
 
 /// Most (row, key) cells that are evaluated one by one.
 pub const MAX_CELLS: u64 = 1 << 29;
@@ -21,7 +23,8 @@ pub const MAX_CELLS: u64 = 1 << 29;
 /// Scalars, the index variables of the current (b, h), and the tensors.
 struct Bound<'a> {
     scalars: &'a Scalars,
-    views: Vec<&'a View>,
+    /// Those that the mask reads.
+    views: Vec<Option<&'a View>>,
     zeros: Vec<Value>,
     fixed: [(VarId, i64); 2],
 }
@@ -35,13 +38,17 @@ impl Env for Bound<'_> {
     }
 
     fn load(&self, tensor: TensorId, index: &[i64]) -> Value {
-        self.views[tensor.0 as usize].get(index).unwrap_or(self.zeros[tensor.0 as usize])
+        let at = tensor.0 as usize;
+        self.views[at].and_then(|view| view.get(index)).unwrap_or(self.zeros[at])
     }
 }
 
 /// Pairs (b, h, i, j) in the mask; `None` if counting them would take more than `max_cells` evaluations.
-pub fn pairs(attention: &Attention, inputs: &Inputs, max_cells: u64) -> Result<Option<u64>, BindError> {
-    let scalars = Scalars::new(attention, inputs)?;
+pub fn pairs(problem: &Problem, max_cells: u64) -> Result<Option<u64>, Failure> {
+    let attention = &problem.attention;
+    let loads = tensors_read(&attention.pool, attention.mask);
+    let inputs = problem.inputs_where(&|id| loads.contains(&id))?;
+    let scalars = Scalars::new(attention, &inputs)?;
     let size = |id: ExprId| scalars.size(&attention.pool, id) as u64;
     let (batch, heads) = (size(attention.batch), attention.n_heads.max(0) as u64);
     let (seq_q, seq_k) = (size(attention.seq_q), size(attention.seq_k));
@@ -57,8 +64,11 @@ pub fn pairs(attention: &Attention, inputs: &Inputs, max_cells: u64) -> Result<O
     let ((n_b, times_b), (n_h, times_h)) = (each(ix.b, batch), each(ix.h, heads));
     let mut counter = Counter::new(attention, seq_q, seq_k);
     let mut views = Vec::new();
-    for t in &attention.tensors {
-        views.push(inputs.tensor(&t.name, &scalars.shape(&attention.pool, &t.shape), t.dtype)?);
+    for (n, t) in attention.tensors.iter().enumerate() {
+        views.push(match loads.contains(&TensorId(n as u32)) {
+            true => Some(inputs.tensor(&t.name, &scalars.shape(&attention.pool, &t.shape), t.dtype)?),
+            false => None,
+        });
     }
     let zeros = attention.tensors.iter().map(|t| zero(t.dtype.value_ty())).collect();
     let mut env = Bound { scalars: &scalars, views, zeros, fixed: [(ix.b, 0), (ix.h, 0)] };
@@ -74,6 +84,12 @@ pub fn pairs(attention: &Attention, inputs: &Inputs, max_cells: u64) -> Result<O
         }
     }
     Ok(Some(total * times_b * times_h))
+}
+
+/// The tensors whose elements an expression reads.
+fn tensors_read(pool: &Pool, root: ExprId) -> Vec<TensorId> {
+    let load = |id| if let Op::Load(t, ..) = pool.op(id) { Some(*t) } else { None };
+    pool.reachable(&[root]).into_iter().filter_map(load).collect()
 }
 
 fn zero(ty: Ty) -> Value {
