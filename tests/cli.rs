@@ -173,6 +173,7 @@ fn wrong_text_has_a_caret_and_wrong_data_a_name() {
         let message: serde_json::Value = serde_json::from_str(line).unwrap();
         assert_eq!(message["level"], "error");
     }
+    std::fs::write(shell.path("needs.attn"), WINDOW.replace("int = 4", "int")).unwrap();
     for (line, code, text) in [
         ("run swa.attn", 1, "input `q` is not bound"),
         ("run swa.attn --random --param window=big", 2, "expected an int"),
@@ -186,6 +187,9 @@ fn wrong_text_has_a_caret_and_wrong_data_a_name() {
         ("run swa.attn --random --at Z=3", 1, "no dim `Z`"),
         ("run swa.attn --random --at Hq=3,Hkv=2", 1, "3 query heads"),
         ("run swa.attn --bind x=q.npy", 1, "q.npy"),
+        ("run needs.attn --random", 1, "`window` has no value"),
+        ("run swa.attn --random --at Sq=1000000000000,Sk=1", 1, "q"),
+        ("run swa.attn --random --at Sq=4611686018427387904,Sk=1", 1, "4611686018427387904"),
     ] {
         let output = shell.run(line);
         assert_eq!(output.status.code(), Some(code), "{line}: {}", stderr(&output));

@@ -69,6 +69,7 @@ impl Problem {
     pub fn new(ui: &Ui, request: Request<'_>) -> Result<Problem, Failure> {
         let chosen = request.chosen;
         let spec = chosen.kernel.spec()?;
+        check_params(spec, chosen)?;
         check_bound(spec, &request)?;
         let float = float_type(spec, &request);
         let mut dims = request.at.clone();
@@ -194,6 +195,17 @@ impl Problem {
             })
             .collect();
         sizes.join(", ")
+    }
+}
+
+/// Every parameter has a value.
+fn check_params(spec: &CheckedKernel, chosen: &Chosen) -> Result<(), Failure> {
+    match spec.params.iter().find(|p| p.default.is_none() && !chosen.params.contains_key(&p.name)) {
+        None => Ok(()),
+        Some(p) => Err(Failure::wrong(format!(
+            "parameter `{0}` has no value and no default; give it with --param {0}=VALUE, or in a `test` clause",
+            p.name
+        ))),
     }
 }
 
