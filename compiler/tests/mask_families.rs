@@ -1,5 +1,5 @@
 //! The mask families of language.md ("What the compiler owes the author", 2) against brute force: N = 1024,
-//! tiles of 64 x 64.
+//! tiles of 64 x 64. Also: parameters at the end of the 64-bit range, and the cost of classification.
 
 mod mask_common;
 
@@ -89,4 +89,56 @@ fn families_are_classified_exactly() {
         }
     }
     assert!(wrong.is_empty(), "not exact: {wrong:?}");
+}
+
+/// A parameter as large as an int can be ("no window") meets no sum that overflows.
+#[test]
+fn the_largest_window_is_no_window() {
+    for (mask, same) in [
+        ("j <= i & i - j < W & doc[i] == doc[j]", "j <= i & doc[i] == doc[j]"),
+        ("abs(i - j) <= W & i div 96 == j div 96", "i div 96 == j div 96"),
+        ("i div W == j div W & j < W", "true"),
+    ] {
+        let [with, without] = [mask, same].map(|mask| {
+            let mut case = case("", &mask.replace('W', &i64::MAX.to_string()));
+            let analysis = case.analyze();
+            let map = case.tile_map(&analysis);
+            assert_eq!(compare(&case, &analysis, &Truth::new(&case)).hull_wrong, 0, "{mask}");
+            map
+        });
+        assert_eq!(with, without, "{mask}");
+    }
+}
+
+/// Run-time parameters, for the same masks.
+#[test]
+fn the_largest_run_time_window_is_no_window() {
+    for mask in [
+        "j <= i & i - j < W & doc[i] == doc[j]",
+        "abs(i - j) <= W & i div C == j div C",
+        "j div W == i div W",
+    ] {
+        let mut case = case("", mask);
+        let window = case.pool.find_var("W").expect("made above");
+        case.values.vars[window.0 as usize] = Value::Int(i64::MAX);
+        let analysis = case.analyze();
+        let t = compare(&case, &analysis, &Truth::new(&case));
+        assert_eq!((t.exact, t.unsound, t.hull_wrong), (t.tiles, 0, 0), "{mask}");
+    }
+}
+
+/// Classifies a million tiles of simple masks: prints nanoseconds a tile.
+#[test]
+fn classification_is_cheap() {
+    for (name, mask, _) in [FAMILIES[0], FAMILIES[2], FAMILIES[7], FAMILIES[12]] {
+        let mut case = case(name, mask);
+        let analysis = case.analyze();
+        let mut classifier = attn_compiler::mask::host::Classifier::new(&case.pool, &analysis);
+        let started = std::time::Instant::now();
+        let n_runs = if cfg!(debug_assertions) { 40 } else { 4_000 };
+        let n_tiles: usize = (0..n_runs).map(|_| classifier.map(&case.grid, &case.values).class.len()).sum();
+        let ns = started.elapsed().as_nanos() as f64 / n_tiles as f64;
+        println!("{name}: {ns:.1} ns a tile");
+        assert!(ns < 20_000.0, "{name}: {ns} ns a tile");
+    }
 }

@@ -23,7 +23,13 @@ pub(super) struct Forms<'a> {
     varying: HashMap<ExprId, bool>,
     forms: HashMap<ExprId, Lin>,
     quotients: HashMap<ExprId, Option<Rc<Quotient>>>,
+    positional: HashMap<ExprId, bool>,
+    /// Clamped parameters, with what was clamped.
+    clamped: HashMap<ExprId, Lin>,
 }
+
+/// Beyond every position: positions, and run-time divisors and coefficients, are taken to be smaller.
+const FAR: i64 = 1 << 40;
 
 /// `x div by`
 pub(super) struct Quotient {
@@ -46,6 +52,8 @@ impl<'a> Forms<'a> {
             varying: HashMap::new(),
             forms: HashMap::new(),
             quotients: HashMap::new(),
+            positional: HashMap::new(),
+            clamped: HashMap::new(),
         }
     }
 
@@ -95,6 +103,11 @@ impl<'a> Forms<'a> {
                     BinaryOp::Mul if y.as_int().is_some() => x.scale(y.c),
                     BinaryOp::IDiv if y.as_int().is_some_and(|c| c != 0) => self.div_const(&x, y.c),
                     BinaryOp::Mod if y.as_int().is_some_and(|c| c != 0) => self.mod_const(&x, y.c),
+                    // No position is FAR, so a larger divisor gives the same quotient.
+                    BinaryOp::IDiv if y.as_int().is_none() && self.uniform(b) && !self.uniform(a) => {
+                        let near = self.bounded(&y, true);
+                        self.combine(&x, &near, Pool::idiv)
+                    }
                     _ => Lin::node(id),
                 }
             }
@@ -228,7 +241,76 @@ impl<'a> Forms<'a> {
         if self.proves(&lin.scale(-1).add_int(1)) {
             return self.pool.bool(false);
         }
-        self.corners.le0(self.pool, lin)
+        let mut lin = lin.tightened();
+        let params: Vec<_> = lin.terms.iter().copied().filter(|t| !self.positional(t.0)).collect();
+        if let [(t, k)] = params[..]
+            && k.abs() == 1
+            && let Some(param) = self.clamped.get(&t)
+        {
+            // Alone on its side a parameter need not be clamped.
+            lin = lin.without(&[t]).plus(param, k);
+        }
+        let positions: Vec<ExprId> = lin.terms.iter().map(|t| t.0).filter(|&t| self.near(t)).collect();
+        self.corners.le0(self.pool, &lin, &positions)
+    }
+
+    /// True if a node is made of corners and constants alone.
+    fn positional(&mut self, id: ExprId) -> bool {
+        if let Some(&known) = self.positional.get(&id) {
+            return known;
+        }
+        let made = self.corners.0.contains(&id)
+            || match self.pool.op(id) {
+                Op::Var(_) | Op::Load(..) => false,
+                Op::Int(x) => x.unsigned_abs() <= FAR as u64,
+                _ => self.pool.operands(id).into_iter().all(|x| self.positional(x)),
+            };
+        self.positional.insert(id, made);
+        made
+    }
+
+    /// True if a node is made of corners, constants and clamped parameters.
+    fn near(&self, id: ExprId) -> bool {
+        self.clamped.contains_key(&id)
+            || self.corners.0.contains(&id)
+            || match self.pool.op(id) {
+                Op::Var(_) | Op::Load(..) => false,
+                Op::Int(x) => x.unsigned_abs() <= FAR as u64,
+                _ => self.pool.operands(id).into_iter().all(|x| self.near(x)),
+            }
+    }
+
+    /// `lo - hi` of two bounds; with the parameters themselves where one is left at most.
+    pub fn gap(&mut self, lo: &Lin, hi: &Lin) -> Lin {
+        let clamped = lo.sub(hi);
+        let mut raw = clamped.clone();
+        for &(t, k) in &clamped.terms {
+            if let Some(param) = self.clamped.get(&t) {
+                raw = raw.without(&[t]).plus(param, k);
+            }
+        }
+        let n_params = raw.terms.iter().filter(|t| !self.positional(t.0)).count();
+        if n_params <= 1 { raw } else { clamped }
+    }
+
+    /// A bound with its parameters clamped to [`FAR`], so that sums with positions cannot overflow. No position
+    /// is that far, so the bound says the same; a bound far on the other side leaves no pair and is refused by
+    /// the condition that it must meet the box.
+    pub fn bounded(&mut self, lin: &Lin, above: bool) -> Lin {
+        let params: Vec<ExprId> = lin.terms.iter().map(|t| t.0).filter(|&t| !self.near(t)).collect();
+        if params.is_empty() || lin.is_wild() {
+            return lin.clone();
+        }
+        let rest = lin.without(&params);
+        let param = lin.sub(&rest);
+        let Some(raw) = self.node(&param) else { return Lin::int(i128::MAX) };
+        if let Some(x) = self.pool.as_int(raw) {
+            return rest.add_int(x.clamp(-FAR, FAR).into());
+        }
+        let far = self.pool.int(if above { FAR } else { -FAR });
+        let near = if above { self.pool.min(raw, far) } else { self.pool.max(raw, far) };
+        self.clamped.insert(near, param);
+        rest.add(&Lin::node(near))
     }
 
     /// The argument and the divisor of a quotient by something that reads neither i nor j.
@@ -295,10 +377,19 @@ impl<'a> Forms<'a> {
         kept
     }
 
-    /// The largest of lower bounds or smallest of upper bounds as one form; `None` without a bound.
+    /// The largest of lower bounds (`Pool::max`) or smallest of upper bounds as one form; `None` without a bound.
     pub fn collapse(&mut self, bounds: &[Lin], op: Join) -> Option<Lin> {
+        let bounds: Vec<Lin> = bounds.iter().map(|x| self.unclamped(x)).collect();
         let mut it = bounds.iter();
         let first = it.next()?.clone();
         Some(it.fold(first, |acc, x| self.combine(&acc, x, op)))
+    }
+
+    /// A bound that is a clamped parameter as the parameter.
+    fn unclamped(&self, x: &Lin) -> Lin {
+        match (&x.terms[..], x.c) {
+            ([(t, 1)], 0) => self.clamped.get(t).unwrap_or(x).clone(),
+            _ => x.clone(),
+        }
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Lin {
 }
 
 /// Beyond this a number is not trusted to stay exact.
-const LIMIT: i128 = 1 << 62;
+const LIMIT: i128 = 1 << 60;
 
 impl Lin {
     pub fn int(c: i128) -> Lin {
@@ -122,14 +122,14 @@ impl Corners {
 
     /// The bool expression `lin <= 0`, or `true` where the form is wild.
     ///
-    /// Corners of the box stand on one side and the rest (parameters) on the other, so that a parameter as
-    /// large as the 64-bit range meets no sum that overflows: `i_lo - j_hi < window`.
-    pub fn le0(&self, pool: &mut Pool, lin: &Lin) -> ExprId {
+    /// Terms made of corners alone (`positions`) stand on one side and the rest (parameters) on the other, so
+    /// that a parameter as large as the 64-bit range meets no sum that overflows: `i_lo - j_hi < window`.
+    pub fn le0(&self, pool: &mut Pool, lin: &Lin, positions: &[ExprId]) -> ExprId {
         let lin = lin.tightened();
         if let Some(known) = self.decide(&lin) {
             return pool.bool(known);
         }
-        let (corners, rest) = self.sides(&lin);
+        let (corners, rest) = sides(&lin, positions);
         if corners.terms.is_empty() || rest.terms.is_empty() {
             let (mut left, mut right) = (lin.clone(), lin.scale(-1));
             left.terms.retain(|t| t.1 > 0);
@@ -141,16 +141,6 @@ impl Corners {
             return self.compare(pool, rest.scale(-1), corners.scale(-1), lin.c, false);
         }
         self.compare(pool, corners, rest, lin.c, true)
-    }
-
-    /// Terms with corners, and minus the others, both without the constant.
-    fn sides(&self, lin: &Lin) -> (Lin, Lin) {
-        let (mut corners, mut rest) = (lin.clone(), lin.scale(-1));
-        corners.terms.retain(|t| self.0.contains(&t.0));
-        rest.terms.retain(|t| !self.0.contains(&t.0));
-        corners.c = 0;
-        rest.c = 0;
-        (corners, rest)
     }
 
     /// `left + c <= right`, with the constant kept on the side that is asked for.
@@ -196,6 +186,16 @@ impl Corners {
             None => Some(pool.int(c)),
         }
     }
+}
+
+/// Terms that are positions, and minus the others, both without the constant.
+fn sides(lin: &Lin, positions: &[ExprId]) -> (Lin, Lin) {
+    let (mut corners, mut rest) = (lin.clone(), lin.scale(-1));
+    corners.terms.retain(|t| positions.contains(&t.0));
+    rest.terms.retain(|t| !positions.contains(&t.0));
+    corners.c = 0;
+    rest.c = 0;
+    (corners, rest)
 }
 
 fn scaled(pool: &mut Pool, id: ExprId, coef: i128) -> Option<ExprId> {

@@ -5,9 +5,17 @@
 //! expressions of the same pool over the four corners of a tile ([`TileBox`]) instead of i, j and row, so that
 //! the same result is evaluated by `explain` on the host and emitted into kernels; lengths and parameters stay
 //! symbolic. What holds: for a box that is not empty, [`MaskAnalysis::may`] is true if any pair of the box is
-//! in the mask, [`MaskAnalysis::must`] is false if any pair is not. Index arithmetic is taken not to overflow
-//! and divisors to be positive (both are checked before launch). Not done here: choosing tiles, and solving
-//! for keys where only a search in a table could (documents keep their hull from the other clauses).
+//! in the mask, [`MaskAnalysis::must`] is false if any pair is not. The mask's own index arithmetic is taken
+//! not to overflow, divisors to be positive (both are checked before launch), and positions to be below 2^40;
+//! parameters may be as large as they like (`window` = 2^63 - 1).
+//!
+//! Method: normal form ([`normal`]), per conjunction difference bounds (Dill 1989, Mine 2001) over i, j and
+//! i - j and over their blocks ([`zone`], [`solve`]), bounds of other terms at the ends of the tile
+//! ([`bounds`]). A tile is full if the negation of the mask is empty there, so a union that covers it only
+//! jointly counts.
+//!
+//! Not done here: choosing tiles, and solving for keys where only a search in a table could (documents keep the
+//! hull that their other clauses give).
 
 mod bounds;
 mod forms;

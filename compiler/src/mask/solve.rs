@@ -191,7 +191,7 @@ impl<'a, 'f> Solver<'a, 'f> {
     fn quotients_of(&mut self, rest: &Lin, k: i128) -> (Lin, Lin) {
         let over = self.f.div_const(&rest.scale(-1), k.abs());
         let under = self.f.div_const(&rest.scale(-1), k.abs()).scale(-1);
-        (over, under)
+        (self.f.bounded(&over, true), self.f.bounded(&under, false))
     }
 
     /// `k * (a - b) + rest <= 0`
@@ -312,6 +312,7 @@ impl<'a, 'f> Solver<'a, 'f> {
                 continue;
             }
             for least in rest.lo {
+                let least = self.f.bounded(&least, false);
                 let (over, under) = self.quotients_of(&least, k);
                 let range = if is_i { &mut self.zone.x } else { &mut self.zone.y };
                 range.add(self.f, k > 0, if k > 0 { over } else { under });

@@ -62,7 +62,10 @@ const MAX_PAIRS: usize = 4;
 
 /// `lo - hi` for every pair of bounds; as one form where that would be many.
 pub(super) fn gaps(f: &mut Forms, lo: &[Lin], hi: &[Lin], out: &mut Vec<Lin>) {
-    let mut open = sums(lo, hi, -1);
+    let mut open = Vec::new();
+    for x in lo {
+        open.extend(hi.iter().map(|y| f.gap(x, y)));
+    }
     open.retain(|gap| !f.proves(gap));
     if open.len() <= MAX_PAIRS {
         out.append(&mut open);

@@ -122,6 +122,11 @@ impl Gen {
         self.number(x)
     }
 
+    /// A width or limit that may also be as large as an int can be.
+    fn limit(&mut self, x: ExprId) -> ExprId {
+        if self.rng.one_in(16) { self.number(i64::MAX) } else { x }
+    }
+
     fn position(&mut self) -> ExprId {
         let n = self.n;
         let x = self.rng.int(-4, n + 4);
@@ -171,7 +176,10 @@ impl Gen {
         let pool = &mut self.b.pool;
         let d = pool.sub(self.i, self.j);
         match self.rng.int(0, 3) {
-            0 => pool.lt(d, w),
+            0 => {
+                let w = self.limit(w);
+                self.b.pool.lt(d, w)
+            }
             1 => {
                 let first = pool.sub(self.i, w);
                 let (a, b) = (pool.lt(first, self.j), pool.le(self.j, self.i));
@@ -179,7 +187,8 @@ impl Gen {
             }
             2 => {
                 let size = pool.unary(UnaryOp::Abs, d);
-                pool.le(size, w)
+                let w = self.limit(w);
+                self.b.pool.le(size, w)
             }
             _ => {
                 let other = self.width();
@@ -193,7 +202,8 @@ impl Gen {
 
     fn prefix(&mut self) -> ExprId {
         let p = if self.rng.one_in(2) {
-            self.position()
+            let p = self.position();
+            self.limit(p)
         } else {
             let n = self.n;
             let data = vec![self.rng.int(0, n), self.rng.int(0, n)];
@@ -315,6 +325,7 @@ impl Gen {
         let n = self.n;
         let c = self.rng.int(-2 * n, 2 * n);
         let c = self.number(c);
+        let c = self.limit(c);
         let pool = &mut self.b.pool;
         let (a, b) = (pool.int(a), pool.int(b));
         let (x, y) = (pool.mul(self.i, a), pool.mul(self.j, b));
