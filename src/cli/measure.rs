@@ -59,12 +59,12 @@ pub struct Effort {
 
 /// For a look: a warm-up and a few runs.
 pub const FEW: Effort =
-    Effort { warm_up: Duration::ZERO, min_runs: 3, max_runs: 15, total: Duration::from_millis(300) };
+    Effort { warm_up: Duration::ZERO, min_runs: 1, max_runs: 15, total: Duration::from_millis(300) };
 
 /// For a number to be quoted.
 pub const MANY: Effort = Effort {
     warm_up: Duration::from_millis(200),
-    min_runs: 10,
+    min_runs: 5,
     max_runs: 10_000,
     total: Duration::from_secs(2),
 };
