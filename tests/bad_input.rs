@@ -165,7 +165,7 @@ fn parameters_out_of_range_and_windows_that_hold_nothing() {
 }
 
 #[test]
-fn a_divisor_of_zero_is_refused() {
+fn a_divisor_that_is_not_positive_is_refused() {
     let plan = plan_of("", "0", "j <= i & (i - j) mod step == 0");
     let mut args = Args::new(1, 4, 4);
     args.run(&plan, None, &[("step", Value::Int(2))]).unwrap();
@@ -174,7 +174,11 @@ fn a_divisor_of_zero_is_refused() {
         ErrorKind::Data,
         &["(i - j) mod step", "zero"],
     );
-    args.run(&plan, None, &[("step", Value::Int(-2))]).unwrap();
+    refused(
+        args.run(&plan, None, &[("step", Value::Int(-2))]),
+        ErrorKind::Data,
+        &["(i - j) mod step", "negative"],
+    );
 }
 
 #[test]

@@ -92,6 +92,14 @@ fn s01_causal() {
 }
 
 #[test]
+fn odd_feature_dims() {
+    let case = Case { lengths: ("Sq", "Sk"), ..Case::new("01_causal.attn", "causal", &[("H", 2)]) };
+    for d in [1, 2, 3, 17, 33, 256] {
+        case.check(DType::F32, d, &[(1, 1), (70, 70), (65, 200)]);
+    }
+}
+
+#[test]
 fn s02_alibi() {
     Case::new("02_alibi.attn", "alibi", &[("H", 3)]).grid();
 }

@@ -113,7 +113,7 @@ pub enum BindCheck {
         /// The text of the access, for the error.
         text: String,
     },
-    /// The divisor of a `div` or `mod` is not zero.
+    /// The divisor of a `div` or `mod` is positive: the tile classes of the mask rest on it.
     Divisor {
         /// Int expression.
         divisor: ExprId,

@@ -220,7 +220,7 @@ fn verdict(study: &Study, spec: &CheckedKernel, promise: &Ensure, mask: &LayerRe
     }
     let mut alone = spec.clone();
     alone.ensures = vec![promise.clone()];
-    match ensure::check(&study.plan, &alone).into_iter().find(|d| d.severity == Severity::Error) {
+    match ensure::check(&mut study.plan.clone(), &alone).into_iter().find(|d| d.severity == Severity::Error) {
         Some(broken) => {
             let notes = broken.notes.iter().map(|n| format!("; {n}")).collect::<String>();
             Verdict { text, holds: Some(false), words: broken.message + &notes }

@@ -24,6 +24,7 @@ use super::ui::{Failure, Ui};
 
 /// Arguments.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Args {
     #[command(flatten)]
     pub kernel: KernelArgs,

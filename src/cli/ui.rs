@@ -161,6 +161,11 @@ pub struct Ui {
 }
 
 impl Ui {
+    /// Whether colours are wanted.
+    pub fn colored(&self) -> bool {
+        self.style.color
+    }
+
     pub fn new(color: ColorChoice, format: ErrorFormat) -> Ui {
         match color {
             ColorChoice::Auto => anstream::ColorChoice::Auto,

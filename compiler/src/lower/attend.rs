@@ -66,8 +66,17 @@ fn analyze_mask(builder: &mut Builder, attn: &Attention) -> MaskAnalysis {
 }
 
 impl Attend<'_> {
+    /// A tile with room for `cols` columns.
     fn buffer(&mut self, name: &str, rows: i64, cols: i64) -> BufId {
-        let cols = if cols == 1 { 1 } else { (cols + 15) / 16 * 16 };
+        self.declare_buffer(name, rows, (cols + 15) / 16 * 16)
+    }
+
+    /// A value for each row.
+    fn vector(&mut self, name: &str, rows: i64) -> BufId {
+        self.declare_buffer(name, rows, 1)
+    }
+
+    fn declare_buffer(&mut self, name: &str, rows: i64, cols: i64) -> BufId {
         self.buffers.push(Buffer { name: name.into(), rows, cols });
         BufId(self.buffers.len() as u32 - 1)
     }
@@ -84,11 +93,11 @@ impl Attend<'_> {
             q,
             s,
             o: self.buffer("acc", tq, self.values.d),
-            row_max: self.buffer("row_max", tq, 1),
-            row_sum: self.buffer("row_sum", tq, 1),
-            alpha: self.buffer("alpha", tq, 1),
-            inv_sum: self.buffer("inv_sum", tq, 1),
-            lse: self.buffer("lse_row", tq, 1),
+            row_max: self.vector("row_max", tq),
+            row_sum: self.vector("row_sum", tq),
+            alpha: self.vector("alpha", tq),
+            inv_sum: self.vector("inv_sum", tq),
+            lse: self.vector("lse_row", tq),
         }
     }
 

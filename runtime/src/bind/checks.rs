@@ -118,7 +118,7 @@ impl Known<'_> {
         }
         let fine = match check {
             BindCheck::Index { tensor, dim, .. } => r.within(self.size(*tensor, *dim) as i64),
-            BindCheck::Divisor { .. } => r.lo > 0 || r.hi < 0,
+            BindCheck::Divisor { .. } => r.lo > 0,
         };
         if fine { Proof::Holds } else { Proof::Fails }
     }
@@ -188,7 +188,7 @@ fn refuse(
             (DataFault::Index, format!("the index of `{text}` leaves `{name}`, whose dim {dim} {valid}"))
         }
         BindCheck::Divisor { text, .. } => {
-            (DataFault::Divisor, format!("the divisor of `{text}` may be zero"))
+            (DataFault::Divisor, format!("the divisor of `{text}` may be zero or negative"))
         }
     };
     let blame = reads.iter().find_map(|&t| first_bad_element(sig, call, ctx, check, t));
