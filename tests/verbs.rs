@@ -1,0 +1,153 @@
+//! The verbs that look at a specification without running it: check, explain, view, build, fmt.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn attnc(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_attnc"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(args)
+        .output()
+        .expect("the binary runs")
+}
+
+fn ok(args: &[&str]) -> String {
+    let out = attnc(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("UTF-8")
+}
+
+fn specs() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let shared = std::env::var("ATTN_SHARED").map_or_else(|_| root.join("../shared"), PathBuf::from);
+    let dir = shared.join("specs");
+    let list = std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{} must be readable: {e}", dir.display()));
+    let mut files: Vec<PathBuf> = list.map(|f| f.expect("an entry").path()).collect();
+    files.sort();
+    assert!(files.len() >= 20, "only {} specifications", files.len());
+    files
+}
+
+#[test]
+fn every_shared_specification_checks() {
+    for file in specs() {
+        let said = ok(&["check", file.to_str().expect("a plain path")]);
+        assert!(said.starts_with("ok: "), "{}: {said}", file.display());
+    }
+}
+
+/// What the CPU cannot run yet: the specification, its kernel if it holds several, the clause that is named.
+#[test]
+fn what_the_cpu_cannot_run_is_one_diagnostic() {
+    let refused = [
+        ("04_gemma2.attn", "", "rotate"),
+        ("09_gqa_decode_int8.attn", "", "cache"),
+        ("10_mla.attn", "", "cache"),
+        ("11_lightning.attn", "", "recurrence"),
+        ("11b_transnormer.attn", "", "recurrence"),
+        ("12_colt5.attn", "", "branch"),
+        ("13_ring.attn", "", "distribute"),
+        ("14_yarn.attn", "", "rotate"),
+        ("15_tree.attn", "", "cache"),
+        ("16_nsa.attn", "", "mean_pool"),
+        ("17_sigmoid_fox.attn", "fox", "cumsum"),
+        ("18_delta_dilated.attn", "gated_delta", "recurrence"),
+        ("19_misc.attn", "", "rotate"),
+    ];
+    for (name, kernel, clause) in refused {
+        let file = specs().into_iter().find(|f| f.ends_with(name)).expect(name);
+        let mut args = vec!["check", file.to_str().expect("a plain path"), "--target", "cpu"];
+        if !kernel.is_empty() {
+            args.extend(["--kernel", kernel]);
+        }
+        let out = attnc(&args);
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{name}: {said}");
+        assert_eq!(said.matches("error[E0801]").count(), 1, "{name}: {said}");
+        assert!(said.contains(clause) && said.contains("cpu"), "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_gpu_target_is_refused_by_name() {
+    let out = attnc(&["check", "dsl-examples/causal.attn", "--target", "sm_90a"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("sm_90a"));
+    let out = attnc(&["check", "dsl-examples/causal.attn", "--target", "sm_123"]);
+    assert_eq!(out.status.code(), Some(2), "an unknown target is a usage error");
+}
+
+#[test]
+fn build_writes_every_stage() {
+    for kind in ["ast", "attnir", "schedule", "tile", "clif", "asm"] {
+        let text = ok(&["build", "dsl-examples/alibi.attn", "--at", "D=32", &format!("--emit={kind}")]);
+        assert!(text.len() > 40, "{kind}: {text}");
+    }
+    let timed =
+        attnc(&["build", "dsl-examples/causal.attn", "--at", "D=64", "--time-passes", "--emit=schedule"]);
+    let said = String::from_utf8_lossy(&timed.stderr).into_owned();
+    for row in ["front", "lower", "emit", "text to callable machine code", "loading it from the disk cache"] {
+        assert!(said.contains(row), "{row}: {said}");
+    }
+    let wrong = attnc(&["build", "dsl-examples/causal.attn", "--emit=tyle"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("tile"), "did-you-mean");
+}
+
+/// S = 1024 with tiles of 64 x 128: row t of tiles holds t div 2 full tiles, one partial, and the rest is skipped.
+#[test]
+fn explain_counts_causal_tiles() {
+    let text = ok(&["explain", "dsl-examples/causal.attn", "--at", "B=1,H=1,Sq=1024,Sk=1024,D=64", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(report["schema"], 1);
+    let text = report.to_string();
+    let (full, partial) = ((0..16).map(|t| t / 2).sum::<i32>(), 16);
+    for (name, n) in [("full", full), ("partial", partial), ("empty", 128 - full - partial)] {
+        assert!(text.contains(&format!("\"{name}\":{n}")), "{name} = {n}: {text}");
+    }
+    assert!(text.contains(&format!("{}", 1024 * 1025 / 2)), "pairs in the mask: {text}");
+}
+
+#[test]
+fn view_draws() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name).to_str().expect("a plain path").to_string();
+    let (html, png, svg) = (path("v.html"), path("v.png"), path("v.svg"));
+    let args =
+        ["view", "dsl-examples/dilated_heads.attn", "--at", "S=512", "--head", "3", "--color", "never"];
+    let text = ok(&[&args[..], &["--html", &html, "--png", &png, "--svg", &svg]].concat());
+    assert!(text.contains("▒▒") && text.contains("··") && text.contains("head 3 of 4"), "{text}");
+    let page = std::fs::read_to_string(&html).expect("the page");
+    let start = page.find("application/json\">").expect("data") + "application/json\">".len();
+    let data = &page[start..start + page[start..].find("</script>").expect("an end")];
+    let data: serde_json::Value = serde_json::from_str(data).expect("JSON in the page");
+    assert_eq!(data["n_heads"], 4);
+    assert_eq!(data["layers"][0]["heads"].as_array().map(Vec::len), Some(4), "heads differ");
+    assert!(data["layers"].as_array().is_some_and(|l| l.len() > 1), "the mask has clauses");
+    assert!(!page.contains("http://") && !page.contains("https://"), "nothing is fetched");
+    let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&png).expect("the PNG")));
+    let reader = decoder.read_info().expect("a PNG");
+    assert_eq!(reader.info().width, reader.info().height, "a square mask is drawn square");
+    let svg = std::fs::read_to_string(&svg).expect("the SVG");
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>") && svg.contains("keys"));
+    let out = attnc(&["view", "dsl-examples/causal.attn", "--head", "9"]);
+    assert_eq!(out.status.code(), Some(2));
+}
+
+#[test]
+fn fmt_checks_and_reads_stdin() {
+    let examples: Vec<String> = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("dsl-examples"))
+        .expect("examples")
+        .map(|f| f.expect("an entry").path().display().to_string())
+        .collect();
+    let mut args = vec!["fmt", "--check"];
+    args.extend(examples.iter().map(String::as_str));
+    ok(&args);
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("a.attn");
+    std::fs::write(&file, "fn f( x )=x*2 // twice\n").expect("a file");
+    let name = file.to_str().expect("a plain path");
+    assert_eq!(attnc(&["fmt", "--check", name]).status.code(), Some(1));
+    ok(&["fmt", name]);
+    assert_eq!(std::fs::read_to_string(&file).expect("formatted"), "fn f(x) = x * 2  // twice\n");
+}
