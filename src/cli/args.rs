@@ -43,7 +43,8 @@ pub fn parse_pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn parse_dim(text: &str) -> Result<(String, i64), String> {
+/// `DIM=N`
+pub fn parse_dim(text: &str) -> Result<(String, i64), String> {
     let (name, value) = parse_pair(text)?;
     let size = parse_int(&value).filter(|n| *n >= 0);
     let size = size.ok_or_else(|| format!("`{value}` is no size; expected such as 2048 or 4Ki"))?;

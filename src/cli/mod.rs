@@ -7,19 +7,30 @@
 mod args;
 mod bench;
 mod bisect;
+mod build;
 mod cache;
 mod cases;
+mod check;
 mod compare;
 mod completions;
 mod data;
+mod explain;
+mod explain_show;
+mod fmt;
 mod measure;
 mod problem;
 mod random;
 mod reference;
 mod run;
 mod session;
+mod sizes;
+mod source;
+mod stages;
+mod study;
 mod table;
 mod test;
+mod tiles;
+mod traffic;
 mod ui;
 mod work;
 
@@ -62,6 +73,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Say everything there is to say about a specification; with --target or --at also what a target makes of it
+    Check(check::Args),
+    /// Tell what was decided for a kernel: conventions, schedule, tiles by mask clause, work, bytes, promises
+    Explain(explain::Args),
+    /// Write the stages of a kernel: tree, attention IR, schedule, tile IR, CLIF, assembly
+    Build(build::Args),
+    /// Format specifications
+    Fmt(fmt::Args),
     /// Compile a kernel, run it on tensors from files or made-up ones, and check the result
     Run(run::Args),
     /// Run the `test` grids of a file against the dense f64 reference
@@ -87,7 +106,7 @@ pub fn main() -> Status {
     };
     let ui = Ui::new(cli.color, cli.error_format);
     let result = match (&cli.explain, cli.verb) {
-        (Some(code), _) => explain(code),
+        (Some(code), _) => explain_code(code),
         (None, Some(verb)) => dispatch(&ui, verb),
         (None, None) => Err(Failure::usage("a verb is expected; see `attnc --help`")),
     };
@@ -99,6 +118,10 @@ pub fn main() -> Status {
 
 fn dispatch(ui: &Ui, verb: Verb) -> Result<(), Failure> {
     match verb {
+        Verb::Check(args) => check::run(ui, &args),
+        Verb::Explain(args) => explain::run(ui, &args),
+        Verb::Build(args) => build::run(ui, &args),
+        Verb::Fmt(args) => fmt::run(ui, &args),
         Verb::Run(args) => run::run(ui, &args),
         Verb::Test(args) => test::run(ui, &args),
         Verb::Bench(args) => bench::run(ui, &args),
@@ -108,7 +131,7 @@ fn dispatch(ui: &Ui, verb: Verb) -> Result<(), Failure> {
 }
 
 /// Prints the page of a code.
-fn explain(code: &str) -> Result<(), Failure> {
+fn explain_code(code: &str) -> Result<(), Failure> {
     match Code::from_id(code) {
         Some(code) => ui::print(&format!("{}: {}\n\n{}", code.id(), code.title(), code.explanation())),
         None => Err(Failure::usage(format!("there is no code `{code}`; codes look like E0101"))),

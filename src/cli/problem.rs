@@ -263,13 +263,18 @@ fn instantiate(ui: &Ui, kernel: &Kernel, key: &PlanKey) -> Result<Attention, Fai
 }
 
 /// The dims that a plan is specialised for, as far as they are known.
-fn specialised(spec: &CheckedKernel, dims: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+pub fn specialised(spec: &CheckedKernel, dims: &BTreeMap<String, i64>) -> BTreeMap<String, i64> {
     let is_run_time = |name: &str| spec.dims.iter().any(|d| d.name == name && !d.specialised);
     dims.iter().filter(|(name, _)| !is_run_time(name)).map(|(name, n)| (name.clone(), *n)).collect()
 }
 
 /// A key with a size for every specialised dim: what is not known gets `unknown`.
-fn with_unknown(spec: &CheckedKernel, key: &PlanKey, dims: &BTreeMap<String, i64>, unknown: i64) -> PlanKey {
+pub fn with_unknown(
+    spec: &CheckedKernel,
+    key: &PlanKey,
+    dims: &BTreeMap<String, i64>,
+    unknown: i64,
+) -> PlanKey {
     let mut key = key.clone();
     key.dims = specialised(spec, dims);
     for d in spec.specialised_dims().filter(|d| !d.derived()) {
@@ -280,7 +285,7 @@ fn with_unknown(spec: &CheckedKernel, key: &PlanKey, dims: &BTreeMap<String, i64
 }
 
 /// A key from which the roles of dims can be read: unknown head counts are multiples of the known ones.
-fn guessed(spec: &CheckedKernel, key: &PlanKey, dims: &BTreeMap<String, i64>) -> PlanKey {
+pub fn guessed(spec: &CheckedKernel, key: &PlanKey, dims: &BTreeMap<String, i64>) -> PlanKey {
     let multiple = specialised(spec, dims)
         .values()
         .filter(|n| (1..=1024).contains(*n))
@@ -289,7 +294,7 @@ fn guessed(spec: &CheckedKernel, key: &PlanKey, dims: &BTreeMap<String, i64>) ->
 }
 
 /// Gives every free dim a size by its role; the run-time lengths among them are returned, `S = 256`.
-fn make_up_dims(
+pub fn make_up_dims(
     spec: &CheckedKernel,
     attention: &Attention,
     dims: &mut BTreeMap<String, i64>,

@@ -64,8 +64,13 @@ impl Chosen {
 
 /// The kernel that the arguments choose, with their parameters and target.
 pub fn choose(ui: &Ui, args: &KernelArgs) -> Result<Chosen, Failure> {
+    target(args)?;
+    select(open(ui, &args.file)?, args)
+}
+
+/// As [`choose`], from a file that has been read.
+pub fn select(mut kernel: Kernel, args: &KernelArgs) -> Result<Chosen, Failure> {
     let target = target(args)?;
-    let mut kernel = open(ui, &args.file)?;
     if let Some(name) = &args.kernel {
         kernel = kernel.select(name).map_err(|err| Failure::usage(err.to_string()))?;
     }

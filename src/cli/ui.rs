@@ -195,6 +195,18 @@ impl Ui {
         self.say("warning", message, None);
     }
 
+    /// Says that something is wrong, where the verb goes on.
+    pub fn say_error(&self, message: &str) {
+        self.say("error", message, None);
+    }
+
+    /// Writes a text as it is to standard error.
+    pub fn text(&self, text: &str) {
+        if !text.is_empty() {
+            self.write(text);
+        }
+    }
+
     /// An error of the facade: with carets where it has places.
     pub fn error(&self, map: &SourceMap, err: Error) -> Failure {
         if err.diagnostics().is_empty() {

@@ -1,0 +1,186 @@
+//! The report of `explain` for people and for machines.
+
+use attn_compiler::expr::eval::Value;
+use attn_compiler::target::{CpuFacts, Target};
+use serde_json::{Value as Json, json};
+
+use super::explain::{LayerReport, Report, Tiles};
+use super::table::{Table, short};
+
+/// One object.
+pub fn json(r: &Report<'_>) -> Json {
+    let s = &r.study.plan.schedule;
+    let layer = |l: &LayerReport| json!({ "text": l.text, "tiles": l.first, "tiles_all": l.all, "by_head": l.by_head, "by_batch": l.by_batch });
+    let bytes: f64 = r.moved.iter().map(|m| m.bytes).sum();
+    let moved = |m: &super::traffic::Moved| json!({ "name": m.name, "use": m.used.name(), "bytes": m.bytes });
+    let caches = facts(r).map(|f| json!({ "l1d": f.l1d, "l2": f.l2, "l3": f.l3 }));
+    let verdicts: Vec<Json> =
+        r.verdicts.iter().map(|v| json!({ "text": v.text, "holds": v.holds, "words": v.words })).collect();
+    json!({
+        "schema": 1, "kernel": r.spec.name, "target": r.study.plan.target.to_string(),
+        "dims": r.study.sizes(), "conventions": r.spec.conventions(),
+        "schedule": {
+            "text": s.to_string(), "tile_q": s.tile_q, "tile_kv": s.tile_kv, "sram_bytes": s.sram_bytes(),
+            "budget_bytes": s.budget, "caches": caches,
+            "buffers": s.sram.iter().map(|b| json!({ "name": b.name, "bytes": b.bytes })).collect::<Vec<_>>(),
+        },
+        "mask": layer(&r.mask), "clauses": r.clauses.iter().map(layer).collect::<Vec<_>>(),
+        "unknown_tensors": r.unknown, "exact": r.unknown.is_empty(),
+        "pairs": r.mask.pairs, "pairs_executed": r.mask.executed, "pairs_without_mask": r.pairs_without_mask,
+        "flops_useful": r.useful_flops, "flops_executed": r.executed_flops,
+        "bytes": bytes, "tensors": r.moved.iter().map(moved).collect::<Vec<_>>(),
+        "intensity": r.useful_flops.unwrap_or(r.executed_flops) / bytes.max(1.0),
+        "ensures": verdicts, "warnings": r.warnings,
+        "roofline": r.roofline.map(|(gflops, gbs, ms)| json!({ "gflops": gflops, "gbs": gbs, "ms": ms })),
+    })
+}
+
+fn facts<'a>(r: &Report<'a>) -> Option<&'a CpuFacts> {
+    match &r.study.plan.target {
+        Target::Cpu(facts) => Some(facts),
+        Target::Gpu(_) => None,
+    }
+}
+
+/// For people.
+pub fn text(r: &Report<'_>) -> String {
+    [head(r), schedule(r), tiles(r), work(r), promises(r)]
+        .into_iter()
+        .filter(|s| !s.is_empty())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn head(r: &Report<'_>) -> String {
+    let sizes: Vec<String> = r.study.sizes().iter().map(|(name, n)| format!("{name} = {n}")).collect();
+    let mut out = format!("{} for {}\n  sizes  {}\n", r.spec.name, r.study.plan.target, sizes.join(", "));
+    let given = &r.study.chosen.params;
+    let params: Vec<String> = r
+        .spec
+        .params
+        .iter()
+        .filter_map(|p| Some((p, given.get(&p.name).copied().or(p.default)?)))
+        .map(|(p, value)| {
+            format!("{}{} = {}", if p.is_static { "static " } else { "" }, p.name, words(value))
+        })
+        .collect();
+    if !params.is_empty() {
+        out += &format!("  params {}\n", params.join(", "));
+    }
+    let conventions = r.spec.conventions();
+    if !conventions.is_empty() {
+        out += "\nConventions\n";
+        conventions.iter().for_each(|line| out += &format!("  {line}\n"));
+    }
+    out
+}
+
+fn words(value: Value) -> String {
+    match value {
+        Value::Bool(x) => x.to_string(),
+        Value::Int(x) => x.to_string(),
+        Value::Float(x) => x.to_string(),
+    }
+}
+
+fn schedule(r: &Report<'_>) -> String {
+    let s = &r.study.plan.schedule;
+    let mut table = Table::new(&["  buffer", "bytes", "of L1", "of L2"]);
+    let share = |bytes: usize, cache: Option<usize>| {
+        cache.map_or("?".to_string(), |n| format!("{:.1}%", 100.0 * bytes as f64 / n.max(1) as f64))
+    };
+    let (l1, l2) = (facts(r).map(|f| f.l1d), facts(r).map(|f| f.l2));
+    let mut row = |name: &str, bytes: usize| {
+        table.row([format!("  {name}"), bytes.to_string(), share(bytes, l1), share(bytes, l2)]);
+    };
+    s.sram.iter().for_each(|b| row(&b.name, b.bytes));
+    row("together", s.sram_bytes());
+    format!("Schedule\n  {s}\n  budget {} bytes of L2\n{table}", s.budget)
+}
+
+fn percent(part: f64, whole: f64) -> String {
+    format!("{:.1}%", 100.0 * part / whole.max(1.0))
+}
+
+fn tiles(r: &Report<'_>) -> String {
+    let by_plane = r.mask.by_head || r.mask.by_batch;
+    let title = if by_plane { "  head 0, batch 0" } else { "  every head" };
+    let mut table = Table::new(&[title, "full", "partial", "skipped", "skipped %"]);
+    let mut row = |text: &str, t: Tiles| {
+        let skipped = percent(t.empty as f64, t.total() as f64);
+        table.row([
+            format!("  {text}"),
+            t.full.to_string(),
+            t.partial.to_string(),
+            t.empty.to_string(),
+            skipped,
+        ]);
+    };
+    row("mask", r.mask.first);
+    if r.clauses.len() > 1 {
+        r.clauses.iter().for_each(|l| row(&clip(&l.text), l.first));
+    }
+    if by_plane {
+        row("all heads and batches", r.mask.all);
+    }
+    let s = &r.study.plan.schedule;
+    format!("Tiles of {} queries by {} keys\n{table}", s.tile_q, s.tile_kv)
+}
+
+/// A clause on one line, short enough for a table.
+fn clip(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= 60 { line } else { line.chars().take(57).collect::<String>() + "..." }
+}
+
+fn work(r: &Report<'_>) -> String {
+    let bytes: f64 = r.moved.iter().map(|m| m.bytes).sum();
+    let mut table = Table::new(&["Work", ""]);
+    let mut row = |name: &str, text: String| table.row([format!("  {name}"), text]);
+    let all = r.pairs_without_mask;
+    match r.mask.pairs {
+        Some(n) => row("pairs in the mask", format!("{n} of {all} ({})", percent(n as f64, all))),
+        None => row("pairs in the mask", "not counted".into()),
+    }
+    row("pairs executed", format!("{} ({})", r.mask.executed, percent(r.mask.executed, all)));
+    if let Some(useful) = r.useful_flops {
+        row("FLOPs useful", format!("{} G", short(useful / 1e9)));
+        row(
+            "FLOPs executed",
+            format!(
+                "{} G, {}x the useful",
+                short(r.executed_flops / 1e9),
+                short(r.executed_flops / useful.max(1.0))
+            ),
+        );
+    } else {
+        row("FLOPs executed", format!("{} G at most", short(r.executed_flops / 1e9)));
+    }
+    for m in &r.moved {
+        row(&format!("{} {}", m.name, m.used.name()), format!("{} MB", short(m.bytes / 1e6)));
+    }
+    row("bytes moved", format!("{} MB", short(bytes / 1e6)));
+    let flops = r.useful_flops.unwrap_or(r.executed_flops);
+    row("arithmetic intensity", format!("{} FLOPs a byte", short(flops / bytes.max(1.0))));
+    if let Some((gflops, gbs, ms)) = r.roofline {
+        row("roofline", format!("{} ms at {} GFLOP/s and {} GB/s", short(ms), short(gflops), short(gbs)));
+    }
+    table.to_string()
+}
+
+fn promises(r: &Report<'_>) -> String {
+    if r.verdicts.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from("Promises\n");
+    for v in &r.verdicts {
+        let verdict = match v.holds {
+            Some(true) => "holds",
+            Some(false) => "BROKEN",
+            None => "unknown",
+        };
+        let words = if v.words == verdict { String::new() } else { format!(": {}", v.words) };
+        out += &format!("  {}  {verdict}{words}\n", v.text);
+    }
+    out
+}
