@@ -14,7 +14,7 @@ use attn_compiler::sema::model::{Ensure, Promise};
 use attn_compiler::target::Target;
 
 use super::explain_show as show;
-use super::study::{self, Study};
+use super::study::{Study, StudyArgs};
 use super::tiles::Ground;
 use super::traffic::{self, Moved};
 use super::ui::{self, Failure, Ui};
@@ -24,7 +24,7 @@ use super::work::{self, MAX_CELLS};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    study: study::Args,
+    study: StudyArgs,
     /// Measure the peaks of this host and give the roofline time
     #[arg(long)]
     roofline: bool,
