@@ -42,14 +42,20 @@ fn specs() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_example_passes_check_and_is_formatted() {
+fn every_example_passes_check_and_fmt_settles_it() {
     assert!(!specs().is_empty());
+    let dir = tempfile::tempdir().expect("a directory");
     for path in specs() {
         let name = path.display().to_string();
         let o = attnc(&["check", &name]);
         assert!(o.status.success() && out(&o).starts_with("ok: "), "{name}: {}", err(&o));
-        let o = attnc(&["fmt", "--check", &name]);
-        assert!(o.status.success(), "{name} is not formatted: {}", out(&o));
+        let copy = file(dir.path(), &std::fs::read_to_string(&path).expect("an example"));
+        assert!(attnc(&["fmt", &copy]).status.success(), "{name}");
+        let o = attnc(&["fmt", "--check", &copy]);
+        assert!(o.status.success(), "{name} is not formatted by fmt: {}", out(&o));
+        std::fs::write(&copy, CAUSAL.replace("score  =", "score=")).expect("a temporary file");
+        let o = attnc(&["fmt", "--check", &copy]);
+        assert!(o.status.code() == Some(1) && out(&o).contains("k.attn"), "{}", out(&o));
     }
 }
 
