@@ -5,7 +5,7 @@
 //! what depends on tensors that are not bound is marked as a bound over all contents. Deliberately not done:
 //! running the kernel.
 
-use attn_compiler::diagnostic::Severity;
+use attn_compiler::diagnostic::{Code, Severity};
 use attn_compiler::ensure;
 use attn_compiler::expr::ExprId;
 use attn_compiler::mask::host::Class;
@@ -14,7 +14,7 @@ use attn_compiler::sema::model::{Ensure, Promise};
 use attn_compiler::target::Target;
 
 use super::explain_show as show;
-use super::study::{self, Study};
+use super::study::{Study, StudyArgs};
 use super::tiles::Ground;
 use super::traffic::{self, Moved};
 use super::ui::{self, Failure, Ui};
@@ -24,7 +24,7 @@ use super::work::{self, MAX_CELLS};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    study: study::Args,
+    study: StudyArgs,
     /// Measure the peaks of this host and give the roofline time
     #[arg(long)]
     roofline: bool,
@@ -220,10 +220,13 @@ fn verdict(study: &Study, spec: &CheckedKernel, promise: &Ensure, mask: &LayerRe
     }
     let mut alone = spec.clone();
     alone.ensures = vec![promise.clone()];
-    match ensure::check(&mut study.plan.clone(), &alone).into_iter().find(|d| d.severity == Severity::Error) {
+    // The check adds launch conditions to the plan that it is given: a copy.
+    let mut plan = study.plan.clone();
+    match ensure::check(&mut plan, &alone).into_iter().find(|d| d.severity == Severity::Error) {
         Some(broken) => {
             let notes = broken.notes.iter().map(|n| format!("; {n}")).collect::<String>();
-            Verdict { text, holds: Some(false), words: broken.message + &notes }
+            let holds = (broken.code != Code::UnprovablePromise).then_some(false);
+            Verdict { text, holds, words: broken.message + &notes }
         }
         None => Verdict { text, holds: Some(true), words: "holds".to_string() },
     }

@@ -24,8 +24,7 @@ use super::ui::{Failure, Ui};
 
 /// Arguments.
 #[derive(clap::Args)]
-#[group(skip)]
-pub struct Args {
+pub struct StudyArgs {
     #[command(flatten)]
     pub kernel: KernelArgs,
     /// What `float` is: f32, f16, bf16
@@ -56,7 +55,7 @@ pub struct Study {
 
 impl Study {
     /// Settles sizes, plans, gathers the tensors of the mask.
-    pub fn new(ui: &Ui, args: &Args) -> Result<Study, Failure> {
+    pub fn new(ui: &Ui, args: &StudyArgs) -> Result<Study, Failure> {
         let chosen = session::choose(ui, &args.kernel)?;
         let spec = chosen.kernel.spec()?;
         let bound = read_bound(spec, args)?;
@@ -97,7 +96,7 @@ impl Study {
     /// The tensors that the mask reads, in their logical order.
     fn gather(
         &self,
-        args: &Args,
+        args: &StudyArgs,
         mut bound: HashMap<String, HostTensor>,
     ) -> Result<Vec<Option<View>>, Failure> {
         let attention = &self.plan.attention;
@@ -148,7 +147,7 @@ impl Study {
 }
 
 /// Reads the tensors of `--bind`. Errors: a name that is no input, or a file that cannot be read.
-fn read_bound(spec: &CheckedKernel, args: &Args) -> Result<HashMap<String, HostTensor>, Failure> {
+fn read_bound(spec: &CheckedKernel, args: &StudyArgs) -> Result<HashMap<String, HostTensor>, Failure> {
     let mut bound = HashMap::new();
     for named in &args.bind {
         if spec.inputs().all(|t| t.name != named.name) {
