@@ -80,6 +80,8 @@ enum Verb {
     Check(check::Args),
     /// Tell what was decided for a kernel: conventions, schedule, tiles by mask clause, work, bytes, promises
     Explain(explain::Args),
+    /// Draw the mask as tiles: in the terminal, as an interactive page, PNG or SVG
+    View(view::Args),
     /// Write the stages of a kernel: tree, attention IR, schedule, tile IR, CLIF, assembly
     Build(build::Args),
     /// Format specifications
@@ -123,6 +125,7 @@ fn dispatch(ui: &Ui, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Check(args) => check::run(ui, &args),
         Verb::Explain(args) => explain::run(ui, &args),
+        Verb::View(args) => view::run(ui, &args),
         Verb::Build(args) => build::run(ui, &args),
         Verb::Fmt(args) => fmt::run(ui, &args),
         Verb::Run(args) => run::run(ui, &args),

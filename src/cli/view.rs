@@ -19,7 +19,7 @@ use super::{page, picture};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    study: study::Args,
+    study: study::StudyArgs,
     /// Head to draw in the terminal, the PNG and the SVG
     #[arg(long, value_name = "H", default_value_t = 0)]
     head: i64,
