@@ -218,6 +218,11 @@ impl Diagnostics {
         self.items.sort_by_key(|d| (d.span().source, d.span().start));
     }
 
+    /// Keeps those for which `keep` holds.
+    pub fn retain(&mut self, keep: impl FnMut(&Diagnostic) -> bool) {
+        self.items.retain(keep);
+    }
+
     /// All of them, in order of discovery.
     pub fn items(&self) -> &[Diagnostic] {
         &self.items

@@ -79,7 +79,17 @@ pub fn check<'r>(
     if !diagnostics.has_errors() {
         modules.warn_unused(&called, &mut diagnostics);
     }
+    drop_consequences(&mut diagnostics);
     (checked, diagnostics)
+}
+
+/// Where text could not be read, a clause that seems to be missing, out of place or unused is a consequence.
+fn drop_consequences(diagnostics: &mut Diagnostics) {
+    use Code::*;
+    let unread = [Syntax, Unclosed, TooLarge, UnknownClause, ForeignOperator, BrokenInterval];
+    if diagnostics.items().iter().any(|d| unread.contains(&d.code)) {
+        diagnostics.retain(|d| !matches!(d.code, MissingClause | ClauseNotHere | Unused));
+    }
 }
 
 /// A resolver for texts without files beside them.
