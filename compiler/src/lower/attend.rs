@@ -6,15 +6,17 @@
 
 use super::pack::{PackedKeys, PackedValues};
 use super::{Builder, Input, rows_index, scale};
+use crate::artifact::PANEL;
 use crate::attn_ir::{Attention, OutputKind, Weight};
 use crate::expr::{ExprId, TensorId, Ty, VarId};
 use crate::mask::{self, MaskAnalysis, TileBox};
 use crate::schedule::QueryOrder;
-use crate::tile_ir::{Access, BufId, Buffer, Launch, RowsRef, Stmt, WeightKind};
+use crate::tile_ir::{Access, BufId, Buffer, Launch, PanelRef, RowsRef, Stmt, WeightKind};
 
 /// Buffers of a task.
 struct Tiles {
-    q: Vec<BufId>,
+    /// Of each dot, the query tile in chains of features.
+    q: Vec<Vec<Chain>>,
     s: Vec<BufId>,
     o: BufId,
     row_max: BufId,
@@ -22,6 +24,14 @@ struct Tiles {
     alpha: BufId,
     inv_sum: BufId,
     lse: BufId,
+}
+
+/// A run of features that is summed in one chain.
+#[derive(Clone, Copy)]
+struct Chain {
+    first: i64,
+    len: i64,
+    buf: BufId,
 }
 
 /// The task's coordinates.
@@ -85,9 +95,7 @@ impl Attend<'_> {
         let (tq, tk) = (self.input.schedule.tile_q, self.input.schedule.tile_kv);
         let attn = self.input.attn;
         let n_dots = attn.dots.len();
-        let q = (0..n_dots)
-            .map(|n| self.buffer(&format!("q{n}"), tq, attn.feature_dim(attn.dots[n].x)))
-            .collect();
+        let q = (0..n_dots).map(|n| self.chains(n)).collect();
         let s = (0..n_dots).map(|n| self.buffer(&format!("s{n}"), tq, tk)).collect();
         Tiles {
             q,
@@ -99,6 +107,22 @@ impl Attend<'_> {
             inv_sum: self.vector("inv_sum", tq),
             lse: self.vector("lse_row", tq),
         }
+    }
+
+    /// The query tile of a dot: one buffer, or one for each chain of features.
+    fn chains(&mut self, n: usize) -> Vec<Chain> {
+        let attn = self.input.attn;
+        let dot = &attn.dots[n];
+        let d = attn.feature_dim(dot.x);
+        let step = scale::chain(&attn.pool, attn.score, dot.var, d).max(1);
+        let starts: Vec<i64> = (0..d).step_by(step as usize).collect();
+        let split = starts.len() > 1;
+        let chain = |first: i64| {
+            let len = step.min(d - first);
+            let name = if split { format!("q{n}_{first}") } else { format!("q{n}") };
+            Chain { first, len, buf: self.buffer(&name, self.input.schedule.tile_q, len) }
+        };
+        starts.into_iter().map(chain).collect()
     }
 
     fn define(&mut self, body: &mut Vec<Stmt>, name: &str, value: ExprId) -> ExprId {
@@ -146,9 +170,12 @@ impl Attend<'_> {
     fn start(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
         let attn = self.input.attn;
         for (n, dot) in attn.dots.iter().enumerate() {
-            let index = rows_index(self.builder.pool(), attn, dot.x, task.b, task.h, task.row0);
-            let src = RowsRef { tensor: dot.x.tensor, index, row_dim: dot.x.seq, col_dim: dot.x.feature };
-            body.push(Stmt::LoadRows { dst: tiles.q[n], src, rows: task.rows, d: attn.feature_dim(dot.x) });
+            for chain in &tiles.q[n] {
+                let mut index = rows_index(self.builder.pool(), attn, dot.x, task.b, task.h, task.row0);
+                index[dot.x.feature] = self.builder.pool().int(chain.first);
+                let src = RowsRef { tensor: dot.x.tensor, index, row_dim: dot.x.seq, col_dim: dot.x.feature };
+                body.push(Stmt::LoadRows { dst: chain.buf, src, rows: task.rows, d: chain.len });
+            }
         }
         body.push(Stmt::Fill { dst: tiles.o, value: 0.0 });
         body.push(Stmt::Fill { dst: tiles.row_max, value: f64::NEG_INFINITY });
@@ -215,18 +242,22 @@ impl Attend<'_> {
         let no = self.builder.pool().bool(false);
         for (n, keys) in self.keys.iter().enumerate() {
             let panels = keys.panels(self.builder, self.input, b, g, j0);
-            let k = self.builder.pool().int(keys.d);
-            step.push(Stmt::Gemm {
-                c: tiles.s[n],
-                a: tiles.q[n],
-                b: panels,
-                rows: task.rows,
-                k,
-                n: cols,
-                row_scale: None,
-                accumulate: false,
-                skip_zero: no,
-            });
+            for chain in &tiles.q[n] {
+                let pool = self.builder.pool();
+                let (k, skipped) = (pool.int(chain.len), pool.int(chain.first * PANEL as i64));
+                let offset = pool.add(panels.offset, skipped);
+                step.push(Stmt::Gemm {
+                    c: tiles.s[n],
+                    a: chain.buf,
+                    b: PanelRef { offset, ..panels.clone() },
+                    rows: task.rows,
+                    k,
+                    n: cols,
+                    row_scale: None,
+                    accumulate: chain.first > 0,
+                    skip_zero: no,
+                });
+            }
         }
         let (core, factor) = scale::split(self.builder.pool(), self.input.attn.score);
         let minus_inf = self.builder.pool().float(f64::NEG_INFINITY);

@@ -2,9 +2,12 @@
 //!
 //! `dot / sqrt(D)` becomes the score `dot` with scale `1 / sqrt(D)`: no map is needed then. Only a positive
 //! finite constant is taken: -inf must stay -inf. Anything else keeps its order of operations.
+//!
+//! Also decides how a dot is summed: one chain over all features where the score is scaled down, chains of
+//! [`CHUNK`] features where it is not and rounding errors of a long chain would reach the weights at full size.
 
 use crate::expr::eval::Value;
-use crate::expr::{BinaryOp, ExprId, Op, Pool};
+use crate::expr::{BinaryOp, ExprId, Op, Pool, VarId};
 
 /// The score without its factor, and the factor.
 pub fn split(pool: &Pool, score: ExprId) -> (ExprId, f64) {
@@ -17,6 +20,21 @@ pub fn split(pool: &Pool, score: ExprId) -> (ExprId, f64) {
         }
         _ => (score, 1.0),
     }
+}
+
+/// Features of one chain of a dot that is not scaled down: the error of k chains is 1 / sqrt(k) of that of one.
+pub const CHUNK: i64 = 32;
+
+/// How many features of a dot go into one chain: all `d`, or [`CHUNK`] if no factor near `1 / sqrt(d)` follows.
+pub fn chain(pool: &Pool, score: ExprId, dot: VarId, d: i64) -> i64 {
+    let is_dot = |id: ExprId| matches!(pool.op(id), Op::Var(v) if *v == dot);
+    let scaled = pool.reachable(&[score]).into_iter().any(|id| match *pool.op(id) {
+        Op::Binary(BinaryOp::Mul | BinaryOp::Div, x, y) if is_dot(x) || is_dot(y) => {
+            split(pool, id).1 * (d as f64).sqrt() <= 2.0
+        }
+        _ => false,
+    });
+    if scaled || d <= CHUNK { d } else { CHUNK }
 }
 
 fn positive(pool: &Pool, id: ExprId) -> Option<f64> {
