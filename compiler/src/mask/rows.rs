@@ -47,8 +47,15 @@ pub struct Lengths {
 /// Largest witness (in nodes) that is tried: each `min` or choice in it opens every comparison of the mask.
 const MAX_WITNESS: usize = 24;
 
+/// Constants beyond this could overflow where a witness is put in for j; no proof is tried then.
+const FAR: u64 = 1 << 40;
+
 /// Looks for a key that every row sees.
 pub fn rows_nonempty(pool: &mut Pool, mask: ExprId, facts: &Facts, lengths: &Lengths) -> RowsNonempty {
+    let far = |id: &ExprId| matches!(pool.op(*id), Op::Int(x) if x.unsigned_abs() > FAR);
+    if pool.reachable(&[mask]).iter().any(far) {
+        return RowsNonempty::Unknown { why: format!("a constant of the mask is beyond {FAR}") };
+    }
     let (i, zero) = (pool.var(facts.i), pool.int(0));
     let last_key = pool.add_int(lengths.seq_k, -1);
     let end = pool.add(facts.offset, lengths.seq_q);
