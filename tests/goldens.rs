@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use attn_compiler::attn_ir::dense;
+use attn_compiler::attn_ir::evaluate::evaluate;
 use attn_compiler::expr::Ty;
 use attn_compiler::host::{Data, Inputs, View};
 use attn_compiler::sema::{self, PlanKey};
@@ -109,10 +109,10 @@ fn max_abs_score(golden: &Golden, kernel: &Kernel, params: &BTreeMap<String, Val
         statics: params.iter().filter(|(n, _)| is_static(n)).map(|(n, v)| (n.clone(), *v)).collect(),
         present: present.map(|t| t.name.clone()).collect(),
     };
-    let attention = sema::instantiate(spec, &key).unwrap();
+    let ir = sema::instantiate(spec, &key).unwrap();
     let params = params.iter().map(|(n, v)| (n.clone(), *v)).collect();
     let mut inputs = Inputs { dims: golden.dims().into_iter().collect(), params, tensors: HashMap::new() };
-    for decl in &attention.tensors {
+    for (_, decl) in ir.inputs() {
         let bound = golden.tensors[&decl.name].view().unwrap();
         let axis = |dim| decl.layout.iter().position(|&d| d == dim).unwrap();
         let order: Vec<usize> = (0..decl.layout.len()).map(axis).collect();
@@ -125,7 +125,7 @@ fn max_abs_score(golden: &Golden, kernel: &Kernel, params: &BTreeMap<String, Val
         };
         inputs.tensors.insert(decl.name.clone(), View::contiguous(view.shape().to_vec(), data).unwrap());
     }
-    dense::evaluate(&attention, &inputs).unwrap().max_abs_score
+    evaluate(&ir, inputs).unwrap().max_abs_score
 }
 
 /// The gate of an output in a tolerance class, as `tests/goldens/README.md` tells it.

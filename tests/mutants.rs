@@ -9,8 +9,8 @@ mod common;
 use std::collections::HashMap;
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::dense::{RowResults, evaluate};
-use attn_compiler::attn_ir::{Attention, OutputKind};
+use attn_compiler::attn_ir::Kernel as Ir;
+use attn_compiler::attn_ir::evaluate::{Results, evaluate};
 use attn_compiler::diagnostic::SourceMap;
 use attn_compiler::host::Inputs;
 use attn_compiler::pipeline;
@@ -163,8 +163,8 @@ fn of_kernel(kernel: &Kernel) -> Vec<(String, String, Kernel)> {
     out
 }
 
-/// The attention of a text; none if it does not compile.
-fn attention(text: &str, key: &PlanKey) -> Option<Attention> {
+/// The kernel of a text; none if it does not compile.
+fn instance(text: &str, key: &PlanKey) -> Option<Ir> {
     let front = pipeline::front("mutant.attn", text, &mut sema::no_files, &mut ());
     let kernel = front.checked.kernel(Some(&key.kernel)).filter(|_| !front.diagnostics.has_errors())?;
     sema::instantiate(kernel, key).ok()
@@ -174,7 +174,7 @@ fn attention(text: &str, key: &PlanKey) -> Option<Attention> {
 struct Reference {
     key: PlanKey,
     inputs: Inputs,
-    right: RowResults,
+    right: Results,
 }
 
 /// The largest value of an int input: counts and the like are small, everything else lies in 0..=length.
@@ -197,29 +197,25 @@ fn reference(kernel: &CheckedKernel, original: &str, point: &Point) -> Reference
             params.insert(name.clone(), *value);
         }
     }
-    let attention = attention(original, &key).expect("the example compiles");
+    let ir = instance(original, &key).expect("the example compiles");
     let dims: Vec<(&str, i64)> = point.dims.iter().map(|(n, v)| (n.as_str(), *v)).collect();
     let ints = |name: &str| range(name, point.longest());
-    let mut inputs = problem(&attention, &dims, &ints, 7).inputs;
+    let mut inputs = problem(&ir, &dims, &ints, 7).inputs;
     inputs.params = params;
-    let right = evaluate(&attention, &inputs).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.name));
+    let right = evaluate(&ir, inputs.clone()).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.name));
     Reference { key, inputs, right }
 }
 
 /// Whether some output of the mutant is outside the gate at this point, or cannot be evaluated.
 fn differs(text: &str, at: &Reference) -> bool {
-    let Some(mutant) = attention(text, &at.key) else { return true };
-    let Ok(wrong) = evaluate(&mutant, &at.inputs) else { return true };
+    let Some(mutant) = instance(text, &at.key) else { return true };
+    let Ok(wrong) = evaluate(&mutant, at.inputs.clone()) else { return true };
     let max = at.right.max_abs_score;
-    mutant.outputs.iter().any(|out| {
-        let report = match out.kind {
-            OutputKind::O => tolerance::check(&wrong.o, &at.right.o, DType::F32, max),
-            OutputKind::Lse => tolerance::check_lse(&wrong.lse, &at.right.lse, DType::F32, max),
-            OutputKind::MaxLogit => {
-                tolerance::check_lse(&wrong.max_logit, &at.right.max_logit, DType::F32, max)
-            }
-        };
-        !report.ok
+    mutant.outputs().any(|(_, out)| {
+        let (found, right) = (&wrong.outputs[&out.name], &at.right.outputs[&out.name]);
+        let (found, right) = (found.to_f64_vec(), right.to_f64_vec());
+        let gate = tolerance::gate(mutant.measure(&out.name), DType::F32, DType::F32, max, &right);
+        !tolerance::check_gate(&found, &right, gate).ok
     })
 }
 

@@ -72,8 +72,8 @@ fn attnir() {
     planned(|name, source, plan, _| {
         let text = format!(
             "{}\n--- schedule ---\n{}",
-            attn_ir::text::print(&plan.attention).trim_end(),
-            plan.schedule
+            attn_ir::text::print_kernel(&plan.kernel).trim_end(),
+            plan.schedule_text()
         );
         snapshot("attnir", name, source, &text);
     });

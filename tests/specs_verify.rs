@@ -64,9 +64,15 @@ impl Case {
                 "doc" => (0, q / 50),
                 _ => (0, 2),
             };
-            let problem = problem(&plan.attention, &self.dims(q, k), &ints, (q * 31 + k + d) as u64);
-            let out = run(&kernel, &plan.attention, &problem, 2);
-            verify(&plan.attention, &problem, &out, &format!("{} {dtype} D={d} Sq={q} Sk={k}", self.name));
+            let problem = problem(&plan.kernel, &self.dims(q, k), &ints, (q * 31 + k + d) as u64);
+            let out = run(&kernel, &plan.kernel, &problem, 2);
+            verify(
+                &plan.kernel,
+                dtype,
+                &problem,
+                &out,
+                &format!("{} {dtype} D={d} Sq={q} Sk={k}", self.name),
+            );
         }
     }
 

@@ -15,7 +15,7 @@ use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
 use crate::mask::host::{Class, Classifier, TileGrid, TileMap};
 use crate::mask::rows::{Lengths, RowsNonempty};
 use crate::mask::{self, MaskAnalysis};
-use crate::pipeline::Plan;
+use crate::pipeline::{AttendPlan, Plan};
 use crate::sema::CheckedKernel;
 use crate::sema::model::{Ensure, Promise};
 use crate::tile_ir::Require;
@@ -52,16 +52,27 @@ fn with_facts<T>(attn: &Attention, f: impl FnOnce(&mask::Facts) -> T) -> T {
     f(&mask::Facts { i: ix.i, j: ix.j, row: ix.row, offset: attn.offset, tensors: &tensors })
 }
 
-/// Checks every promise of a kernel. What a promise needs of run-time sizes becomes a launch condition of the plan.
+/// Checks every promise of a kernel, for each of its attentions. What a promise needs of run-time sizes becomes a
+/// launch condition of the plan.
 pub fn check(plan: &mut Plan, kernel: &CheckedKernel) -> Vec<Diagnostic> {
-    kernel.ensures.iter().filter_map(|ensure| check_one(plan, ensure)).collect()
+    let mut broken = Vec::new();
+    for ensure in &kernel.ensures {
+        for attend in plan.attends.clone() {
+            let (found, require) = check_one(&attend, ensure, &mut plan.program.pool);
+            broken.extend(found);
+            plan.program.requires.extend(require);
+        }
+    }
+    broken
 }
 
-fn check_one(plan: &mut Plan, ensure: &Ensure) -> Option<Diagnostic> {
+type Checked = (Option<Diagnostic>, Option<Require>);
+
+fn check_one(plan: &AttendPlan, ensure: &Ensure, program: &mut Pool) -> Checked {
     match ensure.promise {
         Promise::Sram(limit) => {
             let used = plan.schedule.sram_bytes() as i64;
-            (used > limit).then(|| {
+            let broken = (used > limit).then(|| {
                 let parts: Vec<String> =
                     plan.schedule.sram.iter().map(|s| format!("{} {}", s.name, s.bytes)).collect();
                 Diagnostic::error(
@@ -72,14 +83,15 @@ fn check_one(plan: &mut Plan, ensure: &Ensure) -> Option<Diagnostic> {
                 .label("this promise does not hold")
                 .note(parts.join(", "))
                 .help("take a smaller tile with `schedule cpu { tile = [..] }`")
-            })
+            });
+            (broken, None)
         }
-        Promise::Work(limit) => check_work(plan, ensure, limit),
-        Promise::RowsNonempty => check_rows(plan, ensure),
+        Promise::Work(limit) => (check_work(plan, ensure, limit), None),
+        Promise::RowsNonempty => check_rows(plan, ensure, program),
     }
 }
 
-fn check_rows(plan: &mut Plan, ensure: &Ensure) -> Option<Diagnostic> {
+fn check_rows(plan: &AttendPlan, ensure: &Ensure, program: &mut Pool) -> Checked {
     let mut pool = plan.attention.pool.clone();
     let unprovable = |why: String| {
         let d =
@@ -89,27 +101,27 @@ fn check_rows(plan: &mut Plan, ensure: &Ensure) -> Option<Diagnostic> {
             .help("make a key that every row sees visible in the mask, such as `j == i`, or drop the promise")
     };
     match rows_nonempty(&plan.attention, &mut pool) {
-        RowsNonempty::Proved { given, .. } if pool.as_bool(given) == Some(true) => None,
+        RowsNonempty::Proved { given, .. } if pool.as_bool(given) == Some(true) => (None, None),
         RowsNonempty::Proved { given, witness } => {
             let ix = plan.attention.index;
             let text = print(&pool, given, &|t| plan.attention.tensor(t).name.clone());
             if pool.depends_on(given, &[ix.b, ix.h]) {
-                return Some(unprovable(format!("every row sees {witness}, but only where {text}")));
+                return (Some(unprovable(format!("every row sees {witness}, but only where {text}"))), None);
             }
-            let cond = plan.program.pool.import(&pool, given, &|v| v);
+            let cond = program.import(&pool, given, &|v| v);
             let message = format!(
                 "`ensure rows_nonempty` holds only where {text}: these sizes leave a row without a key"
             );
-            plan.program.requires.push(Require { cond, message });
-            None
+            (None, Some(Require { cond, message }))
         }
-        RowsNonempty::Fails { row } => Some(
-            Diagnostic::error(Code::BrokenPromise, ensure.span, "a row sees no key")
+        RowsNonempty::Fails { row } => {
+            let d = Diagnostic::error(Code::BrokenPromise, ensure.span, "a row sees no key")
                 .label("this promise does not hold")
                 .note(format!("row: {row}"))
-                .help("such a row returns 0 and its lse is -inf; widen the mask, or drop the promise"),
-        ),
-        RowsNonempty::Unknown { why } => Some(unprovable(why)),
+                .help("such a row returns 0 and its lse is -inf; widen the mask, or drop the promise");
+            (Some(d), None)
+        }
+        RowsNonempty::Unknown { why } => (Some(unprovable(why)), None),
     }
 }
 
@@ -119,7 +131,7 @@ fn rows_nonempty(attn: &Attention, pool: &mut Pool) -> RowsNonempty {
     with_facts(attn, |facts| mask::rows::rows_nonempty(pool, attn.mask, facts, &lengths))
 }
 
-fn check_work(plan: &Plan, ensure: &Ensure, limit: f64) -> Option<Diagnostic> {
+fn check_work(plan: &AttendPlan, ensure: &Ensure, limit: f64) -> Option<Diagnostic> {
     match work(plan, &ensure.at) {
         Ok(work) if work <= limit => None,
         Ok(work) => Some(
@@ -141,7 +153,7 @@ fn check_work(plan: &Plan, ensure: &Ensure, limit: f64) -> Option<Diagnostic> {
 }
 
 /// Executed tile area over Sq * Sk, the mean over heads.
-fn work(plan: &Plan, at: &[(String, Value)]) -> Result<f64, String> {
+fn work(plan: &AttendPlan, at: &[(String, Value)]) -> Result<f64, String> {
     let attn = &plan.attention;
     let mut pool = attn.pool.clone();
     let analysis = analyze_mask(attn, &mut pool);

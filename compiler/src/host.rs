@@ -134,6 +134,20 @@ impl View {
         Some(at)
     }
 
+    /// All elements as f64, in row-major order of the logical dims.
+    pub fn to_f64_vec(&self) -> Vec<f64> {
+        let n: usize = self.shape.iter().product();
+        let position = |at: usize| -> usize {
+            unflatten(at, &self.shape).iter().zip(&self.strides).map(|(x, s)| x * s).sum()
+        };
+        let element = |at: usize| match self.data.value(position(at)) {
+            Value::Float(x) => x,
+            Value::Int(x) => x as f64,
+            Value::Bool(x) => f64::from(u8::from(x)),
+        };
+        (0..n).map(element).collect()
+    }
+
     /// The element, or `None` if the index is out of range.
     pub fn get(&self, index: &[i64]) -> Option<Value> {
         self.position(index).map(|at| self.data.value(at))

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use crate::artifact::{Artifact, LaunchSpec, RequireSpec, ScalarSpec, TensorRole, TensorSpec};
 use crate::attn_ir::{self, Attention, Fact};
 use crate::backend::cpu::{self, BackendError};
-use crate::diagnostic::{Code, Diagnostic, Diagnostics, Internal, SourceId, SourceMap, Span, Unsupported};
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, Internal, SourceId, SourceMap, Unsupported};
 use crate::ensure;
-use crate::lower::{self, Table, checks};
+use crate::lower::checks::Checks;
+use crate::lower::{self, Table};
 use crate::passes::PASSES;
 use crate::schedule::{self, CpuSchedule};
 use crate::sema::{self, Checked, CheckedKernel, PlanKey};
@@ -125,22 +126,35 @@ pub fn front(name: &str, text: &str, resolver: &mut Resolver, observer: &mut dyn
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What is computed, as written: the reference evaluates this.
-    pub attention: Attention,
-    /// The mask's top-level clauses: text, place, expression in `attention.pool`.
-    pub mask_clauses: Vec<(String, Span, crate::expr::ExprId)>,
-    /// The same with its tables taken out.
-    pub tabulated: Attention,
-    /// Tables made at bind.
-    pub tables: Vec<Table>,
-    /// How.
-    pub schedule: CpuSchedule,
+    pub kernel: attn_ir::Kernel,
+    /// How each attention of the kernel is computed, in order.
+    pub attends: Vec<AttendPlan>,
+    /// What must be proved when arguments are bound.
+    pub checks: Checks,
     /// After all passes.
     pub program: Program,
     /// Target.
     pub target: Target,
 }
 
+/// One attention of a kernel and what was decided about it.
+#[derive(Clone, Debug)]
+pub struct AttendPlan {
+    /// As written.
+    pub attention: Attention,
+    /// The mask's top-level clauses: text, place, expression in `attention.pool`.
+    pub mask_clauses: sema::MaskClauses,
+    /// How.
+    pub schedule: CpuSchedule,
+}
+
 impl Plan {
+    /// The schedules in words, a line for each attention.
+    pub fn schedule_text(&self) -> String {
+        let lines: Vec<String> = self.attends.iter().map(|a| a.schedule.to_string()).collect();
+        lines.join("\n")
+    }
+
     /// The text whose hash names the kernel in the cache: the program, the target, the compiler.
     pub fn key_text(&self) -> String {
         format!("{}\n{}\nattnc {COMPILER_VERSION}\n", tile_ir::text::print(&self.program), self.target)
@@ -158,15 +172,45 @@ pub fn plan(
 ) -> Result<Plan, CompileError> {
     let mut clock = Clock { observer, start: Instant::now() };
     let instance = sema::instantiate_with_clauses(kernel, key)?;
-    let attention = instance.attention;
-    clock.stage(Stage::AttnIr, &|| attn_ir::text::print(&attention));
+    let ir = instance.kernel;
+    clock.stage(Stage::AttnIr, &|| attn_ir::text::print_kernel(&ir));
     let facts = cpu_facts(kernel, key)?;
-    let mut tabulated = attention.clone();
-    let tables = lower::tabulate::tabulate(&mut tabulated).map_err(|e| not_tabulable(kernel, key, &e))?;
-    clock.stage(Stage::Tabulate, &|| attn_ir::text::print(&tabulated));
-    let schedule = schedule::choose(&tabulated, facts).map_err(|e| bad_schedule(kernel, &e))?;
-    clock.stage(Stage::Schedule, &|| schedule.to_string());
-    let mut program = lower::lower(&lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule });
+    let mut program = lower::declare(&lower::Names {
+        name: &ir.name,
+        pool: &ir.pool,
+        dims: &ir.dims,
+        params: &ir.params,
+        tensors: &ir.tensors,
+    });
+    let mut checks = Checks::none();
+    let mut attends = Vec::new();
+    let mut clauses = instance.mask_clauses.into_iter();
+    for step in &ir.steps {
+        match step {
+            attn_ir::Step::Derive(d) => {
+                let (pool, shape) = (&mut program.pool, &ir.tensor(d.out).shape);
+                checks.add_derived(d, shape, pool, &program.tensors);
+                lower::derive::derive(&mut program, d);
+            }
+            attn_ir::Step::Attend(attention) => {
+                let mut tabulated = (**attention).clone();
+                tabulated.pool = program.pool.clone();
+                let (first, n_before) = (program.tensors.len() as u32, n_tables(&program));
+                let tables = lower::tabulate::tabulate(&mut tabulated, first, n_before)
+                    .map_err(|e| not_tabulable(kernel, key, &e))?;
+                clock.stage(Stage::Tabulate, &|| attn_ir::text::print(&tabulated));
+                let schedule = schedule::choose(&tabulated, facts).map_err(|e| bad_schedule(kernel, &e))?;
+                clock.stage(Stage::Schedule, &|| schedule.to_string());
+                program.pool = tabulated.pool.clone();
+                program.tensors.extend(tables.iter().map(Table::declare));
+                checks.add_attention(&tabulated, &mut program.pool, &program.tensors);
+                let input = lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule };
+                lower::attention(&mut program, &input);
+                let mask_clauses = clauses.next().unwrap_or_default();
+                attends.push(AttendPlan { attention: (**attention).clone(), mask_clauses, schedule });
+            }
+        }
+    }
     verify(&program, "lower")?;
     clock.stage(Stage::Lower, &|| tile_ir::text::print(&program));
     for pass in PASSES.iter().filter(|p| (p.when)(&key.target)) {
@@ -174,13 +218,15 @@ pub fn plan(
         verify(&program, pass.name)?;
         clock.stage(Stage::Pass(pass.name), &|| tile_ir::text::print(&program));
     }
-    let mask_clauses = instance.mask_clauses;
-    let mut plan =
-        Plan { attention, mask_clauses, tabulated, tables, schedule, program, target: key.target.clone() };
+    let mut plan = Plan { kernel: ir, attends, checks, program, target: key.target.clone() };
     match ensure::check(&mut plan, kernel).into_iter().next() {
         Some(broken) => Err(CompileError::Spec(Box::new(broken))),
         None => Ok(plan),
     }
+}
+
+fn n_tables(program: &Program) -> usize {
+    program.tensors.iter().filter(|t| t.name.starts_with("table")).count()
 }
 
 /// From a plan to machine code.
@@ -195,8 +241,6 @@ pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, Compil
         Ok(code) => format!("{}\n{}", code.clif, code.asm),
         Err(e) => e.to_string(),
     };
-    let mut pool = plan.program.pool.clone();
-    let found = checks::collect(&plan.tabulated, &mut pool);
     let program = &plan.program;
     let scalars = |args: &[ScalarArg], is_dim| {
         args.iter()
@@ -219,12 +263,12 @@ pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, Compil
             .iter()
             .map(|r| RequireSpec { cond: r.cond, message: r.message.clone() })
             .collect(),
-        checks: found.checks,
-        check_vars: found.vars,
+        checks: plan.checks.checks.clone(),
+        check_vars: plan.checks.vars.clone(),
         launches: launches.collect(),
         code: code.code,
-        schedule: plan.schedule.to_string(),
-        pool,
+        schedule: plan.schedule_text(),
+        pool: program.pool.clone(),
     };
     observer.stage(Stage::Emit, start.elapsed(), &listing);
     Ok(artifact)

@@ -6,6 +6,7 @@
 //! stand in the same places: a gate on the rest alone would pass a kernel that loses them.
 
 use crate::artifact::DType;
+use crate::attn_ir::Measure;
 
 /// Gates of one output.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,6 +65,26 @@ pub fn lse_gate(dtype: DType, max_abs_score: f64) -> Gate {
         _ => 1e-5,
     };
     Gate { atol: atol * score_scale(max_abs_score), rtol: 0.0, rel_l2: None }
+}
+
+/// The gate of an output of `dtype`; `float` is what the inputs hold, `reference` what it is compared with.
+pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, reference: &[f64]) -> Gate {
+    let plain = output_gate(dtype, max_abs_score);
+    match measure {
+        Measure::Logarithm => lse_gate(float, max_abs_score),
+        Measure::Average => plain,
+        Measure::Sum => {
+            let largest = reference.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs()));
+            let (eps, rel_l2) = match dtype {
+                DType::F64 => (f64::EPSILON, 1e-12),
+                DType::F16 => (2f64.powi(-10), 2e-3),
+                DType::Bf16 => (2f64.powi(-7), 1e-2),
+                _ => (f64::from(f32::EPSILON), 5e-6),
+            };
+            let rel_l2 = plain.rel_l2.map_or(rel_l2, |l2| l2.max(rel_l2));
+            Gate { atol: plain.atol.max(8.0 * eps * largest), rtol: plain.rtol, rel_l2: Some(rel_l2) }
+        }
+    }
 }
 
 /// Checks `weight @ v` against the reference.

@@ -3,7 +3,7 @@
 mod sema_common;
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::{Attention, Fact, OutputKind, Weight};
+use attn_compiler::attn_ir::{Attention, Fact, Kernel, OutputKind, Weight};
 use attn_compiler::diagnostic::Code;
 use attn_compiler::expr::eval::Value;
 use attn_compiler::sema::{CompileError, PlanKey, instantiate, instantiate_with_clauses};
@@ -16,7 +16,15 @@ fn plan(source: &str, key: &PlanKey) -> Result<Attention, CompileError> {
     let (map, checked, diagnostics) = check_text(source);
     assert!(!diagnostics.has_errors(), "{}", rendered(&map, &diagnostics));
     let kernel = checked.kernel(Some(&key.kernel)).expect("the kernel must exist");
-    instantiate(kernel, key)
+    instantiate(kernel, key).map(|k| only(&k))
+}
+
+/// The attention of a kernel that is nothing else.
+fn only(kernel: &Kernel) -> Attention {
+    let mut all = kernel.attentions();
+    let first = all.next().expect("an attention").clone();
+    assert!(all.next().is_none());
+    first
 }
 
 fn planned(source: &str, key: &PlanKey) -> Attention {
@@ -150,7 +158,7 @@ fn clauses_of_a_mask_are_its_conjuncts() {
     let (_, checked, _) = check_text(&spec("03_swa_sinks"));
     let i = instantiate_with_clauses(&checked.kernels[0], &key("swa_sinks", &[])).expect("a plan");
     let clauses: Vec<(&str, String)> =
-        i.mask_clauses.iter().map(|(t, _, e)| (t.as_str(), text(&i.attention, *e))).collect();
+        i.mask_clauses[0].iter().map(|(t, _, e)| (t.as_str(), text(&only(&i.kernel), *e))).collect();
     assert_eq!(
         clauses,
         [
@@ -403,7 +411,7 @@ fn files_beside_are_found_and_shared() {
     let id = map.add("main.attn", main);
     let (checked, diagnostics) = attn_compiler::sema::check(&mut map, id, &mut resolver);
     assert!(diagnostics.is_empty(), "{}", rendered(&map, &diagnostics));
-    let a = instantiate(&checked.kernels[0], &key("a", &[("H", 2), ("D", 64)])).expect("a plan");
+    let a = only(&instantiate(&checked.kernels[0], &key("a", &[("H", 2), ("D", 64)])).expect("a plan"));
     assert_eq!(text(&a, a.mask), "i + -4 < j & j <= i & (!(i + -9 < j & j <= i) | j < 2)");
     assert_eq!(asked[0], ("main.attn".to_string(), "lib/masks.attn".to_string()));
 }

@@ -109,7 +109,8 @@ fn check(score: &str, mask: &str, weight: &str, problems: &[(Sizes, Inputs)]) {
     let attn = attention(score, mask, weight);
     let wanted: Vec<_> = problems.iter().map(|(_, data)| dense::evaluate(&attn, data).unwrap()).collect();
     let mut lowered = attn.clone();
-    let tables = tabulate(&mut lowered).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+    let tables =
+        tabulate(&mut lowered, attn.tensors.len() as u32, 0).unwrap_or_else(|e| panic!("{what}: {e:?}"));
     let schedule = choose(&lowered, &facts()).unwrap_or_else(|e| panic!("{what}: {e:?}"));
     let mut program = lower(&Input { attn: &lowered, tables: &tables, schedule: &schedule });
     let target = Target::Cpu(facts());

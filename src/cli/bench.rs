@@ -60,13 +60,14 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     bar.finish_and_clear();
     let times = times?;
     let pairs = work::pairs(&problem, work::MAX_CELLS)?;
-    let gflops = pairs.map(|n| work::flops(&problem.attention, n) / times.median_ms() / 1e6);
+    let gflops =
+        pairs.zip(problem.ir.attentions().next()).map(|(n, a)| work::flops(a, n) / times.median_ms() / 1e6);
     let peak = peak::fma_peak_gflops(facts::host_isa()?, threads.get());
     let fraction = gflops.map(|g| g / peak);
     let compile_ms = plan.stats().total.as_secs_f64() * 1e3;
     if args.json {
         let report = serde_json::json!({
-            "schema": 1, "kernel": problem.attention.name, "dims": problem.dims, "dtype": args.dtype.name(),
+            "schema": 1, "kernel": problem.ir.name, "dims": problem.dims, "dtype": args.dtype.name(),
             "median_ms": times.median_ms(), "min_ms": times.min_ms(), "iqr_ms": times.iqr_ms(),
             "runs": times.runs(), "pairs": pairs, "gflops": gflops, "peak_gflops": peak,
             "fraction_of_peak": fraction, "compile_ms": compile_ms, "compile_origin": origin(&plan),
@@ -75,7 +76,7 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
         return ui::print(&report.to_string());
     }
     let or_unknown = |x: Option<f64>| x.map_or("not counted (too many pairs)".into(), short);
-    let mut table = Table::of_facts("kernel", &problem.attention.name);
+    let mut table = Table::of_facts("kernel", &problem.ir.name);
     table.row(["sizes".into(), format!("{}, {}", problem.sizes(), args.dtype)]);
     table.row(["median_ms".into(), short(times.median_ms())]);
     table.row(["min_ms".into(), short(times.min_ms())]);

@@ -7,15 +7,15 @@
 
 use std::time::Duration;
 
-use attn_compiler::attn_ir::dense::RowResults;
+use attn_compiler::attn_ir::evaluate::Results;
 use attn_compiler::host::Inputs;
 use attn_compiler::pipeline::{self, Observer, Stage};
 use attn_compiler::tile_ir::{interp, text};
 use attn_compiler::tolerance;
 
 use super::problem::Problem;
+use super::reference;
 use super::ui::Failure;
-use super::{compare, reference};
 
 /// Keeps the text of the tile IR after each stage.
 #[derive(Default)]
@@ -32,7 +32,7 @@ impl Observer for Texts {
 /// Names the first stage that disagrees with the reference.
 pub fn bisect(problem: &Problem) -> Result<String, Failure> {
     let inputs = problem.inputs()?;
-    let truth = reference::evaluate(&problem.attention, &inputs)?;
+    let truth = reference::evaluate(&problem.ir, inputs.clone())?;
     let stages = stages(problem)?;
     for (stage, printed) in &stages {
         if let Err(why) = check(problem, printed, &inputs, &truth) {
@@ -54,16 +54,16 @@ fn stages(problem: &Problem) -> Result<Vec<(Stage, String)>, Failure> {
 }
 
 /// Interprets one program and compares its outputs; what is wrong with it.
-fn check(problem: &Problem, printed: &str, inputs: &Inputs, truth: &RowResults) -> Result<(), String> {
-    let a = &problem.attention;
+fn check(problem: &Problem, printed: &str, inputs: &Inputs, truth: &Results) -> Result<(), String> {
     let program = text::parse(printed).map_err(|err| format!("its text cannot be read back: {err}"))?;
     let results = interp::run(&program, inputs, Some(1)).map_err(|err| err.to_string())?;
-    for output in &a.outputs {
-        let view = results.get(&output.name).ok_or_else(|| format!("output `{}` is lost", output.name))?;
-        let found = compare::canonical_host(a, output, view);
-        let wanted = compare::expected(output, truth);
-        let gate = compare::gate(a, output, problem.float, truth.max_abs_score, wanted);
-        let report = tolerance::check_gate(&found, wanted, gate);
+    for (_, output) in problem.ir.outputs() {
+        let lost = || format!("output `{}` is lost", output.name);
+        let found = results.get(&output.name).ok_or_else(lost)?.to_f64_vec();
+        let wanted = truth.outputs.get(&output.name).ok_or_else(lost)?.to_f64_vec();
+        let measure = problem.ir.measure(&output.name);
+        let gate = tolerance::gate(measure, output.dtype, problem.float, truth.max_abs_score, &wanted);
+        let report = tolerance::check_gate(&found, &wanted, gate);
         if !report.ok {
             let (max_abs, rel_l2) = (report.max_abs, report.rel_l2);
             let name = &output.name;
@@ -108,7 +108,7 @@ mod tests {
     fn a_program_of_another_mask_is_found_out() {
         let (right, wrong) = (problem("j <= i"), problem("j <= i + 1"));
         let inputs = right.inputs().unwrap();
-        let truth = reference::evaluate(&right.attention, &inputs).unwrap();
+        let truth = reference::evaluate(&right.ir, inputs.clone()).unwrap();
         for (stage, text) in stages(&wrong).unwrap() {
             let why = check(&right, &text, &inputs, &truth).expect_err(stage.name());
             assert!(why.contains("max abs error"), "{why}");

@@ -166,7 +166,7 @@ impl Work {
         last: Kind,
         stages: &mut Stages,
     ) -> Result<(), Unsettled> {
-        self.attention = Some(attn_ir::text::print(&settled.attention));
+        self.attention = Some(attn_ir::text::print_kernel(&settled.ir));
         if last >= Kind::Schedule {
             let spec = chosen.kernel.spec().map_err(Unsettled::Facade)?;
             let plan = pipeline::plan(spec, &settled.key, stages).map_err(Unsettled::Compile)?;
@@ -219,12 +219,15 @@ impl Work {
 
 /// The decisions and the budget behind them.
 fn schedule_text(plan: &Plan) -> String {
-    let s = &plan.schedule;
-    let mut text = format!("{s}\n");
-    for stage in &s.sram {
-        text += &format!("  {:<14} {:>9} bytes\n", stage.name, stage.bytes);
+    let mut text = String::new();
+    for s in plan.attends.iter().map(|a| &a.schedule) {
+        text += &format!("{s}\n");
+        for stage in &s.sram {
+            text += &format!("  {:<14} {:>9} bytes\n", stage.name, stage.bytes);
+        }
+        text +=
+            &format!("  {:<14} {:>9} bytes of {} available in L2\n", "together", s.sram_bytes(), s.budget);
     }
-    text += &format!("  {:<14} {:>9} bytes of {} available in L2\n", "together", s.sram_bytes(), s.budget);
     text
 }
 

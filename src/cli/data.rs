@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::Attention;
+use attn_compiler::attn_ir::{Kernel, evaluate};
 use attn_compiler::expr::eval::{Env, Value, eval};
 use attn_compiler::expr::{ExprId, Pool, TensorId, Ty, VarId};
 use attn_compiler::host::{BindError, Data, Inputs, View};
@@ -47,25 +47,13 @@ pub fn host_view(view: &TensorView<'_>) -> Result<View, BindError> {
     View::contiguous(view.shape().to_vec(), data)
 }
 
-/// Values of the variables of an attention: dims and params as bound, index variables 0.
+/// Values of the variables of a kernel: dims and params as bound, index variables 0.
 pub struct Scalars(Vec<Value>);
 
 impl Scalars {
     /// Errors: a dim or parameter without a value.
-    pub fn new(attention: &Attention, inputs: &Inputs) -> Result<Scalars, BindError> {
-        let zero = |ty| match ty {
-            Ty::Bool => Value::Bool(false),
-            Ty::Int => Value::Int(0),
-            Ty::Float => Value::Float(0.0),
-        };
-        let mut values: Vec<Value> = attention.pool.vars().map(|(_, v)| zero(v.ty)).collect();
-        for (name, var) in attention.runtime_dims() {
-            values[var.0 as usize] = inputs.dim(&name)?;
-        }
-        for p in &attention.params {
-            values[p.var.0 as usize] = inputs.param(&p.name, attention.pool.var_info(p.var).ty, p.default)?;
-        }
-        Ok(Scalars(values))
+    pub fn new(kernel: &Kernel, inputs: &Inputs) -> Result<Scalars, BindError> {
+        Ok(Scalars(evaluate::scalars(kernel, inputs)?))
     }
 
     /// A size; 0 where the expression gives a negative one.

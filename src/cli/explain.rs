@@ -124,13 +124,13 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
 }
 
 fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
-    let attention = &study.plan.attention;
+    let attention = &study.attend().attention;
     let spec = study.chosen.kernel.spec()?;
     let mut ground = study.ground()?;
     let mut left = MAX_CELLS;
     let mask = layer(&mut ground, attention.mask, "mask", study, Some(&mut left));
     let clauses: Vec<LayerReport> = study
-        .plan
+        .attend()
         .mask_clauses
         .iter()
         .map(|(text, _, clause)| layer(&mut ground, *clause, text, study, None))
@@ -164,7 +164,7 @@ fn layer(
     study: &Study,
     count: Option<&mut u64>,
 ) -> LayerReport {
-    let attention = &study.plan.attention;
+    let attention = &study.attend().attention;
     let mut layer = ground.layer(mask);
     let (n_b, n_h, times) = ground.distinct(mask);
     let depends = |var| attention.pool.depends_on(mask, &[var]);

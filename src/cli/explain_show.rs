@@ -9,7 +9,7 @@ use super::table::{Table, short};
 
 /// One object.
 pub fn json(r: &Report<'_>) -> Json {
-    let s = &r.study.plan.schedule;
+    let s = &r.study.attend().schedule;
     let layer = |l: &LayerReport| json!({ "text": l.text, "tiles": l.first, "tiles_all": l.all, "by_head": l.by_head, "by_batch": l.by_batch });
     let bytes: f64 = r.moved.iter().map(|m| m.bytes).sum();
     let moved = |m: &super::traffic::Moved| json!({ "name": m.name, "use": m.used.name(), "bytes": m.bytes });
@@ -84,7 +84,7 @@ fn words(value: Value) -> String {
 }
 
 fn schedule(r: &Report<'_>) -> String {
-    let s = &r.study.plan.schedule;
+    let s = &r.study.attend().schedule;
     let mut table = Table::new(&["  buffer", "bytes", "of L1", "of L2"]);
     let share = |bytes: usize, cache: Option<usize>| {
         cache.map_or("?".to_string(), |n| format!("{:.1}%", 100.0 * bytes as f64 / n.max(1) as f64))
@@ -123,7 +123,7 @@ fn tiles(r: &Report<'_>) -> String {
     if by_plane {
         row("all heads and batches", r.mask.all);
     }
-    let s = &r.study.plan.schedule;
+    let s = &r.study.attend().schedule;
     format!("Tiles of {} queries by {} keys\n{table}", s.tile_q, s.tile_kv)
 }
 

@@ -1,4 +1,4 @@
-//! A kernel with everything that one run needs: sizes, dtype, tensors, the attention that the reference evaluates.
+//! A kernel with everything that one run needs: sizes, dtype, tensors, the steps that the reference evaluates.
 //!
 //! Comes in: a chosen kernel, tensors from files, `--at`, `--random`. Goes out: a [`Problem`]. What holds: every
 //! dim has a size (from `--at`, else from a bound tensor, else made up and listed in `defaulted`), every input
@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::{Attention, Rows};
+use attn_compiler::attn_ir::{Kernel as Ir, Rows, Side};
 use attn_compiler::expr::eval::Value;
 use attn_compiler::expr::{Op, TensorId};
 use attn_compiler::host::Inputs;
@@ -49,7 +49,7 @@ pub struct Problem {
     /// Knows its parameters and which optional inputs are there.
     pub kernel: Kernel,
     /// What the kernel computes.
-    pub attention: Attention,
+    pub ir: Ir,
     /// How it was planned.
     pub key: PlanKey,
     /// What `float` is.
@@ -88,21 +88,21 @@ impl Problem {
         let mut defaulted = Vec::new();
         if request.seed.is_some() {
             // The roles of dims do not depend on their sizes; with 1 every division of head counts goes through.
-            let attention = match sema::instantiate(spec, &guessed(spec, &key, &dims)) {
-                Ok(attention) => attention,
+            let ir = match sema::instantiate(spec, &guessed(spec, &key, &dims)) {
+                Ok(ir) => ir,
                 Err(_) => instantiate(ui, &chosen.kernel, &with_unknown(spec, &key, &dims, 1))?,
             };
-            defaulted = make_up_dims(spec, &attention, &mut dims);
+            defaulted = make_up_dims(spec, &ir, &mut dims);
         }
         key.dims = specialised(spec, &dims);
-        let attention = instantiate(ui, &chosen.kernel, &key)?;
+        let ir = instantiate(ui, &chosen.kernel, &key)?;
         let mut kernel = chosen.kernel.clone();
         for name in &key.present {
             kernel = kernel.with_input(name);
         }
         let params = params.into_iter().collect();
         let tensors = Vec::new();
-        let mut problem = Problem { kernel, attention, key, float, dims, defaulted, params, tensors };
+        let mut problem = Problem { kernel, ir, key, float, dims, defaulted, params, tensors };
         problem.fill(request.bound, request.seed)?;
         Ok(problem)
     }
@@ -110,16 +110,16 @@ impl Problem {
     /// Tensors for every input of the attention.
     fn fill(&mut self, mut bound: BTreeMap<String, HostTensor>, seed: Option<u64>) -> Result<(), Failure> {
         let scalars = match seed {
-            Some(_) => Some(Scalars::new(&self.attention, &self.scalar_inputs())?),
+            Some(_) => Some(Scalars::new(&self.ir, &self.scalar_inputs())?),
             None => None,
         };
-        for (n, decl) in self.attention.tensors.iter().enumerate() {
+        for (id, decl) in self.ir.inputs() {
             let tensor = match (bound.remove(&decl.name), seed, &scalars) {
                 (Some(tensor), ..) => tensor,
                 (None, Some(seed), Some(scalars)) => {
-                    let logical = scalars.shape(&self.attention.pool, &decl.shape);
+                    let logical = scalars.shape(&self.ir.pool, &decl.shape);
                     let shape = data::bound_shape(&logical, &decl.layout);
-                    random::tensor(&self.attention, scalars, TensorId(n as u32), &shape, seed)?.into()
+                    random::tensor(&self.ir, scalars, id, &shape, seed)?.into()
                 }
                 (None, ..) => return Err(missing(&decl.name)),
             };
@@ -142,8 +142,8 @@ impl Problem {
     /// As [`Problem::inputs`], with some of the tensors.
     pub fn inputs_where(&self, wanted: &dyn Fn(TensorId) -> bool) -> Result<Inputs, Failure> {
         let mut inputs = self.scalar_inputs();
-        for (n, (decl, (name, tensor))) in self.attention.tensors.iter().zip(&self.tensors).enumerate() {
-            if wanted(TensorId(n as u32)) {
+        for ((id, decl), (name, tensor)) in self.ir.inputs().zip(&self.tensors) {
+            if wanted(id) {
                 let view = data::logical(&tensor.view()?, &decl.layout)?;
                 inputs.tensors.insert(name.clone(), data::host_view(&view)?);
             }
@@ -166,18 +166,10 @@ impl Problem {
 
     /// Zeroed outputs, named, in the order of `return`.
     pub fn outputs(&self) -> Result<Vec<(String, Tensor)>, Failure> {
-        let scalars = Scalars::new(&self.attention, &self.scalar_inputs())?;
-        let a = &self.attention;
+        let scalars = Scalars::new(&self.ir, &self.scalar_inputs())?;
         let mut outputs = Vec::new();
-        for out in &a.outputs {
-            let ids = attn_compiler::lower::output_shape(a, out.kind);
-            let logical = scalars.shape(&a.pool, &ids);
-            let shape = match out.kind {
-                attn_compiler::attn_ir::OutputKind::O => {
-                    data::bound_shape(&logical, &a.tensor(a.dots[0].x.tensor).layout)
-                }
-                _ => logical,
-            };
+        for (_, out) in self.ir.outputs() {
+            let shape = data::bound_shape(&scalars.shape(&self.ir.pool, &out.shape), &out.layout);
             outputs.push((out.name.clone(), Tensor::zeros(out.dtype, &shape)?));
         }
         Ok(outputs)
@@ -186,11 +178,11 @@ impl Problem {
     /// `B = 2, S = 256`, in the order of the declarations.
     pub fn sizes(&self) -> String {
         let sizes: Vec<String> = self
-            .attention
+            .ir
             .dims
             .iter()
             .filter_map(|d| {
-                let size = self.dims.get(&d.name).copied().or_else(|| self.attention.pool.as_int(d.size));
+                let size = self.dims.get(&d.name).copied().or_else(|| self.ir.pool.as_int(d.size));
                 Some(format!("{} = {}", d.name, size?))
             })
             .collect();
@@ -248,8 +240,8 @@ fn float_type(spec: &CheckedKernel, request: &Request<'_>) -> DType {
     request.float.or_else(of_file).filter(|d| d.is_float()).unwrap_or(DType::F32)
 }
 
-/// The attention of a key; diagnostics are printed.
-fn instantiate(ui: &Ui, kernel: &Kernel, key: &PlanKey) -> Result<Attention, Failure> {
+/// The kernel of a key; diagnostics are printed.
+fn instantiate(ui: &Ui, kernel: &Kernel, key: &PlanKey) -> Result<Ir, Failure> {
     sema::instantiate(kernel.spec()?, key).map_err(|err| match err.diagnostic() {
         Some(d) => {
             ui.diagnostic(kernel.sources(), &d);
@@ -294,20 +286,16 @@ pub fn guessed(spec: &CheckedKernel, key: &PlanKey, dims: &BTreeMap<String, i64>
 }
 
 /// Gives every free dim a size by its role; the run-time lengths among them are returned, `S = 256`.
-pub fn make_up_dims(
-    spec: &CheckedKernel,
-    attention: &Attention,
-    dims: &mut BTreeMap<String, i64>,
-) -> Vec<String> {
+pub fn make_up_dims(spec: &CheckedKernel, ir: &Ir, dims: &mut BTreeMap<String, i64>) -> Vec<String> {
     let name_of = |rows: Rows, dim: Option<usize>| -> Option<String> {
-        let decl = attention.tensor(rows.tensor);
+        let decl = ir.tensor(rows.tensor);
         let fact = spec.inputs().find(|t| t.name == decl.name)?;
         fact.shape[dim?].dim.map(|n| spec.dims[n].name.clone())
     };
     let fixed = |name: &str| spec.dims.iter().find(|d| d.name == name).and_then(|d| d.fixed());
-    let query = attention.dots[0].x;
-    let key_side: Vec<Rows> = attention.dots.iter().map(|d| d.y).chain([attention.value]).collect();
-    let q_heads = name_of(query, query.head);
+    let of = |side| ir.roles.iter().filter(move |r| r.1 == side).map(|r| r.0);
+    let key_side: Vec<Rows> = of(Side::Key).collect();
+    let q_heads = of(Side::Query).find_map(|rows| name_of(rows, rows.head));
     let known = |dims: &BTreeMap<String, i64>, name: &Option<String>| {
         name.as_ref().and_then(|n| dims.get(n).copied().or_else(|| fixed(n)))
     };
@@ -324,13 +312,13 @@ pub fn make_up_dims(
     for rows in &key_side {
         give(name_of(*rows, rows.head), n_kv);
     }
-    for rows in attention.dots.iter().map(|d| d.x).chain(key_side) {
+    for rows in of(Side::Query).chain(key_side.iter().copied()) {
         give(name_of(rows, Some(rows.feature)), FEATURES);
         give(name_of(rows, rows.batch), BATCH);
     }
     let mut made = Vec::new();
-    for d in &attention.dims {
-        let run_time = matches!(attention.pool.op(d.size), Op::Var(_)) && is_free(spec, &d.name);
+    for d in &ir.dims {
+        let run_time = matches!(ir.pool.op(d.size), Op::Var(_)) && is_free(spec, &d.name);
         if run_time && !dims.contains_key(&d.name) {
             let size = d.bounds.map_or(LENGTH, |(lo, hi)| LENGTH.clamp(lo, hi));
             dims.insert(d.name.clone(), size);

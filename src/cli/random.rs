@@ -1,13 +1,13 @@
 //! Made-up tensors: language.md, rule 13.
 //!
-//! Comes in: an attention, sizes, a seed. Goes out: a tensor for each input, the same on every host: word n of a
+//! Comes in: a kernel, sizes, a seed. Goes out: a tensor for each input, the same on every host: word n of a
 //! tensor is word n of Philox4x32-10 with the seed as key and the tensor's place in the counter. Floats are
 //! normal (Box and Muller 1958), bits are true in half of the places, ints are uniform over their valid range:
 //! what indexes a dim lies in it, ids that are only compared with each other are few, everything else (lengths,
 //! bounds, positions) lies in 0..=keys. `sorted` and `monotone` ints are sorted along their last dim.
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::{Attention, Fact, Weight};
+use attn_compiler::attn_ir::{Fact, Kernel, Step, Weight};
 use attn_compiler::expr::rand::philox4x32;
 use attn_compiler::expr::{BinaryOp, ExprId, Op, TensorId};
 use attn_runtime::{RuntimeError, Tensor};
@@ -49,13 +49,13 @@ impl Words {
 
 /// A tensor of `bound` sizes (in memory order) for input `id`.
 pub fn tensor(
-    attention: &Attention,
+    kernel: &Kernel,
     scalars: &Scalars,
     id: TensorId,
     bound: &[usize],
     seed: u64,
 ) -> Result<Tensor, RuntimeError> {
-    let decl = attention.tensor(id);
+    let decl = kernel.tensor(id);
     let words = Words { key: [seed as u32, (seed >> 32) as u32], tensor: id.0 };
     let mut tensor = Tensor::zeros(decl.dtype, bound)?;
     macro_rules! fill {
@@ -75,7 +75,7 @@ pub fn tensor(
             tensor = Tensor::from_bools(&bits, bound)?;
         }
         DType::I8 | DType::I32 | DType::I64 => {
-            let limit = limit(attention, scalars, id);
+            let limit = limit(kernel, scalars, id);
             let mut values: Vec<i64> =
                 (0..tensor.bytes().len() / decl.dtype.size()).map(|n| words.below(n as u64, limit)).collect();
             sort_rows(&mut values, bound, decl.fact);
@@ -97,13 +97,18 @@ fn sort_rows(values: &mut [i64], shape: &[usize], fact: Fact) {
 }
 
 /// One more than the largest value that elements of an int tensor may have.
-fn limit(attention: &Attention, scalars: &Scalars, id: TensorId) -> u64 {
-    let pool = &attention.pool;
-    let sink = match attention.weight {
-        Weight::Softmax { sink } => sink,
-        _ => None,
-    };
-    let roots: Vec<ExprId> = [attention.score, attention.mask].into_iter().chain(sink).collect();
+fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
+    let pool = &kernel.pool;
+    let mut roots: Vec<ExprId> = Vec::new();
+    for step in &kernel.steps {
+        match step {
+            Step::Derive(d) => roots.push(d.value),
+            Step::Attend(a) => {
+                let sink = if let Weight::Softmax { sink } = a.weight { sink } else { None };
+                roots.extend([a.score, a.mask].into_iter().chain(sink));
+            }
+        }
+    }
     let is_own = |e: ExprId| matches!(pool.op(e), Op::Load(t, ..) if *t == id);
     let mut as_index: Option<usize> = None;
     let mut as_id = false;
@@ -111,7 +116,7 @@ fn limit(attention: &Attention, scalars: &Scalars, id: TensorId) -> u64 {
         match pool.op(node) {
             Op::Load(t, index, _) => {
                 for (dim, _) in index.iter().enumerate().filter(|(_, e)| is_own(**e)) {
-                    let size = scalars.size(pool, attention.tensor(*t).shape[dim]);
+                    let size = scalars.size(pool, kernel.tensor(*t).shape[dim]);
                     as_index = Some(as_index.map_or(size, |n| n.min(size)));
                 }
             }
@@ -122,7 +127,10 @@ fn limit(attention: &Attention, scalars: &Scalars, id: TensorId) -> u64 {
     match (as_index, as_id) {
         (Some(size), _) => size as u64,
         (None, true) => N_IDS,
-        (None, false) => scalars.size(pool, attention.seq_k) as u64 + 1,
+        (None, false) => {
+            let longest = kernel.attentions().map(|a| scalars.size(pool, a.seq_k)).max();
+            longest.unwrap_or(0) as u64 + 1
+        }
     }
 }
 

@@ -1,18 +1,24 @@
 //! The dense f64 reference, on all threads.
 //!
-//! Comes in: an attention with its data. Goes out: its results for all rows, `[B, H, Sq, ...]` row-major. The
-//! rows of each (b, h) are divided into blocks, long enough that gathering the keys does not dominate.
+//! Comes in: a kernel with its data. Goes out: its outputs. The rows of each (b, h) of an attention are divided into
+//! blocks, long enough that gathering the keys does not dominate.
 
-use attn_compiler::attn_ir::Attention;
 use attn_compiler::attn_ir::dense::{Dense, RowResults};
+use attn_compiler::attn_ir::evaluate::{Results, evaluate_with};
+use attn_compiler::attn_ir::{Attention, Kernel};
 use attn_compiler::host::{BindError, Inputs};
 use rayon::prelude::*;
 
 /// Query rows of a task.
 const ROWS: usize = 64;
 
-/// Evaluates every row.
-pub fn evaluate(attention: &Attention, inputs: &Inputs) -> Result<RowResults, BindError> {
+/// Evaluates every step of a kernel.
+pub fn evaluate(kernel: &Kernel, inputs: Inputs) -> Result<Results, BindError> {
+    evaluate_with(kernel, inputs, &mut attend)
+}
+
+/// Evaluates every row of an attention.
+fn attend(attention: &Attention, inputs: &Inputs) -> Result<RowResults, BindError> {
     let dense = Dense::new(attention, inputs)?;
     let sizes = dense.sizes();
     let blocks = sizes.seq_q.div_ceil(ROWS);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::dense::RowResults;
-use attn_compiler::attn_ir::{Attention, OutputKind};
+use attn_compiler::attn_ir::Measure;
+use attn_compiler::attn_ir::evaluate::Results;
 use attn_compiler::tolerance;
 use attn_runtime::{RunOptions, Tensor};
 use attnc::io::{HostTensor, TensorFile, load, save};
@@ -80,9 +80,9 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let pairs = work::pairs(&problem, work::MAX_CELLS)?;
     let mut checks = Vec::new();
     if args.verify || !args.against.is_empty() {
-        let truth = reference::evaluate(&problem.attention, &problem.inputs()?)?;
+        let truth = reference::evaluate(&problem.ir, problem.inputs()?)?;
         if args.verify {
-            checks = compare::with_reference(&problem.attention, problem.float, &outputs, &truth)?;
+            checks = compare::with_reference(&problem.ir, problem.float, &outputs, &truth)?;
         }
         for against in &args.against {
             checks.push(compare_with(&problem, &outputs, against, &truth)?);
@@ -186,12 +186,11 @@ fn compare_with(
     problem: &Problem,
     outputs: &[(String, Tensor)],
     against: &NamedSource,
-    truth: &RowResults,
+    truth: &Results,
 ) -> Result<Check, Failure> {
     let given = load(&against.source, &against.name)?;
-    let a: &Attention = &problem.attention;
-    let found = a.outputs.iter().zip(outputs).find(|(declared, _)| declared.name == against.name);
-    let Some((declared, (_, tensor))) = found else {
+    let found = problem.ir.outputs().zip(outputs).find(|((_, declared), _)| declared.name == against.name);
+    let Some(((_, declared), (_, tensor))) = found else {
         return Err(Failure::bug(format!("output `{}` was checked and is not there", against.name)));
     };
     if given.shape() != tensor.shape() {
@@ -203,10 +202,11 @@ fn compare_with(
             data::describe(tensor.dtype(), tensor.shape()),
         )));
     }
-    let wanted = compare::canonical(a, declared, &given.view()?)?;
-    let ours = compare::canonical(a, declared, &tensor.view())?;
-    let mut gate = compare::gate(a, declared, problem.float, truth.max_abs_score, &wanted);
-    if given.dtype().size() < tensor.dtype().size() && declared.kind == OutputKind::O {
+    let wanted = compare::elements(declared, &given.view()?)?;
+    let ours = compare::elements(declared, &tensor.view())?;
+    let measure = problem.ir.measure(&declared.name);
+    let mut gate = tolerance::gate(measure, declared.dtype, problem.float, truth.max_abs_score, &wanted);
+    if given.dtype().size() < tensor.dtype().size() && measure == Measure::Average {
         gate = tolerance::output_gate(given.dtype(), truth.max_abs_score);
     }
     let report = tolerance::check_gate(&ours, &wanted, gate);
@@ -247,13 +247,13 @@ pub fn origin(plan: &Plan) -> &'static str {
 
 impl Outcome<'_> {
     fn gflops(&self) -> Option<f64> {
-        let flops = work::flops(&self.problem.attention, self.pairs?);
+        let flops = work::flops(self.problem.ir.attentions().next()?, self.pairs?);
         Some(flops / self.times.median_ms() / 1e6)
     }
 
     fn text(&self) -> String {
         let p = self.problem;
-        let mut table = Table::of_facts("kernel", &p.attention.name);
+        let mut table = Table::of_facts("kernel", &p.ir.name);
         table.row(["sizes".into(), p.sizes()]);
         for (name, tensor) in &p.tensors {
             table.row([format!("input {name}"), data::describe(tensor.dtype(), &tensor.shape())]);
@@ -289,7 +289,7 @@ impl Outcome<'_> {
         let outputs: Vec<_> = self.outputs.iter().map(|(n, t)| tensor(n, t.dtype(), t.shape())).collect();
         let saved: BTreeMap<_, _> = self.saved.iter().cloned().collect();
         serde_json::json!({
-            "schema": 1, "kernel": p.attention.name, "dims": p.dims, "dtype": p.float.name(),
+            "schema": 1, "kernel": p.ir.name, "dims": p.dims, "dtype": p.float.name(),
             "inputs": inputs, "outputs": outputs, "saved": saved,
             "schedule": self.plan.schedule(), "target": self.plan.artifact().target,
             "compile_ms": self.plan.stats().total.as_secs_f64() * 1e3,

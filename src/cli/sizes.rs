@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::Attention;
+use attn_compiler::attn_ir::Kernel;
 use attn_compiler::pipeline::CompileError;
 use attn_compiler::sema::{self, PlanKey};
 
@@ -17,7 +17,7 @@ use super::ui::{Failure, Ui};
 /// See the head of this file.
 pub struct Settled {
     /// What the kernel computes.
-    pub attention: Attention,
+    pub ir: Kernel,
     /// How to plan it.
     pub key: PlanKey,
     /// Every dim that has no fixed size.
@@ -80,17 +80,17 @@ pub fn settle(
     let dims = BTreeMap::new();
     let mut key = PlanKey { kernel: spec.name.clone(), target, float, dims, statics, present };
     let mut dims = at.clone();
-    let attention = sema::instantiate(spec, &guessed(spec, &key, &dims))
+    let ir = sema::instantiate(spec, &guessed(spec, &key, &dims))
         .or_else(|_| sema::instantiate(spec, &with_unknown(spec, &key, &dims, 1)))?;
-    let defaulted = make_up_dims(spec, &attention, &mut dims);
+    let defaulted = make_up_dims(spec, &ir, &mut dims);
     key.dims = specialised(spec, &dims);
-    let attention = sema::instantiate(spec, &key)?;
-    Ok(Settled { attention, key, dims, defaulted })
+    let ir = sema::instantiate(spec, &key)?;
+    Ok(Settled { ir, key, dims, defaulted })
 }
 
 /// Sizes within the bounds of the text. Errors: one lies outside.
 pub fn check_bounds(settled: &Settled) -> Result<(), Failure> {
-    for dim in &settled.attention.dims {
+    for dim in &settled.ir.dims {
         let (Some(&size), Some((lo, hi))) = (settled.dims.get(&dim.name), dim.bounds) else { continue };
         if !(lo..=hi).contains(&size) {
             let name = &dim.name;

@@ -10,7 +10,7 @@ use attn_compiler::artifact::DType;
 use attn_compiler::expr::TensorId;
 use attn_compiler::expr::eval::Value;
 use attn_compiler::host::{Inputs, View};
-use attn_compiler::pipeline::{self, Plan};
+use attn_compiler::pipeline::{self, AttendPlan, Plan};
 use attn_compiler::sema::CheckedKernel;
 use attnc::io::{HostTensor, load};
 
@@ -80,17 +80,26 @@ impl Study {
         silent.ensures.clear();
         let plan = pipeline::plan(&silent, &settled.key, &mut ())
             .map_err(|err| Unsettled::Compile(err).failure(ui, &chosen))?;
+        if plan.attends.is_empty() {
+            let message = format!("kernel `{}` has no scores: there is no mask to look at", spec.name);
+            return Err(Failure::wrong(message).help("`attnc run` and `attnc bench` work on it"));
+        }
         let params = chosen.split_params(spec).1.into_iter().collect();
         let mut study = Study { plan, dims: settled.dims, params, views: Vec::new(), chosen };
         study.views = study.gather(args, bound)?;
         Ok(study)
     }
 
+    /// The attention that is looked at: the first of the kernel; [`Study::new`] has made sure that there is one.
+    pub fn attend(&self) -> &AttendPlan {
+        &self.plan.attends[0]
+    }
+
     /// Dims and parameters by name.
     pub fn scalars(&self) -> Result<Scalars, Failure> {
         let dims = self.dims.iter().map(|(name, n)| (name.clone(), *n)).collect();
         let inputs = Inputs { dims, params: self.params.clone(), tensors: HashMap::new() };
-        Ok(Scalars::new(&self.plan.attention, &inputs)?)
+        Ok(Scalars::new(&self.plan.kernel, &inputs)?)
     }
 
     /// The tensors that the mask reads, in their logical order.
@@ -99,7 +108,7 @@ impl Study {
         args: &StudyArgs,
         mut bound: HashMap<String, HostTensor>,
     ) -> Result<Vec<Option<View>>, Failure> {
-        let attention = &self.plan.attention;
+        let attention = &self.attend().attention;
         let scalars = self.scalars()?;
         let wanted = reads(&attention.pool, attention.mask);
         let mut views = Vec::new();
@@ -118,7 +127,7 @@ impl Study {
                 }
                 Some(tensor) => Some(tensor),
                 None if args.random && wanted.contains(&id) => {
-                    Some(random::tensor(attention, &scalars, id, &shape, args.seed)?.into())
+                    Some(random::tensor(&self.plan.kernel, &scalars, id, &shape, args.seed)?.into())
                 }
                 None => None,
             };
@@ -132,13 +141,14 @@ impl Study {
 
     /// Where masks are evaluated, with the tiles of the schedule.
     pub fn ground(&self) -> Result<Ground<'_>, Failure> {
-        let tile = (self.plan.schedule.tile_q, self.plan.schedule.tile_kv);
-        Ground::new(&self.plan.attention, self.scalars()?, self.views.clone(), tile)
+        let attend = self.attend();
+        let tile = (attend.schedule.tile_q, attend.schedule.tile_kv);
+        Ground::new(&attend.attention, self.scalars()?, self.views.clone(), tile)
     }
 
     /// `B = 2, S = 256`, in the order of the declarations.
     pub fn sizes(&self) -> BTreeMap<String, i64> {
-        let a = &self.plan.attention;
+        let a = &self.plan.kernel;
         let size = |d: &attn_compiler::attn_ir::Dim| {
             self.dims.get(&d.name).copied().or_else(|| a.pool.as_int(d.size))
         };

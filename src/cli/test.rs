@@ -195,8 +195,8 @@ fn check(
     };
     let mut outputs = problem.outputs()?;
     execute_once(&problem, &plan, &mut outputs, options)?;
-    let truth = reference::evaluate(&problem.attention, &problem.inputs()?)?;
-    let checks = compare::with_reference(&problem.attention, dtype, &outputs, &truth)?;
+    let truth = reference::evaluate(&problem.ir, problem.inputs()?)?;
+    let checks = compare::with_reference(&problem.ir, dtype, &outputs, &truth)?;
     Ok((checks, problem))
 }
 

@@ -3,10 +3,8 @@
 //!
 //! Comes in: a study. Goes out: bytes by tensor. Not here: what caches make of it.
 
-use attn_compiler::attn_ir::OutputKind;
 use attn_compiler::expr::VarId;
 use attn_compiler::expr::eval::{Env, Value, eval};
-use attn_compiler::lower::output_shape;
 use attn_compiler::tile_ir::TensorKind;
 
 use super::study::Study;
@@ -45,7 +43,7 @@ pub struct Moved {
     pub bytes: f64,
 }
 
-/// Sizes of a program, whose variables have the names of the attention's.
+/// Sizes of a program, whose variables have the names of the kernel's.
 struct Named<'a> {
     study: &'a Study,
     outer: super::data::Scalars,
@@ -54,7 +52,7 @@ struct Named<'a> {
 impl Env for Named<'_> {
     fn var(&self, var: VarId) -> Value {
         let name = &self.study.plan.program.pool.var_info(var).name;
-        match self.study.plan.attention.pool.find_var(name) {
+        match self.study.plan.kernel.pool.find_var(name) {
             Some(var) => self.outer.var(var),
             None => Value::Int(0),
         }
@@ -67,18 +65,17 @@ impl Env for Named<'_> {
 
 /// Bytes of every tensor, in order: inputs, outputs, workspace.
 pub fn of(study: &Study) -> Result<Vec<Moved>, Failure> {
-    let a = &study.plan.attention;
+    let k = &study.plan.kernel;
     let scalars = study.scalars()?;
     let elements = |shape: &[usize]| shape.iter().map(|&n| n as f64).product::<f64>();
     let mut out = Vec::new();
-    for t in &a.tensors {
-        let bytes = elements(&scalars.shape(&a.pool, &t.shape)) * t.dtype.size() as f64;
-        out.push(Moved { name: t.name.clone(), used: Use::Input, bytes });
-    }
-    for o in &a.outputs {
-        let kind: OutputKind = o.kind;
-        let bytes = elements(&scalars.shape(&a.pool, &output_shape(a, kind))) * o.dtype.size() as f64;
-        out.push(Moved { name: o.name.clone(), used: Use::Output, bytes });
+    for (used, tensors) in
+        [(Use::Input, k.inputs().collect::<Vec<_>>()), (Use::Output, k.outputs().collect())]
+    {
+        for (_, t) in tensors {
+            let bytes = elements(&scalars.shape(&k.pool, &t.shape)) * t.dtype.size() as f64;
+            out.push(Moved { name: t.name.clone(), used, bytes });
+        }
     }
     let program = &study.plan.program;
     let env = Named { study, outer: scalars };

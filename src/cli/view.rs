@@ -72,7 +72,7 @@ const MAX_PAGE_CELLS: usize = 4 << 20;
 /// Does it.
 pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let study = Study::new(ui, &args.study)?;
-    let attention = &study.plan.attention;
+    let attention = &study.attend().attention;
     let mut ground = study.ground()?;
     if !(0..attention.n_heads).contains(&args.head) {
         let message = format!("--head {}: the kernel has heads 0 to {}", args.head, attention.n_heads - 1);
@@ -104,12 +104,12 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
 }
 
 fn scene(study: &Study, ground: &mut Ground<'_>, args: &Args) -> Scene {
-    let attention = &study.plan.attention;
+    let attention = &study.attend().attention;
     let sizes: Vec<String> = study.sizes().iter().map(|(name, n)| format!("{name} = {n}")).collect();
     let mut left = if args.html.is_some() { MAX_PAGE_CELLS } else { 0 };
     let mut layers = vec![layer(ground, attention.mask, "mask", args.batch, &mut left)];
-    if study.plan.mask_clauses.len() > 1 {
-        for (text, _, clause) in &study.plan.mask_clauses {
+    if study.attend().mask_clauses.len() > 1 {
+        for (text, _, clause) in &study.attend().mask_clauses {
             layers.push(layer(ground, *clause, text, args.batch, &mut left));
         }
     }

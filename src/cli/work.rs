@@ -5,7 +5,7 @@
 //! counted by its length, else the hull is evaluated key by key. A mask that does not depend on b or h is
 //! counted once.
 
-use attn_compiler::attn_ir::Attention;
+use attn_compiler::attn_ir::{Attention, Origin};
 use attn_compiler::ensure::analyze_mask;
 use attn_compiler::expr::eval::{Env, Value};
 use attn_compiler::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
@@ -45,10 +45,13 @@ impl Env for Bound<'_> {
 
 /// Pairs (b, h, i, j) in the mask; `None` if counting them would take more than `max_cells` evaluations.
 pub fn pairs(problem: &Problem, max_cells: u64) -> Result<Option<u64>, Failure> {
-    let attention = &problem.attention;
+    let Some(attention) = problem.ir.attentions().next() else { return Ok(None) };
     let loads = tensors_read(&attention.pool, attention.mask);
+    if loads.iter().any(|&t| attention.tensor(t).origin != Origin::Host) {
+        return Ok(None);
+    }
     let inputs = problem.inputs_where(&|id| loads.contains(&id))?;
-    let scalars = Scalars::new(attention, &inputs)?;
+    let scalars = Scalars::new(&problem.ir, &inputs)?;
     let size = |id: ExprId| scalars.size(&attention.pool, id) as u64;
     let (batch, heads) = (size(attention.batch), attention.n_heads.max(0) as u64);
     let (seq_q, seq_k) = (size(attention.seq_q), size(attention.seq_k));

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::{Attention, Fact, OutputKind, dense::Dense};
+use attn_compiler::attn_ir::dense::{Dense, RowResults};
+use attn_compiler::attn_ir::evaluate::{Results, evaluate_with};
+use attn_compiler::attn_ir::{self, Attention, Fact, Kernel};
 use attn_compiler::diagnostic::render::{Style, human};
 use attn_compiler::expr::eval::{Env, Value, eval};
 use attn_compiler::expr::{TensorId, VarId};
-use attn_compiler::host::{Data, Inputs, View, round_to};
-use attn_compiler::lower::output_shape;
+use attn_compiler::host::{BindError, Data, Inputs, View, round_to};
 use attn_compiler::pipeline::{self, Front, Plan};
 use attn_compiler::sema::PlanKey;
 use attn_compiler::target::Target;
@@ -125,42 +126,37 @@ impl Env for Scalars {
 pub struct Problem {
     /// For the reference.
     pub inputs: Inputs,
-    /// For the kernel, in the order of the attention's tensors.
+    /// For the kernel, in the order of its inputs.
     pub tensors: Vec<(String, Tensor)>,
-    /// Shapes of the outputs.
-    pub outputs: Vec<(String, OutputKind, DType, Vec<usize>)>,
+    /// Shapes of the outputs, dims in logical order.
+    pub outputs: Vec<(String, DType, Vec<usize>)>,
 }
 
 /// How integer tensors are filled: by name, an inclusive range; others are in 0..=`default`.
 pub type IntRange<'a> = &'a dyn Fn(&str) -> (i64, i64);
 
-/// Makes up every input of an attention: normal floats, integers in `ints`, bits with probability a half.
-pub fn problem(attn: &Attention, dims: &[(&str, i64)], ints: IntRange, seed: u64) -> Problem {
+/// Makes up every input of a kernel: normal floats, integers in `ints`, bits with probability a half.
+pub fn problem(ir: &Kernel, dims: &[(&str, i64)], ints: IntRange, seed: u64) -> Problem {
     let mut rng = Rng(seed);
     let mut scalars = Scalars(HashMap::new());
     let mut inputs = Inputs::default();
-    for (name, var) in attn.runtime_dims() {
+    for (name, var) in ir.runtime_dims() {
         let size = dims.iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("a size for {name}")).1;
         scalars.0.insert(var, Value::Int(size));
         inputs.dims.insert(name, size);
     }
-    let size = |id| eval(&attn.pool, id, &scalars).int() as usize;
+    let sizes = |t: &attn_ir::Tensor| -> Vec<usize> {
+        t.shape.iter().map(|&id| eval(&ir.pool, id, &scalars).int() as usize).collect()
+    };
     let mut tensors = Vec::new();
-    for t in &attn.tensors {
-        let shape: Vec<usize> = t.shape.iter().map(|&d| size(d)).collect();
+    for (_, t) in ir.inputs() {
+        let shape = sizes(t);
         let n: usize = shape.iter().product();
         let data = fill(&mut rng, t.dtype, t.fact, n, ints(&t.name));
         tensors.push((t.name.clone(), bound(t.dtype, &data, &shape, &t.layout)));
         inputs.tensors.insert(t.name.clone(), View::contiguous(shape, data).expect("the right count"));
     }
-    let outputs = attn
-        .outputs
-        .iter()
-        .map(|o| {
-            let shape = output_shape(attn, o.kind).into_iter().map(&size).collect();
-            (o.name.clone(), o.kind, o.dtype, shape)
-        })
-        .collect();
+    let outputs = ir.outputs().map(|(_, t)| (t.name.clone(), t.dtype, sizes(t))).collect();
     Problem { inputs, tensors, outputs }
 }
 
@@ -211,19 +207,12 @@ fn push(bytes: &mut Vec<u8>, dtype: DType, value: Value) {
 }
 
 /// Runs a kernel on a problem; outputs in order, as tensors in memory order.
-pub fn run(kernel: &LoadedKernel, attn: &Attention, problem: &Problem, threads: usize) -> Vec<Tensor> {
-    let query_layout = &attn.tensor(attn.dots[0].x.tensor).layout;
-    let mut out: Vec<Tensor> = problem
-        .outputs
-        .iter()
-        .map(|(_, kind, dtype, shape)| {
-            let memory: Vec<usize> = match kind {
-                OutputKind::O => query_layout.iter().map(|&d| shape[d]).collect(),
-                _ => shape.clone(),
-            };
-            Tensor::zeros(*dtype, &memory).expect("an output")
-        })
-        .collect();
+pub fn run(kernel: &LoadedKernel, ir: &Kernel, problem: &Problem, threads: usize) -> Vec<Tensor> {
+    let mut out: Vec<Tensor> = Vec::new();
+    for ((_, t), (_, dtype, shape)) in ir.outputs().zip(&problem.outputs) {
+        let memory: Vec<usize> = t.layout.iter().map(|&d| shape[d]).collect();
+        out.push(Tensor::zeros(*dtype, &memory).expect("an output"));
+    }
     let inputs: Vec<NamedInput> = problem.tensors.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
     let mut outputs: Vec<NamedOutput> =
         problem.outputs.iter().zip(&mut out).map(|((n, ..), t)| (n.as_str(), t.view_mut())).collect();
@@ -233,38 +222,41 @@ pub fn run(kernel: &LoadedKernel, attn: &Attention, problem: &Problem, threads: 
     out
 }
 
-/// Compares every output with the dense reference; panics naming the output and the figures.
-pub fn verify(attn: &Attention, problem: &Problem, out: &[Tensor], what: &str) {
-    let dense = Dense::new(attn, &problem.inputs).unwrap_or_else(|e| panic!("{what}: {e}"));
-    let sizes = dense.sizes();
-    let jobs: Vec<(usize, usize)> =
-        (0..sizes.batch).flat_map(|b| (0..sizes.n_heads).map(move |h| (b, h))).collect();
+/// All rows of an attention, on all threads.
+fn attend(a: &Attention, inputs: &Inputs) -> Result<RowResults, BindError> {
     use rayon::prelude::*;
-    let rows: Vec<_> = jobs.par_iter().map(|&(b, h)| dense.rows(b, h, 0..sizes.seq_q)).collect();
-    let max_score = rows.iter().map(|r| r.max_abs_score).fold(0.0, f64::max);
-    let query = attn.dots[0].x;
-    let layout = &attn.tensor(query.tensor).layout;
-    for ((name, kind, dtype, shape), tensor) in problem.outputs.iter().zip(out) {
-        let mut logical = tensor.view();
-        if *kind == OutputKind::O {
-            let mut inverse = vec![0; layout.len()];
-            for (axis, &d) in layout.iter().enumerate() {
-                inverse[d] = axis;
-            }
-            logical = logical.permuted(&inverse).expect("a permutation");
-        }
-        assert_eq!(logical.shape(), shape.as_slice(), "{what}: shape of {name}");
-        let got = logical.to_f64_vec();
-        // Logical order of `o` is [batch, head, row, feature] with absent dims of size one: rows come in order.
-        let want: Vec<f64> = match kind {
-            OutputKind::O => rows.iter().flat_map(|r| r.o.iter().copied()).collect(),
-            OutputKind::Lse => rows.iter().flat_map(|r| r.lse.iter().copied()).collect(),
-            OutputKind::MaxLogit => rows.iter().flat_map(|r| r.max_logit.iter().copied()).collect(),
-        };
-        let report = match kind {
-            OutputKind::O => tolerance::check(&got, &want, *dtype, max_score),
-            _ => tolerance::check_lse(&got, &want, *dtype, max_score),
-        };
-        assert!(report.ok, "{what}: {name}: {report:?} (max score {max_score:.2})");
+    let dense = Dense::new(a, inputs)?;
+    let sizes = dense.sizes();
+    let jobs = sizes.batch * sizes.n_heads;
+    let each = |n: usize| dense.rows(n / sizes.n_heads, n % sizes.n_heads, 0..sizes.seq_q);
+    let parts: Vec<RowResults> = (0..jobs).into_par_iter().map(each).collect();
+    let mut all = RowResults::default();
+    for part in parts {
+        all.o.extend(part.o);
+        all.lse.extend(part.lse);
+        all.max_logit.extend(part.max_logit);
+        all.max_abs_score = all.max_abs_score.max(part.max_abs_score);
+    }
+    Ok(all)
+}
+
+/// What the reference says of a problem.
+pub fn reference(ir: &Kernel, inputs: &Inputs) -> Results {
+    evaluate_with(ir, inputs.clone(), &mut attend).unwrap_or_else(|e| panic!("{}: {e}", ir.name))
+}
+
+/// Compares every output with the reference; panics naming the output and the figures.
+pub fn verify(ir: &Kernel, float: DType, problem: &Problem, out: &[Tensor], what: &str) {
+    let truth = reference(ir, &problem.inputs);
+    for ((_, t), tensor) in ir.outputs().zip(out) {
+        let inverse: Vec<usize> =
+            (0..t.layout.len()).map(|d| t.layout.iter().position(|&x| x == d).expect("a dim")).collect();
+        let logical = tensor.view().permuted(&inverse).expect("a permutation");
+        let wanted = &truth.outputs[&t.name];
+        assert_eq!(logical.shape(), wanted.shape(), "{what}: shape of {}", t.name);
+        let (got, want) = (logical.to_f64_vec(), wanted.to_f64_vec());
+        let gate = tolerance::gate(ir.measure(&t.name), t.dtype, float, truth.max_abs_score, &want);
+        let report = tolerance::check_gate(&got, &want, gate);
+        assert!(report.ok, "{what}: {}: {report:?} (max score {:.2})", t.name, truth.max_abs_score);
     }
 }

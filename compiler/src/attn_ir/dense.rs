@@ -13,13 +13,17 @@ mod tape;
 mod tests;
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
-use crate::attn_ir::{Attention, Rows, Weight};
+use crate::attn_ir::{Attention, Origin, Rows, Weight};
 use crate::expr::eval::{Env, Value, eval};
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::host::{BindError, Inputs, View};
 use dots::{KeyPanels, RowsAt};
 use tape::{Tape, Vars};
+
+/// Stands for a tensor that is not read.
+static NOTHING: LazyLock<View> = LazyLock::new(|| View::from_fn(&[0], |_| 0.0));
 
 /// Results for some rows of one (b, h).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -79,6 +83,11 @@ impl<'a> Dense<'a> {
             |id: ExprId| usize::try_from(eval(&attention.pool, id, &Scalars(&vars)).int()).unwrap_or(0);
         let mut views = Vec::new();
         for t in &attention.tensors {
+            // What other steps make may not be there yet; what this one reads is.
+            if t.origin != Origin::Host && !inputs.tensors.contains_key(&t.name) {
+                views.push(&*NOTHING);
+                continue;
+            }
             let shape: Vec<usize> = t.shape.iter().map(|&n| size(n)).collect();
             views.push(inputs.tensor(&t.name, &shape, t.dtype)?);
         }

@@ -9,9 +9,16 @@
 //! dot product of the query row of (b, h, row) and the key row of (b, kv_head(h), j); pairs where `mask` is
 //! false or the score is -inf take no part; the weights follow [`Weight`]; `o = sum_j w_j v_j`.
 //! [`dense`] evaluates exactly this in f64.
+//!
+//! A [`Kernel`] is one or more such steps: tensors derived from others ([`Derive`]: rotated rows, feature maps,
+//! gates), attentions between them. [`evaluate`] evaluates all of it.
 
 pub mod dense;
+pub mod evaluate;
+pub mod kernel;
 pub mod text;
+
+pub use kernel::{Derive, Kernel, Measure, Side, Step};
 
 use crate::artifact::DType;
 use crate::expr::eval::Value;
@@ -50,7 +57,19 @@ pub enum Fact {
     Monotone,
 }
 
-/// An input tensor.
+/// Who writes a tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// The host binds it; read only.
+    #[default]
+    Host,
+    /// A step makes it for later ones; f32, i32 or bit, never seen by the host.
+    Made,
+    /// A step makes it for the host.
+    Output,
+}
+
+/// A tensor: an input, or what a step makes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     /// Name in the specification.
@@ -63,6 +82,8 @@ pub struct Tensor {
     pub layout: Vec<usize>,
     /// Promise about the contents.
     pub fact: Fact,
+    /// Who writes it.
+    pub origin: Origin,
 }
 
 /// A tensor of rows: which logical dim plays which role.
@@ -171,7 +192,7 @@ pub struct Attention {
     pub dims: Vec<Dim>,
     /// Run-time scalars in order of declaration.
     pub params: Vec<Param>,
-    /// Inputs in order of declaration; `TensorId(n)` is the n-th.
+    /// Those of the kernel, in its order; `TensorId(n)` is the n-th.
     pub tensors: Vec<Tensor>,
     /// Index variables.
     pub index: IndexVars,
@@ -220,12 +241,14 @@ impl Attention {
 
     /// The dims whose sizes are only known at launch: (name, variable).
     pub fn runtime_dims(&self) -> Vec<(String, VarId)> {
-        self.dims
-            .iter()
-            .filter_map(|d| match self.pool.op(d.size) {
-                crate::expr::Op::Var(v) => Some((d.name.clone(), *v)),
-                _ => None,
-            })
-            .collect()
+        runtime_dims(&self.pool, &self.dims)
     }
+}
+
+fn runtime_dims(pool: &Pool, dims: &[Dim]) -> Vec<(String, VarId)> {
+    let variable = |d: &Dim| match pool.op(d.size) {
+        crate::expr::Op::Var(v) => Some((d.name.clone(), *v)),
+        _ => None,
+    };
+    dims.iter().filter_map(variable).collect()
 }

@@ -34,7 +34,7 @@ mod print;
 mod tests;
 
 pub use parse::parse;
-pub use print::print;
+pub use print::{print, print_kernel};
 
 use super::OutputKind;
 

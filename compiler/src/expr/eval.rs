@@ -109,6 +109,7 @@ fn float_unary(op: UnaryOp, x: f64) -> f64 {
         Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Sin => x.sin(),
         Cos => x.cos(),
+        Round32 => f64::from(x as f32),
         Not | ToFloat | ToInt => f64::NAN,
     }
 }

@@ -79,6 +79,8 @@ pub enum UnaryOp {
     ToFloat,
     /// float to int, toward zero, saturating; NaN gives 0.
     ToInt,
+    /// The nearest f32, as a float: a declared rounding. The identity in kernels, whose floats are f32.
+    Round32,
 }
 
 /// Operations of two operands of one type.
@@ -296,7 +298,7 @@ impl Pool {
         for id in order {
             let made = match replace(self, id) {
                 Some(sub) => sub,
-                None => self.rebuild(id, &|x| new[&x]),
+                None => self.remade(id, &|x| new[&x]),
             };
             new.insert(id, made);
         }
@@ -311,7 +313,8 @@ impl Pool {
         })
     }
 
-    fn rebuild(&mut self, id: ExprId, new: &dyn Fn(ExprId) -> ExprId) -> ExprId {
+    /// The operation of `id` on other operands.
+    pub fn remade(&mut self, id: ExprId, new: &dyn Fn(ExprId) -> ExprId) -> ExprId {
         match self.op(id).clone() {
             op @ (Op::Int(_) | Op::Float(_) | Op::Bool(_) | Op::Var(_)) => self.intern(op),
             Op::Load(t, idx, ty) => self.load(t, idx.iter().map(|&x| new(x)).collect(), ty),

@@ -88,7 +88,7 @@ pub(super) fn infix(op: BinaryOp) -> Option<(u8, &'static str)> {
 }
 
 /// Names of the unary functions written as calls.
-pub(super) const UNARY_CALLS: [(&str, UnaryOp); 15] = [
+pub(super) const UNARY_CALLS: [(&str, UnaryOp); 16] = [
     ("abs", UnaryOp::Abs),
     ("floor", UnaryOp::Floor),
     ("ceil", UnaryOp::Ceil),
@@ -104,6 +104,7 @@ pub(super) const UNARY_CALLS: [(&str, UnaryOp); 15] = [
     ("cos", UnaryOp::Cos),
     ("float", UnaryOp::ToFloat),
     ("int", UnaryOp::ToInt),
+    ("round32", UnaryOp::Round32),
 ];
 
 impl Printer<'_> {

@@ -1,15 +1,17 @@
 //! What must be proved when arguments are bound: every index in range, every divisor not zero.
 //!
-//! Comes in: an attention after tabulation. Goes out: one [`BindCheck`] for each indexed dim of an input and each
+//! Comes in: an attention after tabulation, or a derived tensor. Goes out: one [`BindCheck`] for each indexed dim of an input and each
 //! divisor that is not a constant, over the attention's own index variables with their intervals. The runtime
 //! proves them by interval arithmetic from the actual lengths, parameters and table contents.
 
 use crate::artifact::BindCheck;
-use crate::attn_ir::{Attention, Weight};
+use crate::attn_ir::{Attention, Derive, Weight};
 use crate::expr::print::print;
-use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, VarId};
+use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, VarId};
+use crate::tile_ir::{TensorDecl, TensorKind};
 
 /// Checks, and the interval of each index variable.
+#[derive(Clone, Debug)]
 pub struct Checks {
     /// In order of first occurrence.
     pub checks: Vec<BindCheck>,
@@ -17,19 +19,48 @@ pub struct Checks {
     pub vars: Vec<(VarId, ExprId, ExprId)>,
 }
 
-/// Collects the checks of the score, the mask and the sink.
-pub fn collect(attn: &Attention, pool: &mut Pool) -> Checks {
-    let mut roots = vec![attn.score, attn.mask];
-    if let Weight::Softmax { sink: Some(sink) } = attn.weight {
-        roots.push(sink);
+impl Checks {
+    /// Nothing to be proved.
+    pub fn none() -> Checks {
+        Checks { checks: Vec::new(), vars: Vec::new() }
     }
-    let name = |t: TensorId| {
-        attn.tensors.get(t.0 as usize).map_or_else(|| format!("table{}", t.0), |t| t.name.clone())
-    };
+
+    /// Adds the checks of the score, the mask and the sink.
+    pub fn add_attention(&mut self, attn: &Attention, pool: &mut Pool, tensors: &[TensorDecl]) {
+        let mut roots = vec![attn.score, attn.mask];
+        if let Weight::Softmax { sink: Some(sink) } = attn.weight {
+            roots.push(sink);
+        }
+        self.checks.extend(of(pool, &roots, tensors));
+        self.vars.extend(intervals(attn, pool));
+    }
+
+    /// Adds the checks of a derived tensor of this shape.
+    pub fn add_derived(&mut self, d: &Derive, shape: &[ExprId], pool: &mut Pool, tensors: &[TensorDecl]) {
+        if of(pool, &d.checks, tensors).is_empty() {
+            return;
+        }
+        // Derived tensors share their variables: here each has its own interval.
+        let zero = pool.int(0);
+        let mut own = Vec::new();
+        let summed = d.sum.iter().copied();
+        for (var, extent) in d.index.iter().copied().zip(shape.iter().copied()).chain(summed) {
+            let fresh = pool.add_var("at", Ty::Int);
+            own.push((var, pool.var(fresh)));
+            self.vars.push((fresh, zero, pool.add_int(extent, -1)));
+        }
+        let roots: Vec<ExprId> = d.checks.iter().map(|&c| pool.substitute(c, &own)).collect();
+        self.checks.extend(of(pool, &roots, tensors));
+    }
+}
+
+/// The checks of some expressions: loads of inputs, divisors.
+fn of(pool: &Pool, roots: &[ExprId], tensors: &[TensorDecl]) -> Vec<BindCheck> {
+    let name = |t: TensorId| tensors[t.0 as usize].name.clone();
     let mut checks = Vec::new();
-    for id in pool.reachable(&roots) {
+    for id in pool.reachable(roots) {
         match pool.op(id) {
-            Op::Load(tensor, index, _) if (tensor.0 as usize) < attn.tensors.len() => {
+            Op::Load(tensor, index, _) if tensors[tensor.0 as usize].kind == TensorKind::Input => {
                 let text = print(pool, id, &name);
                 checks.extend(index.iter().enumerate().map(|(dim, &index)| BindCheck::Index {
                     tensor: *tensor,
@@ -46,7 +77,7 @@ pub fn collect(attn: &Attention, pool: &mut Pool) -> Checks {
             _ => {}
         }
     }
-    Checks { checks, vars: intervals(attn, pool) }
+    checks
 }
 
 /// The interval of each index variable of an attention.

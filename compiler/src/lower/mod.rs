@@ -10,12 +10,13 @@
 
 mod attend;
 pub mod checks;
+pub mod derive;
 mod pack;
 mod scale;
 pub mod tabulate;
 
 use crate::artifact::DType;
-use crate::attn_ir::{Attention, Fact, OutputKind, Rows};
+use crate::attn_ir::{Attention, Dim, Fact, Origin, OutputKind, Param, Rows, Tensor};
 use crate::expr::{ExprId, Op, Pool, TensorId};
 use crate::schedule::CpuSchedule;
 use crate::tile_ir::{Launch, Program, Require, ScalarArg, TensorDecl, TensorKind};
@@ -32,10 +33,21 @@ pub struct Input<'a> {
     pub schedule: &'a CpuSchedule,
 }
 
-/// Lowers to the CPU form of the tile IR.
+/// Lowers one attention on its own to the CPU form of the tile IR.
 pub fn lower(input: &Input) -> Program {
+    let a = input.attn;
+    let names = Names { name: &a.name, pool: &a.pool, dims: &a.dims, params: &a.params, tensors: &a.tensors };
+    let mut program = declare(&names);
+    program.tensors.extend(input.tables.iter().map(Table::declare));
+    attention(&mut program, input);
+    program
+}
+
+/// Adds the launches of one attention to a program that declares its tensors and tables, and whose pool is a copy
+/// of the attention's.
+pub fn attention(program: &mut Program, input: &Input) {
     let attn = input.attn;
-    let mut builder = Builder { program: header(input), outputs: Vec::new() };
+    let mut builder = Builder { program: std::mem::replace(program, empty()), outputs: Vec::new() };
     builder.declare_outputs(attn);
     let keys: Vec<pack::PackedKeys> =
         attn.dots.iter().map(|dot| pack::declare_keys(&mut builder, input, dot.y)).collect();
@@ -48,8 +60,30 @@ pub fn lower(input: &Input) -> Program {
         .collect();
     launches.push(pack::pack_values(&mut builder, input, &values));
     launches.push(attend::attend(&mut builder, input, &keys, &values));
-    builder.program.launches = launches;
-    builder.program
+    for mut launch in launches {
+        launch.name = fresh(&launch.name, builder.program.launches.iter().map(|l| l.name.as_str()));
+        builder.program.launches.push(launch);
+    }
+    *program = builder.program;
+}
+
+/// A name that is not taken yet.
+fn fresh<'a>(name: &str, taken: impl Iterator<Item = &'a str> + Clone) -> String {
+    let free = |n: &String| taken.clone().all(|t| t != n);
+    let numbered = (2..).map(|k| format!("{name}{k}"));
+    std::iter::once(name.to_string()).chain(numbered).find(free).unwrap_or_default()
+}
+
+fn empty() -> Program {
+    Program {
+        name: String::new(),
+        pool: Pool::new(),
+        dims: vec![],
+        params: vec![],
+        tensors: vec![],
+        requires: vec![],
+        launches: vec![],
+    }
 }
 
 /// A program under construction.
@@ -69,19 +103,18 @@ impl Builder {
     /// Adds a tensor to the table.
     pub fn tensor(&mut self, name: &str, kind: TensorKind, dtype: DType, shape: Vec<ExprId>) -> TensorId {
         let layout = (0..shape.len()).collect();
-        self.program.tensors.push(TensorDecl {
-            name: name.into(),
-            kind,
-            dtype,
-            shape,
-            layout,
-            fact: Fact::None,
-        });
+        let name = fresh(name, self.program.tensors.iter().map(|t| t.name.as_str()));
+        self.program.tensors.push(TensorDecl { name, kind, dtype, shape, layout, fact: Fact::None });
         TensorId(self.program.tensors.len() as u32 - 1)
     }
 
+    /// Finds the tensors that the attention writes; an attention on its own has not declared them.
     fn declare_outputs(&mut self, attn: &Attention) {
         for out in &attn.outputs {
+            if let Some(n) = self.program.tensors.iter().position(|t| t.name == out.name) {
+                self.outputs.push(TensorId(n as u32));
+                continue;
+            }
             let query = attn.dots[0].x;
             let mut decl = TensorDecl {
                 name: out.name.clone(),
@@ -114,46 +147,57 @@ pub fn output_shape(attn: &Attention, kind: OutputKind) -> Vec<ExprId> {
     shape
 }
 
-fn header(input: &Input) -> Program {
-    let attn = input.attn;
-    let pool = attn.pool.clone();
-    let dims =
-        attn.runtime_dims().into_iter().map(|(name, var)| ScalarArg { name, var, default: None }).collect();
-    let params = attn
-        .params
-        .iter()
-        .map(|p| ScalarArg { name: p.name.clone(), var: p.var, default: p.default })
-        .collect();
-    let mut tensors: Vec<TensorDecl> = attn
-        .tensors
-        .iter()
-        .map(|t| TensorDecl {
-            name: t.name.clone(),
-            kind: TensorKind::Input,
-            dtype: t.dtype,
-            shape: t.shape.clone(),
-            layout: t.layout.clone(),
-            fact: t.fact,
-        })
-        .collect();
-    tensors.extend(input.tables.iter().map(Table::declare));
-    let mut program = Program {
-        name: attn.name.clone(),
+/// What a program declares before its launches.
+pub struct Names<'a> {
+    /// Kernel name.
+    pub name: &'a str,
+    /// Expressions of the declarations, and more.
+    pub pool: &'a Pool,
+    /// Dims.
+    pub dims: &'a [Dim],
+    /// Parameters.
+    pub params: &'a [Param],
+    /// Tensors.
+    pub tensors: &'a [Tensor],
+}
+
+/// A program with the declarations of a kernel and no launches.
+pub fn declare(names: &Names) -> Program {
+    let mut pool = names.pool.clone();
+    let dim = |d: &Dim| match pool.op(d.size) {
+        Op::Var(var) => Some(ScalarArg { name: d.name.clone(), var: *var, default: None }),
+        _ => None,
+    };
+    let dims = names.dims.iter().filter_map(dim).collect();
+    let param = |p: &Param| ScalarArg { name: p.name.clone(), var: p.var, default: p.default };
+    let tensor = |t: &Tensor| TensorDecl {
+        name: t.name.clone(),
+        kind: match t.origin {
+            Origin::Host => TensorKind::Input,
+            Origin::Output => TensorKind::Output,
+            Origin::Made => TensorKind::Workspace,
+        },
+        dtype: t.dtype,
+        shape: t.shape.clone(),
+        layout: t.layout.clone(),
+        fact: t.fact,
+    };
+    let requires = requires(names.dims, &mut pool);
+    Program {
+        name: names.name.into(),
         pool,
         dims,
-        params,
-        tensors,
-        requires: Vec::new(),
+        params: names.params.iter().map(param).collect(),
+        tensors: names.tensors.iter().map(tensor).collect(),
+        requires,
         launches: Vec::new(),
-    };
-    program.requires = requires(attn, &mut program.pool);
-    program
+    }
 }
 
 /// Declared bounds of run-time dims, and `Hq` divisible where it was only known now.
-fn requires(attn: &Attention, pool: &mut Pool) -> Vec<Require> {
+fn requires(dims: &[Dim], pool: &mut Pool) -> Vec<Require> {
     let mut out = Vec::new();
-    for dim in &attn.dims {
+    for dim in dims {
         let (Some((lo, hi)), Op::Var(_)) = (dim.bounds, pool.op(dim.size)) else { continue };
         let (low, high) = (pool.int(lo), pool.int(hi));
         let (above, below) = (pool.le(low, dim.size), pool.le(dim.size, high));

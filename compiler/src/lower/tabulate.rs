@@ -61,11 +61,12 @@ pub struct NotTabulable {
     pub text: String,
 }
 
-/// Replaces what can be tabulated in the score, the mask and the sink.
-pub fn tabulate(attn: &mut Attention) -> Result<Vec<Table>, NotTabulable> {
-    let first = attn.tensors.len() as u32;
+/// Replaces what can be tabulated in the score, the mask and the sink. The n-th table is tensor `first + n` of the
+/// program; `n_before` tables of other attentions have their names already.
+pub fn tabulate(attn: &mut Attention, first: u32, n_before: usize) -> Result<Vec<Table>, NotTabulable> {
     let dots = attn.dots.iter().map(|d| d.var).collect();
-    let mut t = Tabulator { domain: Domain::of(attn), dots, tables: Vec::new(), first, done: HashMap::new() };
+    let (domain, done) = (Domain::of(attn), HashMap::new());
+    let mut t = Tabulator { domain, dots, tables: Vec::new(), first, n_before, done };
     let mut pool = std::mem::take(&mut attn.pool);
     let done = (|| {
         attn.mask = t.rewrite(&mut pool, attn.mask)?;
@@ -144,6 +145,7 @@ struct Tabulator {
     dots: Vec<VarId>,
     tables: Vec<Table>,
     first: u32,
+    n_before: usize,
     done: HashMap<ExprId, ExprId>,
 }
 
@@ -282,7 +284,8 @@ impl Tabulator {
             _ => Ty::Float,
         };
         let at = self.tables.len();
-        self.tables.push(Table { name: format!("table{at}"), dtype, vars, origin, shape, value });
+        let name = format!("table{}", self.n_before + at);
+        self.tables.push(Table { name, dtype, vars, origin, shape, value });
         pool.load(TensorId(self.first + at as u32), index, ty)
     }
 }

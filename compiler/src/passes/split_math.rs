@@ -6,7 +6,8 @@
 //!
 //! Done where the map's value is a chain: exactly one elementary function of the written tile, whose argument
 //! holds every read of that tile, so that the tile itself can carry the intermediate value and no further
-//! buffer is needed. Any other shape keeps its scalar calls.
+//! buffer is needed. Where nothing of the tile is read, exactly one function that varies from element to element.
+//! Any other shape keeps its scalar calls.
 
 use super::rewrite_blocks;
 use crate::artifact::MathFn;
@@ -26,7 +27,8 @@ fn split(pool: &mut Pool, stmt: &Stmt) -> Option<Vec<Stmt>> {
     let (dst, rows, cols) = (*dst, *rows, *cols);
     let tile_vars: Vec<VarId> =
         reads.iter().filter(|(_, b, a)| *b == dst && *a == Access::Tile).map(|r| r.0).collect();
-    let (call, f, argument) = elementary_calls(pool, *value, &tile_vars)?;
+    let varying = if tile_vars.is_empty() { vec![*row, *col] } else { tile_vars.clone() };
+    let (call, f, argument) = elementary_calls(pool, *value, &varying)?;
     let carried = pool.add_var("y", Ty::Float);
     let y = pool.var(carried);
     let outer = pool.rewrite(*value, &mut |_, n| (n == call).then_some(y));
@@ -38,6 +40,9 @@ fn split(pool: &mut Pool, stmt: &Stmt) -> Option<Vec<Stmt>> {
         Stmt::Map { dst, rows, cols, row: *row, col: *col, reads: first, value: argument },
         Stmt::Math { f, dst, rows },
     ];
+    if outer == y {
+        return Some(parts);
+    }
     let (row2, col2) = (pool.add_var("r", Ty::Int), pool.add_var("c", Ty::Int));
     let (r2, c2) = (pool.var(row2), pool.var(col2));
     let mut renamed = vec![(*row, r2), (*col, c2)];
@@ -61,13 +66,13 @@ fn reads_of(
     reads.iter().filter(|(v, _, _)| used.contains(v)).copied().collect()
 }
 
-/// The one call whose argument varies over the tile, if it is the only one.
-fn elementary_calls(pool: &Pool, value: ExprId, tile_vars: &[VarId]) -> Option<(ExprId, MathFn, ExprId)> {
+/// The one call whose argument depends on what varies, if it is the only one.
+fn elementary_calls(pool: &Pool, value: ExprId, varying: &[VarId]) -> Option<(ExprId, MathFn, ExprId)> {
     let mut found = None;
     for id in pool.reachable(&[value]) {
         let Op::Unary(op, x) = *pool.op(id) else { continue };
         let Some(f) = math_fn(op) else { continue };
-        if !pool.depends_on(x, tile_vars) {
+        if !pool.depends_on(x, varying) {
             continue;
         }
         if found.is_some() {

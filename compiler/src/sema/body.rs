@@ -49,9 +49,6 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
     let align = elab.align(clauses.align, &roles, &exprs, fallback);
     let heads = elab.heads(clauses.heads, &roles, fallback);
     elab.specialise(&roles);
-    if let Some((e, _)) = &score {
-        computed_rows(e, &mut unsupported);
-    }
     for (e, at) in &exprs {
         excluded_blocks(e, *at, &mut unsupported);
     }
@@ -61,11 +58,12 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
     }
     let body = match (score, weight, roles.dots.first()) {
         (Some((score, _)), Some(weight), Some(&(_, key))) if !score.is_error() => Some(Body {
-            score,
+            score: score.clone(),
             mask: mask.map(|(e, _, _)| e),
             weight,
-            dots: roles.dots.clone(),
+            dots: dots(&score, &roles),
             value: value.unwrap_or(key),
+            value_row: values.first().cloned(),
         }),
         _ => None,
     };
@@ -304,22 +302,16 @@ fn result(
             let (core, cast) = uncast(elab, inner)?;
             let plain = matches!(&core.node, ExprKind::Infix { op: ast::InfixOp::MatMul, left, .. }
                 if matches!(&left.node, ExprKind::Name(n) if n == "weight"));
+            let n_before = values.len();
             let typed = weighted_expr(elab, core, values)?;
-            if !plain {
+            if values.len() > n_before + 1 {
                 unsupported.push(UnsupportedClause {
                     clause: format!("return {text}"),
                     span: e.span,
-                    nearest: "return `weight @ v` and apply the epilogue on the host".into(),
+                    nearest: "one `weight @ v` in a result; write a branch for each".into(),
                 });
             }
-            if plain && !matches!(&typed.kind, Kind::Row(_, index) if index.is_empty()) {
-                unsupported.push(UnsupportedClause {
-                    clause: format!("return {text}"),
-                    span: e.span,
-                    nearest: "`weight @ v` with v an input".into(),
-                });
-            }
-            make("o", OutputHir::O { cast })
+            make("o", OutputHir::O { cast, epilogue: (!plain).then_some(typed) })
         }
     }
 }
@@ -376,9 +368,8 @@ fn weighted_expr(elab: &mut Elab<'_>, e: &ast::Expr, values: &mut Vec<Expr>) -> 
         elab.report.push(d);
         return None;
     }
-    let first = found[0].clone();
     values.extend(found);
-    Some(if matches!(typed.kind, Kind::Row(..)) { typed } else { first })
+    Some(typed)
 }
 
 /// Roles of the values; an output learns its value's roles.
@@ -396,20 +387,20 @@ fn value_rows(elab: &mut Elab<'_>, roles: &mut Roles, values: &[Expr]) -> Option
     first
 }
 
-/// Dots of computed rows, which the attention IR cannot express.
-fn computed_rows(score: &Expr, unsupported: &mut Vec<UnsupportedClause>) {
-    let plain = |e: &Expr| matches!(&e.kind, Kind::Row(_, index) if index.is_empty());
-    let found = find(score, &mut |n| match &n.kind {
-        Kind::Dot(x, y) if !plain(x) || !plain(y) => Some(n.span),
-        _ => None,
+/// The dots of a score with the roles of the tensors in them.
+fn dots(score: &Expr, roles: &Roles) -> Vec<DotFact> {
+    let mut out: Vec<DotFact> = Vec::new();
+    let _: Option<()> = find(score, &mut |n| {
+        if let Kind::Dot(x, y) = &n.kind
+            && let (Some(tx), Some(ty)) = (first_tensor(x), first_tensor(y))
+            && let Some(&(rx, ry)) = roles.dots.iter().find(|(a, b)| a.tensor == tx && b.tensor == ty)
+            && !out.iter().any(|d| d.is(x, y))
+        {
+            out.push(DotFact { x: rx, y: ry, x_row: x.clone(), y_row: y.clone() });
+        }
+        None
     });
-    if let Some(span) = found {
-        unsupported.push(UnsupportedClause {
-            clause: "dot of computed rows".into(),
-            span,
-            nearest: "a dot of two inputs; compute the rows on the host".into(),
-        });
-    }
+    out
 }
 
 fn excluded_blocks(e: &Expr, at: Span, unsupported: &mut Vec<UnsupportedClause>) {

@@ -11,7 +11,7 @@ use crate::expr::{BinaryOp, UnaryOp};
 use crate::syntax::ast::{self, Arg, DefKind};
 
 use super::elab::{Elab, Frame};
-use super::hir::{Expr, Kind, Type, Uses};
+use super::hir::{Expr, Kind, NormOver, Size, Type, Uses};
 use super::model::{KernelKind, TensorKind};
 use super::modules::DefId;
 use super::suggest::nearest;
@@ -323,21 +323,29 @@ impl Elab<'_> {
         let Some(x) = bound[0] else { return self.err(span) };
         let x = self.expr(x);
         let x = self.want_row(&x);
-        if let Some(over) = bound[1] {
-            self.norm_dims(over);
-        }
-        if let Some(eps) = bound[2] {
-            let eps = self.expr(eps);
-            self.widen(&eps);
-        }
-        if x.is_error() {
-            self.err(span)
-        } else {
-            self.node(Kind::Norm(x.clone()), x.ty.clone(), span, Uses::NONE)
+        let dims = bound[1].map_or(Some(Vec::new()), |over| self.norm_dims(over));
+        let eps = bound[2].map_or(Some(1e-6), |e| self.norm_eps(e));
+        match (dims, eps) {
+            (Some(dims), Some(eps)) if !x.is_error() => {
+                let over = std::sync::Arc::new(NormOver { dims, eps });
+                self.node(Kind::Norm(x.clone(), over), x.ty.clone(), span, Uses::NONE)
+            }
+            _ => self.err(span),
         }
     }
 
-    fn norm_dims(&mut self, over: &ast::Expr) {
+    /// A constant that keeps the root of a zero row away from 0.
+    fn norm_eps(&mut self, e: &ast::Expr) -> Option<f64> {
+        let x = self.expr(e);
+        let x = self.widen(&x);
+        let value = x.value.map(|v| v.float()).filter(|v| *v >= 0.0);
+        if value.is_none() && !x.is_error() {
+            self.report.error(Code::WrongArguments, e.span, "`eps` is a constant", "for instance 1e-6");
+        }
+        value
+    }
+
+    fn norm_dims(&mut self, over: &ast::Expr) -> Option<Vec<Size>> {
         let ast::ExprKind::List(dims) = &over.node else {
             self.report.error(
                 Code::WrongArguments,
@@ -345,12 +353,19 @@ impl Elab<'_> {
                 "`over` takes a list of dims",
                 "write `[H, D]`",
             );
-            return;
+            return None;
         };
+        let mut sizes = Vec::new();
         for d in dims {
-            let d = self.expr(d);
-            self.want_int(&d, "a dim of `over`");
+            let x = self.expr(d);
+            let x = self.want_int(&x, "a dim of `over`");
+            if x.is_error() {
+                return None;
+            }
+            let dim = if let Kind::Dim(n) = x.kind { Some(n) } else { None };
+            sizes.push(Size { expr: x, text: self.text(d.span), dim });
         }
+        Some(sizes)
     }
 
     /// Types the body of a definition with its parameters bound.

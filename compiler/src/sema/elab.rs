@@ -17,6 +17,7 @@ use super::model::{DimFact, Elem, KernelKind, ParamFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
 use super::rotate::Rotation;
+use super::rows::RowOp;
 use super::suggest::nearest;
 use crate::artifact::DType;
 use crate::expr::Ty;
@@ -100,6 +101,8 @@ pub(crate) struct Elab<'a> {
     pub values: Option<Vec<Expr>>,
     /// Rotations seen so far.
     pub rotations: Vec<Rotation>,
+    /// What `map` and `rotate` do to rows, in the order of the text.
+    pub row_ops: Vec<RowOp>,
     /// Lengths of rows that a rotation changed, by tensor.
     pub row_sizes: HashMap<usize, Size>,
     depth: u32,
@@ -128,6 +131,7 @@ impl<'a> Elab<'a> {
             stopped: false,
             values: None,
             rotations: Vec::new(),
+            row_ops: Vec::new(),
             row_sizes: HashMap::new(),
             depth: 0,
         }
@@ -441,7 +445,7 @@ impl<'a> Elab<'a> {
         let v = self.expr(value);
         let v = self.want_row(&v);
         let Type::Row(n) = &v.ty else { return self.err(span) };
-        let out = self.node(v.kind.clone(), Type::Row(n.clone()), span, v.uses);
+        let out = self.node(Kind::Weighted(v.clone()), Type::Row(n.clone()), span, v.uses);
         self.values.get_or_insert_default().push(v);
         out
     }

@@ -116,6 +116,28 @@ impl Type {
     }
 }
 
+/// The values that the body of a feature map or a `position` is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elem {
+    /// The element (of a map), or the first of the pair.
+    X0,
+    /// The second of the pair.
+    X1,
+    /// The position, an int.
+    Pos,
+    /// The index of the pair, an int.
+    Pair,
+}
+
+/// What a norm runs over.
+#[derive(Clone, Debug)]
+pub struct NormOver {
+    /// The dims by their sizes; the feature dim without a list.
+    pub dims: Vec<Size>,
+    /// Added to the mean of squares.
+    pub eps: f64,
+}
+
 /// What a node is.
 #[derive(Clone, Debug)]
 pub enum Kind {
@@ -137,6 +159,8 @@ pub enum Kind {
     AtStep(usize),
     /// A recurrence state.
     State(usize),
+    /// What a row operation acts on: the element of a map, or [`Elem`] of a pair.
+    Elem(Elem),
     /// One operand; of a row, elementwise.
     Unary(UnaryOp, Expr),
     /// Two operands; of rows and matrices, elementwise with scalars broadcast.
@@ -153,8 +177,10 @@ pub enum Kind {
     Outer(Expr, Expr),
     /// Row times matrix.
     VecMat(Expr, Expr),
-    /// `srms_norm(x, over, eps)`.
-    Norm(Expr),
+    /// `x / sqrt(mean of x^2 over some dims + eps)`.
+    Norm(Expr, Arc<NormOver>),
+    /// `weight @ v` in a `return`: the row of v's length that the attention gives.
+    Weighted(Expr),
 }
 
 /// What an expression reads: a set of small facts.
@@ -267,9 +293,10 @@ pub fn operands(kind: &Kind) -> Vec<&Expr> {
         | Kind::Param(_)
         | Kind::Dim(_)
         | Kind::AtStep(_)
-        | Kind::State(_) => vec![],
+        | Kind::State(_)
+        | Kind::Elem(_) => vec![],
         Kind::Load(_, idx) | Kind::Row(_, idx) => idx.iter().collect(),
-        Kind::Unary(_, x) | Kind::Norm(x) => vec![x],
+        Kind::Unary(_, x) | Kind::Norm(x, _) | Kind::Weighted(x) => vec![x],
         Kind::Binary(_, a, b) | Kind::Dot(a, b) | Kind::Outer(a, b) | Kind::VecMat(a, b) => vec![a, b],
         Kind::Select(c, a, b) => vec![c, a, b],
         Kind::RandBlock(args) => args.iter().collect(),

@@ -1,6 +1,6 @@
 //! One kernel for one plan: statics folded, feature dims and head counts fixed, `float` chosen.
 //!
-//! Comes in: a [`CheckedKernel`] and a [`PlanKey`]. Goes out: the [`attn_ir::Attention`] of the plan, or one
+//! Comes in: a [`CheckedKernel`] and a [`PlanKey`]. Goes out: the [`attn_ir::Kernel`] of the plan, or one
 //! diagnostic: a size or static that is missing or wrong, or the first clause that the attention IR cannot
 //! express. What holds: run-time dims and parameters are variables of the pool named as in the text, dots are
 //! variables `dot`, `dot_2`... in order of first appearance. Not here: what a target's code generator refuses.
@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::artifact::DType;
-use crate::attn_ir::{self, Attention, IndexVars, Numerics, OutputKind, Rows, TileOverride, Weight};
+use crate::attn_ir::{self, IndexVars, Origin};
 use crate::diagnostic::{Code, Diagnostic, Span, Unsupported};
 use crate::expr::eval::Value;
 use crate::expr::print::ty_name;
@@ -16,7 +16,7 @@ use crate::expr::{ExprId, Pool, TensorId, Ty};
 use crate::target::Target;
 
 use super::hir::{Expr, Uses};
-use super::lower::{Lower, LowerError};
+use super::lower::{Lower, LowerError, RowAt};
 use super::model::*;
 use super::suggest::nearest;
 
@@ -55,7 +55,13 @@ impl CompileError {
         }
     }
 
-    fn spec(code: Code, span: Span, message: String, label: &str, help: Option<String>) -> CompileError {
+    pub(super) fn spec(
+        code: Code,
+        span: Span,
+        message: String,
+        label: &str,
+        help: Option<String>,
+    ) -> CompileError {
         let mut d = Diagnostic::error(code, span, message).label(label);
         if let Some(help) = help {
             d = d.help(help);
@@ -82,27 +88,30 @@ impl From<LowerError> for CompileError {
     }
 }
 
-type Result<T> = std::result::Result<T, CompileError>;
+pub(super) type Result<T> = std::result::Result<T, CompileError>;
 
-/// The attention IR of one plan and the mask's clauses in it.
+/// The attention IR of one plan and the clauses of its masks.
 #[derive(Clone, Debug)]
 pub struct Instance {
     /// The kernel.
-    pub attention: Attention,
-    /// Each top-level conjunct of the mask: text, span, node.
-    pub mask_clauses: Vec<(String, Span, ExprId)>,
+    pub kernel: attn_ir::Kernel,
+    /// For each attention, each top-level conjunct of its mask: text, span, node of its pool.
+    pub mask_clauses: Vec<MaskClauses>,
 }
+
+/// Text, place and node of each top-level conjunct of a mask.
+pub type MaskClauses = Vec<(String, Span, ExprId)>;
 
 /// The attention IR of a kernel for one plan.
 ///
 /// # Errors
 /// [`CompileError::Spec`] for a missing or wrong size, static or optional input; [`CompileError::Unsupported`]
 /// for the first clause that the attention IR cannot express.
-pub fn instantiate(kernel: &CheckedKernel, key: &PlanKey) -> Result<Attention> {
-    instantiate_with_clauses(kernel, key).map(|i| i.attention)
+pub fn instantiate(kernel: &CheckedKernel, key: &PlanKey) -> Result<attn_ir::Kernel> {
+    instantiate_with_clauses(kernel, key).map(|i| i.kernel)
 }
 
-/// As [`instantiate`], with the clauses of the mask for `explain`.
+/// As [`instantiate`], with the clauses of the masks for `explain`.
 ///
 /// # Errors
 /// As [`instantiate`].
@@ -116,12 +125,7 @@ pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result
     let params = bind_params(kernel, key, &mut lower)?;
     let dims = bind_dims(kernel, key, &mut lower)?;
     let tensors = bind_tensors(kernel, key, &mut lower)?;
-    let attention = build(kernel, key, body, &mut lower, Parts { params, dims, tensors })?;
-    let mut mask_clauses = Vec::new();
-    for clause in &kernel.mask_clauses {
-        mask_clauses.push((clause.text.clone(), clause.span, lower.expr(&clause.expr)?));
-    }
-    Ok(Instance { attention: Attention { pool: lower.pool, ..attention }, mask_clauses })
+    super::build::attention(kernel, key, body, lower, super::build::Bound { params, dims, tensors })
 }
 
 fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
@@ -193,12 +197,40 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         shifted: shifted(kernel),
         query_side: query_side(kernel),
         dots: Vec::new(),
+        rows: vec![None; kernel.tensors.len()],
+        row_at: row_at(kernel),
+        elems: [None; 4],
+        weighted: None,
     })
+}
+
+/// Where the rows of each tensor are read.
+fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
+    let mut out: Vec<Option<RowAt>> = vec![None; kernel.tensors.len()];
+    let Some(body) = &kernel.body else { return out };
+    let query = body.dots.first().map(|d| d.x);
+    for dot in &body.dots {
+        for (rows, query) in [(dot.x, true), (dot.y, false)] {
+            out[rows.tensor].get_or_insert(RowAt { rows, query });
+        }
+    }
+    out[body.value.tensor].get_or_insert(RowAt { rows: body.value, query: false });
+    // Gates and other rows over the query's dims are read where the query is.
+    if let Some(q) = query {
+        let shape = &kernel.tensors[q.tensor].shape;
+        for (n, t) in kernel.tensors.iter().enumerate().filter(|(_, t)| t.shape.len() == shape.len()) {
+            let same = (0..shape.len()).all(|d| d == q.feature || t.shape[d].same(&shape[d]));
+            if same && t.elem.is_float() {
+                out[n].get_or_insert(RowAt { rows: RowsFact { tensor: n, ..q }, query: true });
+            }
+        }
+    }
+    out
 }
 
 /// True if `i` is not the row: `align bottom_right` with lengths of different dims.
 fn shifted(kernel: &CheckedKernel) -> bool {
-    let Some(&(x, y)) = kernel.body.as_ref().and_then(|b| b.dots.first()) else { return false };
+    let Some(DotFact { x, y, .. }) = kernel.body.as_ref().and_then(|b| b.dots.first()) else { return false };
     let (seq_q, seq_k) = (&kernel.tensors[x.tensor].shape[x.seq], &kernel.tensors[y.tensor].shape[y.seq]);
     kernel.align.bottom_right && !seq_q.same(seq_k)
 }
@@ -207,7 +239,7 @@ fn shifted(kernel: &CheckedKernel) -> bool {
 /// derived from it and not from the key's.
 fn query_side(kernel: &CheckedKernel) -> Vec<Vec<bool>> {
     let Some(body) = &kernel.body else { return Vec::new() };
-    let Some((x, y)) = body.dots.first() else { return Vec::new() };
+    let Some(DotFact { x, y, .. }) = body.dots.first() else { return Vec::new() };
     let seq_q = &kernel.tensors[x.tensor].shape[x.seq];
     let seq_k = &kernel.tensors[y.tensor].shape[y.seq];
     let reads = |e: &Expr, dim: Option<usize>| dim.is_some_and(|d| reads_dim(kernel, e, d));
@@ -337,6 +369,7 @@ fn bind_tensors(
             continue;
         }
         lower.ids[n] = Some(TensorId(tensors.len() as u32));
+        lower.rows[n] = lower.ids[n];
         let mut shape = Vec::new();
         for size in &t.shape {
             shape.push(lower.expr(&size.expr)?);
@@ -347,188 +380,8 @@ fn bind_tensors(
             shape,
             layout: t.layout.clone(),
             fact: t.fact,
+            origin: Origin::Host,
         });
     }
     Ok(tensors)
-}
-
-/// What was bound before the body is lowered.
-struct Parts {
-    params: Vec<attn_ir::Param>,
-    dims: Vec<attn_ir::Dim>,
-    tensors: Vec<attn_ir::Tensor>,
-}
-
-fn build(
-    kernel: &CheckedKernel,
-    key: &PlanKey,
-    body: &Body,
-    lower: &mut Lower<'_>,
-    parts: Parts,
-) -> Result<Attention> {
-    let dots = bind_dots(kernel, body, lower)?;
-    let (x, y) = body.dots[0];
-    let size = |lower: &Lower<'_>, rows: RowsFact, dim: Option<usize>| -> Option<ExprId> {
-        let id = lower.ids[rows.tensor]?;
-        dim.map(|d| parts.tensors[id.0 as usize].shape[d])
-    };
-    let one = lower.pool.int(1);
-    let batch = size(lower, x, x.batch).unwrap_or(one);
-    let seq_q = size(lower, x, Some(x.seq)).unwrap_or(one);
-    let seq_k = size(lower, y, Some(y.seq)).unwrap_or(one);
-    let n_heads = constant(kernel, lower, size(lower, x, x.head), x)?;
-    let key_rows = body.dots.iter().map(|d| d.1).chain([body.value]).find(|r| r.head.is_some());
-    let n_kv_heads = match key_rows {
-        Some(r) => constant(kernel, lower, size(lower, r, r.head), r)?,
-        None => 1,
-    };
-    let kv_head = kv_head(kernel, lower, n_heads, n_kv_heads)?;
-    let offset = if kernel.align.bottom_right { lower.pool.sub(seq_k, seq_q) } else { lower.pool.int(0) };
-    let score = lower.expr(&body.score)?;
-    let mask = match &body.mask {
-        Some(m) => lower.expr(m)?,
-        None => lower.pool.bool(true),
-    };
-    Ok(Attention {
-        name: kernel.name.clone(),
-        pool: Pool::new(),
-        index: lower.index,
-        batch,
-        n_heads,
-        n_kv_heads,
-        kv_head,
-        seq_q,
-        seq_k,
-        offset,
-        dots,
-        score,
-        mask,
-        weight: weight(body, lower)?,
-        value: rows(kernel, lower, body.value)?,
-        outputs: outputs(kernel, key, x),
-        cpu_tiles: cpu_tiles(kernel),
-        numerics: Numerics { exact_dot: kernel.numerics.exact_dot },
-        params: parts.params,
-        dims: parts.dims,
-        tensors: parts.tensors,
-    })
-}
-
-fn rows(kernel: &CheckedKernel, lower: &Lower<'_>, r: RowsFact) -> Result<Rows> {
-    let t = &kernel.tensors[r.tensor];
-    match lower.ids[r.tensor] {
-        Some(tensor) => Ok(Rows { tensor, batch: r.batch, head: r.head, seq: r.seq, feature: r.feature }),
-        None => {
-            let message = format!("`{}` is read by a dot and cannot be absent", t.name);
-            let help = Some(format!("bind `{}`, or remove `optional`", t.name));
-            Err(CompileError::spec(Code::BadPlanValue, t.span, message, "declared optional", help))
-        }
-    }
-}
-
-fn bind_dots(kernel: &CheckedKernel, body: &Body, lower: &mut Lower<'_>) -> Result<Vec<attn_ir::Dot>> {
-    let mut dots = Vec::new();
-    for &(x, y) in &body.dots {
-        let var = lower.pool.add_var("dot", Ty::Float);
-        lower.dots.push(((x, y), var));
-        dots.push(attn_ir::Dot { x: rows(kernel, lower, x)?, y: rows(kernel, lower, y)?, var });
-    }
-    Ok(dots)
-}
-
-fn constant(kernel: &CheckedKernel, lower: &Lower<'_>, size: Option<ExprId>, rows: RowsFact) -> Result<i64> {
-    let Some(size) = size else { return Ok(1) };
-    lower.pool.as_int(size).ok_or_else(|| {
-        let t = &kernel.tensors[rows.tensor];
-        let message = format!("the head count of `{}` is not a constant of the plan", t.name);
-        let help = Some("size it by a dim, a number or a static parameter".into());
-        CompileError::spec(Code::MissingDim, t.span, message, "declared here", help)
-    })
-}
-
-fn kv_head(kernel: &CheckedKernel, lower: &mut Lower<'_>, n_heads: i64, n_kv: i64) -> Result<ExprId> {
-    let h = lower.pool.var(lower.index.h);
-    let needs_multiple = matches!(kernel.heads.map, HeadMap::Grouped | HeadMap::Interleaved);
-    if needs_multiple && n_heads % n_kv != 0 {
-        let message = format!("{n_heads} query heads are not a multiple of {n_kv} key heads");
-        let help = Some("choose sizes that divide, or say `heads map by <expr in h>`".into());
-        let span = kernel.heads.span;
-        return Err(CompileError::spec(Code::HeadsDivide, span, message, "maps them", help));
-    }
-    Ok(match &kernel.heads.map {
-        HeadMap::Same => h,
-        HeadMap::Mqa => lower.pool.int(0),
-        HeadMap::Grouped => {
-            let group = lower.pool.int(n_heads / n_kv.max(1));
-            let zero = lower.pool.int(0);
-            if n_kv == 1 { zero } else { lower.pool.idiv(h, group) }
-        }
-        HeadMap::Interleaved => {
-            let n = lower.pool.int(n_kv);
-            if n_kv == n_heads { h } else { lower.pool.modulo(h, n) }
-        }
-        HeadMap::By(e) => {
-            let map = lower.expr(e)?;
-            check_head_map(kernel, lower, map, n_heads, n_kv)?;
-            map
-        }
-    })
-}
-
-/// Every query head must map to a key head that exists.
-fn check_head_map(
-    kernel: &CheckedKernel,
-    lower: &mut Lower<'_>,
-    map: ExprId,
-    n_heads: i64,
-    n_kv: i64,
-) -> Result<()> {
-    for head in 0..n_heads.min(1 << 16) {
-        let at = lower.pool.int(head);
-        let value = lower.pool.substitute(map, &[(lower.index.h, at)]);
-        let Some(kv) = lower.pool.as_int(value) else {
-            let message = "the head map is not a constant of the plan for each h".to_string();
-            let help = Some("use h, dims that the plan fixes, statics and numbers".into());
-            let span = kernel.heads.span;
-            return Err(CompileError::spec(Code::BadPlanValue, span, message, "this map", help));
-        };
-        if kv < 0 || kv >= n_kv {
-            let message = format!("query head {head} maps to key head {kv}, outside 0..{n_kv}");
-            let help = Some("for instance `heads map by h mod Hkv`".into());
-            let span = kernel.heads.span;
-            return Err(CompileError::spec(Code::BadPlanValue, span, message, "this map", help));
-        }
-    }
-    Ok(())
-}
-
-fn weight(body: &Body, lower: &mut Lower<'_>) -> Result<Weight> {
-    Ok(match &body.weight {
-        WeightHir::Softmax(Some(sink)) if !lower.reads_absent(sink) => {
-            Weight::Softmax { sink: Some(lower.expr(sink)?) }
-        }
-        WeightHir::Softmax(_) => Weight::Softmax { sink: None },
-        WeightHir::Sigmoid => Weight::Sigmoid,
-        WeightHir::Relu => Weight::Relu,
-        WeightHir::Plain => Weight::Plain,
-    })
-}
-
-fn outputs(kernel: &CheckedKernel, key: &PlanKey, query: RowsFact) -> Vec<attn_ir::Output> {
-    let own = kernel.tensors[query.tensor].elem.dtype(key.float);
-    let make = |o: &OutputFact| {
-        let (kind, dtype) = match &o.kind {
-            OutputHir::O { cast } => (OutputKind::O, cast.unwrap_or(own)),
-            OutputHir::Lse => (OutputKind::Lse, DType::F32),
-            OutputHir::MaxLogit => (OutputKind::MaxLogit, DType::F32),
-            OutputHir::Other => return None,
-        };
-        Some(attn_ir::Output { name: o.name.clone(), kind, dtype })
-    };
-    kernel.outputs.iter().filter_map(make).collect()
-}
-
-fn cpu_tiles(kernel: &CheckedKernel) -> TileOverride {
-    let tile = kernel.schedules.iter().find(|s| s.target == "cpu").and_then(|s| s.tile);
-    TileOverride { tile_q: tile.map(|t| t.0), tile_kv: tile.map(|t| t.1) }
 }

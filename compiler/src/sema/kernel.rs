@@ -61,6 +61,7 @@ pub(crate) fn check_kernel(
         decode: facts.decode,
         mask_clauses: checked.mask_clauses,
         unsupported,
+        row_ops: elab.row_ops,
         body,
     };
     ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)

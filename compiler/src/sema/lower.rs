@@ -11,7 +11,7 @@ use crate::expr::eval::Value;
 use crate::expr::{BinaryOp, ExprId, Pool, TensorId, Ty, UnaryOp, VarId};
 
 use super::hir::{Expr, IndexVar, Kind, Type, Uses, find};
-use super::model::{RowsFact, TensorFact};
+use super::model::{DotFact, RowsFact, TensorFact};
 
 /// Why an expression could not be lowered: the span to blame and a reason.
 #[derive(Clone, Debug)]
@@ -41,7 +41,24 @@ pub(crate) struct Lower<'k> {
     /// For each tensor and dim: does `i` mean the row there?
     pub query_side: Vec<Vec<bool>>,
     /// Dots of the score with their variables.
-    pub dots: Vec<((RowsFact, RowsFact), VarId)>,
+    pub dots: Vec<(DotFact, VarId)>,
+    /// The tensor that holds each tensor's rows after `map` and `rotate`.
+    pub rows: Vec<Option<TensorId>>,
+    /// Where an unindexed row of each tensor is read; `None` for tensors whose rows nobody reads.
+    pub row_at: Vec<Option<RowAt>>,
+    /// What stands for `Elem::X0`, `X1`, `Pos`, `Pair` in the body at hand.
+    pub elems: [Option<ExprId>; 4],
+    /// What `weight @ v` gives at a feature, in a `return`.
+    pub weighted: Option<(TensorId, RowsFact)>,
+}
+
+/// Where a row of a tensor is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowAt {
+    /// Roles of its dims.
+    pub rows: RowsFact,
+    /// At (b, h, row); else at (b, head, j).
+    pub query: bool,
 }
 
 /// Where an expression stands.
@@ -96,6 +113,10 @@ impl Lower<'_> {
             }
             Kind::RandBlock(args) => self.rand_block(e, args, place),
             Kind::Dot(x, y) => self.dot(e, x, y),
+            Kind::Elem(x) => match self.elems[*x as usize] {
+                Some(x) => Ok(x),
+                None => fail(e, "this stands for an element, and there is none here"),
+            },
             _ => fail(e, "rows, states and matrices have no place in a score yet"),
         }
     }
@@ -202,14 +223,102 @@ impl Lower<'_> {
     }
 
     fn dot(&mut self, e: &Expr, x: &Expr, y: &Expr) -> Result<ExprId, LowerError> {
-        let (Kind::Row(x, _), Kind::Row(y, _)) = (&x.kind, &y.kind) else {
-            return fail(e, "a dot of computed rows cannot be compiled yet");
-        };
-        let var = self.dots.iter().find(|((a, b), _)| a.tensor == *x && b.tensor == *y).map(|(_, v)| *v);
+        let var = self.dots.iter().find(|(d, _)| d.is(x, y)).map(|(_, v)| *v);
         match var {
             Some(var) => Ok(self.pool.var(var)),
             None => fail(e, "this dot has no roles"),
         }
+    }
+}
+
+impl Lower<'_> {
+    /// Element `x` of a row, which may be computed from rows.
+    pub fn element(&mut self, e: &Expr, x: ExprId) -> Result<ExprId, LowerError> {
+        match &e.kind {
+            _ if !matches!(e.ty, Type::Row(_)) => self.expr(e),
+            Kind::Row(t, index) if index.is_empty() => self.current(e, *t, x),
+            Kind::Row(t, index) => {
+                let mut at = self.indices(*t, index)?;
+                at.push(x);
+                self.loaded(e, *t, at)
+            }
+            Kind::Unary(op, a) => {
+                let a = self.element(a, x)?;
+                Ok(self.pool.unary(*op, a))
+            }
+            Kind::Binary(op, a, b) => {
+                let (a, b) = (self.element(a, x)?, self.element(b, x)?);
+                Ok(self.pool.binary(*op, a, b))
+            }
+            Kind::Select(c, a, b) => {
+                let c = self.expr(c)?;
+                let (a, b) = (self.element(a, x)?, self.element(b, x)?);
+                Ok(self.pool.select(c, a, b))
+            }
+            Kind::Weighted(_) => match self.weighted {
+                Some((tensor, rows)) => {
+                    let at = self.row_index(rows, true, x);
+                    Ok(self.pool.load(tensor, at, Ty::Float))
+                }
+                None => fail(e, "`weight @ v` has no place here"),
+            },
+            _ => fail(e, "this row cannot be computed element by element"),
+        }
+    }
+
+    /// Element `x` of the tensor's row at the position at hand, after `map` and `rotate`.
+    fn current(&mut self, e: &Expr, t: usize, x: ExprId) -> Result<ExprId, LowerError> {
+        if let [n] = &self.tensors[t].shape[..]
+            && n.known() != Some(0)
+        {
+            return self.loaded(e, t, vec![x]);
+        }
+        let (Some(at), Some(id)) = (self.row_at[t], self.rows[t]) else {
+            return if self.ids[t].is_none() {
+                Ok(self.pool.float(0.0))
+            } else {
+                fail(e, "nothing says at which position this row is read; index it")
+            };
+        };
+        let index = self.row_index(at.rows, at.query, x);
+        Ok(self.pool.load(id, index, Ty::Float))
+    }
+
+    /// The index of feature `x` of the row at hand, over `b`, `h` and `row` or `j`.
+    pub fn row_index(&mut self, rows: RowsFact, query: bool, x: ExprId) -> Vec<ExprId> {
+        let rank = [rows.batch, rows.head, Some(rows.seq), Some(rows.feature)].into_iter().flatten().count();
+        let mut at = vec![x; rank];
+        let seq = match (query, self.shifted) {
+            (false, _) => self.index.j,
+            (true, true) => self.index.row,
+            (true, false) => self.index.i,
+        };
+        at[rows.seq] = self.pool.var(seq);
+        if let Some(d) = rows.head {
+            at[d] = self.pool.var(self.index.h);
+        }
+        if let Some(d) = rows.batch {
+            at[d] = self.pool.var(self.index.b);
+        }
+        at
+    }
+
+    fn loaded(&mut self, e: &Expr, t: usize, at: Vec<ExprId>) -> Result<ExprId, LowerError> {
+        match self.ids[t] {
+            None => Ok(self.pool.float(0.0)),
+            Some(id) if at.len() == self.tensors[t].shape.len() => Ok(self.pool.load(id, at, Ty::Float)),
+            Some(_) => fail(e, "this is not one row"),
+        }
+    }
+
+    /// Leading indices of a row, as in brackets.
+    fn indices(&mut self, t: usize, index: &[Expr]) -> Result<Vec<ExprId>, LowerError> {
+        let mut at = Vec::with_capacity(index.len() + 1);
+        for (d, x) in index.iter().enumerate() {
+            let row = self.query_side[t].get(d).copied().unwrap_or(false);
+            at.push(self.at(x, Place { row, neutral: true })?);
+        }
+        Ok(at)
     }
 }
 

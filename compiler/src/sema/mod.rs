@@ -11,6 +11,7 @@
 
 mod body;
 mod branch;
+mod build;
 mod cache;
 mod calls;
 mod clauses;
@@ -29,10 +30,12 @@ mod recurrence;
 mod report;
 mod roles;
 mod rotate;
+mod rows;
 mod select;
 mod suggest;
+mod turn;
 
-pub use instantiate::{CompileError, Instance, PlanKey, instantiate, instantiate_with_clauses};
+pub use instantiate::{CompileError, Instance, MaskClauses, PlanKey, instantiate, instantiate_with_clauses};
 pub use model::{Checked, CheckedKernel};
 pub use modules::Resolver;
 

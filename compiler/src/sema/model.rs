@@ -8,7 +8,8 @@ use crate::diagnostic::Span;
 use crate::expr::Ty;
 use crate::expr::eval::Value;
 
-use super::hir::{Expr, Size};
+use super::hir::{Expr, Kind, Size};
+use super::rows::RowOp;
 
 /// The kernels of a file, in order, that have no errors.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +73,8 @@ pub struct CheckedKernel {
     pub mask_clauses: Vec<MaskClause>,
     /// Clauses that the attention IR cannot express yet, in order of the text.
     pub(crate) unsupported: Vec<UnsupportedClause>,
+    /// What `map` and `rotate` do to rows, in order of the text.
+    pub(crate) row_ops: Vec<RowOp>,
     /// The typed body; absent for recurrences and for kernels made of branches.
     pub(crate) body: Option<Body>,
 }
@@ -247,10 +250,12 @@ pub struct OutputFact {
 /// What a returned expression is.
 #[derive(Clone, Debug)]
 pub(crate) enum OutputHir {
-    /// `weight @ v`, perhaps cast.
+    /// `weight @ v`, perhaps in an expression, perhaps cast.
     O {
         /// Target of a `cast`.
         cast: Option<DType>,
+        /// The row that is returned where it is more than `weight @ v`.
+        epilogue: Option<Expr>,
     },
     /// `lse`
     Lse,
@@ -398,6 +403,33 @@ pub(crate) struct RowsFact {
     pub feature: usize,
 }
 
+/// A dot of the score: the rows that meet, and the roles of the dims of the first tensor in each.
+#[derive(Clone, Debug)]
+pub(crate) struct DotFact {
+    /// Query side.
+    pub x: RowsFact,
+    /// Key side.
+    pub y: RowsFact,
+    /// The row at the query, perhaps computed.
+    pub x_row: Expr,
+    /// The row at the key.
+    pub y_row: Expr,
+}
+
+impl DotFact {
+    /// True of the dot of these rows: the same tensors, or the same computed rows.
+    pub fn is(&self, x: &Expr, y: &Expr) -> bool {
+        same_row(&self.x_row, x) && same_row(&self.y_row, y)
+    }
+}
+
+fn same_row(a: &Expr, b: &Expr) -> bool {
+    match (&a.kind, &b.kind) {
+        (Kind::Row(s, i), Kind::Row(t, j)) if i.is_empty() && j.is_empty() => s == t,
+        _ => std::sync::Arc::ptr_eq(a, b),
+    }
+}
+
 /// How scores become weights.
 #[derive(Clone, Debug)]
 pub(crate) enum WeightHir {
@@ -420,8 +452,10 @@ pub(crate) struct Body {
     pub mask: Option<Expr>,
     /// Score to weight.
     pub weight: WeightHir,
-    /// Roles of each plain dot of the score: (x, y), in order of first appearance.
-    pub dots: Vec<(RowsFact, RowsFact)>,
-    /// The values; the keys of the first dot where nothing returns `weight @ v`.
+    /// The dots of the score, in order of first appearance.
+    pub dots: Vec<DotFact>,
+    /// Roles of the values; the keys of the first dot where nothing returns `weight @ v`.
     pub value: RowsFact,
+    /// The row of values: a tensor's, or computed from one.
+    pub value_row: Option<Expr>,
 }

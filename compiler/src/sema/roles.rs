@@ -472,9 +472,15 @@ impl Elab<'_> {
 
 /// The tensor of a row, or of the first row in an expression of rows.
 pub(crate) fn first_tensor(e: &Expr) -> Option<usize> {
-    find(e, &mut |n| match &n.kind {
-        Kind::Row(t, _) => Some(*t),
+    let bare = find(e, &mut |n| match &n.kind {
+        Kind::Row(t, index) if index.is_empty() => Some(*t),
         _ => None,
+    });
+    bare.or_else(|| {
+        find(e, &mut |n| match &n.kind {
+            Kind::Row(t, _) => Some(*t),
+            _ => None,
+        })
     })
 }
 

@@ -7,16 +7,17 @@
 use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Span};
-use crate::expr::BinaryOp;
 use crate::expr::eval::Value;
+use crate::expr::{BinaryOp, UnaryOp};
 use crate::syntax::ast::{self, Arg, ClauseKind, DefKind, ExprKind};
 
 use super::clauses::Clauses;
 use super::elab::{Elab, Frame};
-use super::hir::{Expr, Kind, Node, Size, Type, Uses};
-use super::model::{KernelKind, RowsFact, UnsupportedClause};
+use super::hir::{Elem, Expr, Kind, Node, Size, Type, Uses};
+use super::model::{DotFact, KernelKind, UnsupportedClause};
 use super::modules::DefId;
 use super::options::word_of;
+use super::rows::{Pairs, RowOp, RowOpKind, Scaling, Turn};
 use super::suggest::nearest;
 
 /// Feature maps with a name.
@@ -52,14 +53,8 @@ impl Elab<'_> {
                 out.push(clause);
             };
             match &clause.kind {
-                ClauseKind::Map { names, by } => {
-                    refuse("map the rows on the host and bind the result");
-                    self.map_rows(names, by);
-                }
-                ClauseKind::Rotate { names, by, at } => {
-                    refuse("rotate q and k on the host and bind the result");
-                    self.rotate(names, by, at);
-                }
+                ClauseKind::Map { names, by } => self.map_rows(names, by),
+                ClauseKind::Rotate { names, by, at } => self.rotate(names, by, at),
                 ClauseKind::Dropout(args) => {
                     refuse("leave it out, as at inference");
                     self.dropout(args, clause.span);
@@ -75,9 +70,20 @@ impl Elab<'_> {
     }
 
     fn map_rows(&mut self, names: &[ast::Name], by: &ast::Name) {
-        self.row_tensors(names);
+        let tensors = self.row_tensors(names);
+        if let Some(body) = self.feature_map(by) {
+            self.add_row_op(&tensors, RowOpKind::Map(body), by.span);
+        }
+    }
+
+    fn add_row_op(&mut self, tensors: &[usize], kind: RowOpKind, span: Span) {
+        self.row_ops.extend(tensors.iter().map(|&tensor| RowOp { tensor, kind: kind.clone(), span }));
+    }
+
+    /// The value of a feature map of the element.
+    fn feature_map(&mut self, by: &ast::Name) -> Option<Expr> {
+        let x = self.elem(Elem::X0, Type::Float, by.span);
         if let Some(def) = self.modules.find_def(self.module, &by.node) {
-            let opaque = self.opaque(Type::Float, by.span);
             let modules = self.modules;
             let (_, ast) = modules.def(def);
             if ast.kind != DefKind::Fn || ast.params.len() != 1 {
@@ -90,11 +96,10 @@ impl Elab<'_> {
                 .help(format!("there are {}", MAPS.join(", ")));
                 self.report.push(d);
                 self.used_defs.insert(def);
-                return;
+                return None;
             }
-            let body = self.inline_values(def, vec![opaque], by.span);
-            self.widen(&body);
-            return;
+            let body = self.inline_values(def, vec![x], by.span);
+            return Some(self.widen(&body)).filter(|b| !b.is_error());
         }
         if !MAPS.contains(&by.node.as_str()) {
             let mut d =
@@ -105,12 +110,39 @@ impl Elab<'_> {
                 None => d.help(format!("define it: `fn {}(x) = ...`", by.node)),
             };
             self.report.push(d);
+            return None;
+        }
+        Some(self.named_map(&by.node, &x, by.span))
+    }
+
+    /// `silu(x) = x sigmoid(x)`, `relu(x) = max(x, 0)`, `elu1(x) = x + 1 above 0, e^x below`, `exp(x)`.
+    fn named_map(&mut self, name: &str, x: &Expr, span: Span) -> Expr {
+        let mut unary = |op| self.node(Kind::Unary(op, x.clone()), Type::Float, span, Uses::NONE);
+        let zero = |elab: &mut Self| elab.constant(Value::Float(0.0), span);
+        match name {
+            "exp" => unary(UnaryOp::Exp),
+            "silu" => {
+                let gate = unary(UnaryOp::Sigmoid);
+                self.arith(BinaryOp::Mul, x, &gate, span)
+            }
+            "relu" => {
+                let zero = zero(self);
+                self.arith(BinaryOp::Max, x, &zero, span)
+            }
+            _ => {
+                // e^min(x, 0): the branch not taken must not overflow.
+                let zero = zero(self);
+                let low = self.arith(BinaryOp::Min, x, &zero, span);
+                let below = self.node(Kind::Unary(UnaryOp::Exp, low), Type::Float, span, Uses::NONE);
+                let high = self.arith(BinaryOp::Max, x, &zero, span);
+                self.arith(BinaryOp::Add, &high, &below, span)
+            }
         }
     }
 
-    /// A float or int of which nothing is known.
-    fn opaque(&self, ty: Type, span: Span) -> Expr {
-        Arc::new(Node::new(Kind::Error, ty, span, Uses::NONE))
+    /// What stands for an element, a position or the index of a pair.
+    fn elem(&self, elem: Elem, ty: Type, span: Span) -> Expr {
+        Arc::new(Node::new(Kind::Elem(elem), ty, span, Uses::NONE))
     }
 
     /// The named tensors of float rows.
@@ -145,17 +177,29 @@ impl Elab<'_> {
             self.report.push(d);
             return;
         };
-        let mut sections = None;
+        let mut pairs = None;
+        let mut theta = None;
         if let Some(def) = self.modules.find_def(self.module, &name.node) {
-            self.user_position(def, name, args, by.span);
+            pairs = self.user_position(def, name, args, by.span).map(Pairs::of_user);
         } else {
             match name.node.as_str() {
-                "rope" => sections = self.rope(args, by.span, &tensors),
-                "lrpe" => self.lrpe(args, by.span, &tensors),
+                "rope" => pairs = self.rope(args, by.span, &tensors),
+                "lrpe" => theta = self.lrpe(args, by.span, &tensors),
                 _ => self.unknown_rotation(name),
             }
         }
-        self.position(at, sections, &tensors);
+        let sections = pairs.as_ref().filter(|p| !p.sections.is_empty()).map(|p| p.sections.len());
+        let Some(at) = self.position(at, sections, &tensors) else { return };
+        match (pairs, theta) {
+            (Some(pairs), _) => {
+                self.add_row_op(&tensors, RowOpKind::Pairs(Arc::new(Pairs { at, ..pairs })), by.span);
+            }
+            (None, Some(theta)) => {
+                let double = RowOpKind::Double { theta, at: at[0].clone() };
+                self.add_row_op(&tensors, double, by.span);
+            }
+            (None, None) => {}
+        }
     }
 
     fn unknown_rotation(&mut self, name: &ast::Name) {
@@ -172,7 +216,7 @@ impl Elab<'_> {
     }
 
     /// The position: an int, or with sections a list of as many ints.
-    fn position(&mut self, at: &ast::Expr, sections: Option<usize>, tensors: &[usize]) {
+    fn position(&mut self, at: &ast::Expr, sections: Option<usize>, tensors: &[usize]) -> Option<Vec<Expr>> {
         let items: Vec<&ast::Expr> = match (&at.node, sections) {
             (ExprKind::List(items), Some(n)) if items.len() == n => items.iter().collect(),
             (ExprKind::List(items), n) => {
@@ -184,26 +228,29 @@ impl Elab<'_> {
                 .label("one position for each section")
                 .help("give `rope` as many `sections` as there are positions");
                 self.report.push(d);
-                return;
+                return None;
             }
             _ => vec![at],
         };
         let mut uses = Uses::NONE;
+        let mut positions = Vec::new();
         for e in items {
             let x = self.expr(e);
             let x = self.want_int(&x, "a position");
             uses = uses.or(x.uses);
+            positions.push(x);
         }
         for &tensor in tensors {
             self.rotations.push(Rotation { tensor, uses, at: at.span });
         }
+        positions.iter().all(|x| !x.is_error()).then_some(positions)
     }
 
     /// A query is read at i, a key at j: a rotation must not use the other.
-    pub fn check_rotations(&mut self, dots: &[(RowsFact, RowsFact)]) {
+    pub fn check_rotations(&mut self, dots: &[DotFact]) {
         for r in std::mem::take(&mut self.rotations) {
-            let query = dots.iter().any(|d| d.0.tensor == r.tensor);
-            let key = dots.iter().any(|d| d.1.tensor == r.tensor);
+            let query = dots.iter().any(|d| d.x.tensor == r.tensor);
+            let key = dots.iter().any(|d| d.y.tensor == r.tensor);
             let (wrong, side, right) = match (query, key) {
                 (true, false) if r.uses.any(Uses::J) => ("j", "query", "i"),
                 (false, true) if r.uses.any(Uses::I.or(Uses::ROW)) => ("i", "key", "j"),
@@ -222,25 +269,30 @@ impl Elab<'_> {
         }
     }
 
-    /// `rope(...)`: the number of sections, if any.
-    fn rope(&mut self, args: &[Arg], span: Span, tensors: &[usize]) -> Option<usize> {
+    /// `rope(...)`, without its positions.
+    fn rope(&mut self, args: &[Arg], span: Span, tensors: &[usize]) -> Option<Pairs> {
         let params = ["theta", "dims", "style", "sections", "scaling"];
         let bound = self.bind("rope", &params, 0, args, span)?;
-        if let Some(e) = bound[0] {
-            let theta = self.expr(e);
-            self.widen(&theta);
-        }
+        let theta = match bound[0] {
+            Some(e) => {
+                let theta = self.expr(e);
+                self.widen(&theta)
+            }
+            None => self.constant(Value::Float(10_000.0), span),
+        };
         let dims = bound[1].and_then(|e| self.rope_dims(e, tensors));
+        let mut interleaved = false;
         if let Some(e) = bound[2] {
             let known = ["half", "interleaved"];
+            interleaved = word_of(e) == Some("interleaved");
             if !word_of(e).is_some_and(|w| known.contains(&w)) {
                 self.bad_rope(e, "style", &known);
             }
         }
-        if let Some(e) = bound[4] {
-            self.scaling(e);
-        }
-        self.sections(bound[3]?, dims)
+        let scaling = bound[4].map_or(Some(Scaling::None), |e| self.scaling(e));
+        let sections = bound[3].map_or(Some(Vec::new()), |e| self.sections(e, dims));
+        let turn = Turn::Rope { theta, scaling: scaling? };
+        Some(Pairs { dims, interleaved, sections: sections?, at: Vec::new(), turn })
     }
 
     fn rope_dims(&mut self, e: &ast::Expr, tensors: &[usize]) -> Option<i64> {
@@ -260,7 +312,7 @@ impl Elab<'_> {
         Some(n)
     }
 
-    fn sections(&mut self, e: &ast::Expr, dims: Option<i64>) -> Option<usize> {
+    fn sections(&mut self, e: &ast::Expr, dims: Option<i64>) -> Option<Vec<i64>> {
         let ExprKind::List(items) = &e.node else {
             self.report.error(
                 Code::BadRotate,
@@ -270,15 +322,16 @@ impl Elab<'_> {
             );
             return None;
         };
-        let mut sum = 0i64;
+        let mut sections = Vec::new();
         for item in items {
-            sum += self.positive(item, "sections")?;
+            sections.push(self.positive(item, "sections")?);
         }
+        let sum: i64 = sections.iter().sum();
         if dims.is_some_and(|d| sum > d / 2) {
             let message = format!("the sections hold {sum} pairs, more than are rotated");
             self.report.error(Code::BadRotate, e.span, message, "one pair is two dims");
         }
-        Some(items.len())
+        Some(sections)
     }
 
     fn bad_rope(&mut self, e: &ast::Expr, what: &str, known: &[&str]) {
@@ -301,9 +354,9 @@ impl Elab<'_> {
         self.report.push(d);
     }
 
-    fn scaling(&mut self, e: &ast::Expr) {
+    fn scaling(&mut self, e: &ast::Expr) -> Option<Scaling> {
         if word_of(e) == Some("none") {
-            return;
+            return Some(Scaling::None);
         }
         let found = match &e.node {
             ExprKind::Call { name, args } => {
@@ -314,31 +367,46 @@ impl Elab<'_> {
         let Some((name, params, args)) = found else {
             let known: Vec<&str> = SCALINGS.iter().map(|s| s.0).collect();
             self.bad_rope(e, "scaling", &known);
-            return;
+            return None;
         };
-        let required = if name == "yarn" { 2 } else { params.len() };
-        let Some(bound) = self.bind(name, params, required, args, e.span) else { return };
-        for x in bound.into_iter().flatten() {
-            if let ExprKind::List(items) = &x.node {
-                for item in items {
-                    let item = self.expr(item);
-                    self.widen(&item);
-                }
-                continue;
-            }
-            let x = self.expr(x);
-            if !matches!(x.ty, Type::Row(_)) {
-                self.widen(&x);
-            }
+        let required = match name {
+            "yarn" => 2,
+            "longrope" => 3,
+            _ => params.len(),
+        };
+        let bound = self.bind(name, params, required, args, e.span)?;
+        let mut values = Vec::new();
+        for x in bound {
+            values.push(match x {
+                None => Vec::new(),
+                Some(x) => self.scaling_argument(x),
+            });
         }
+        if values.iter().flatten().any(|x| x.is_error()) { None } else { Some(Scaling::of(name, values)) }
+    }
+
+    /// A number, the numbers of a list, or a row.
+    fn scaling_argument(&mut self, x: &ast::Expr) -> Vec<Expr> {
+        if let ExprKind::List(items) = &x.node {
+            let mut list = Vec::new();
+            for item in items {
+                let item = self.expr(item);
+                list.push(self.widen(&item));
+            }
+            return list;
+        }
+        let x = self.expr(x);
+        vec![if matches!(x.ty, Type::Row(_)) { x } else { self.widen(&x) }]
     }
 
     /// `lrpe(theta)`: rows become [x cos, x sin], twice as long.
-    fn lrpe(&mut self, args: &[Arg], span: Span, tensors: &[usize]) {
-        let Some(bound) = self.bind("lrpe", &["theta"], 1, args, span) else { return };
+    fn lrpe(&mut self, args: &[Arg], span: Span, tensors: &[usize]) -> Option<Expr> {
+        let bound = self.bind("lrpe", &["theta"], 1, args, span)?;
+        let mut row = None;
         if let Some(e) = bound[0] {
             let theta = self.expr(e);
             let theta = self.want_row(&theta);
+            row = Some(theta.clone()).filter(|t| !t.is_error());
             for &t in tensors {
                 let Some(feature) = self.tensors[t].shape.last().cloned() else { continue };
                 if let Type::Row(n) = &theta.ty
@@ -354,10 +422,11 @@ impl Elab<'_> {
             let expr = self.arith(BinaryOp::Mul, &two, &old.expr, span);
             self.row_sizes.insert(t, Size { expr, text: format!("2 * {}", old.text), dim: None });
         }
+        row
     }
 
     /// A `position` of the author: its body types with x0, x1, pos and d.
-    fn user_position(&mut self, def: DefId, name: &ast::Name, args: &[Arg], span: Span) {
+    fn user_position(&mut self, def: DefId, name: &ast::Name, args: &[Arg], span: Span) -> Option<[Expr; 2]> {
         self.used_defs.insert(def);
         let modules = self.modules;
         let (home, ast) = modules.def(def);
@@ -371,24 +440,31 @@ impl Elab<'_> {
             .context(ast.name.span, "defined here")
             .help("define it with `position f(...) = [.., ..]`");
             self.report.push(d);
-            return;
+            return None;
         }
         if modules.is_recursive(def) {
-            return;
+            return None;
         }
-        let Some(mut values) = self.bind_definition(def, args, span) else { return };
-        for (var, ty) in [("x0", Type::Float), ("x1", Type::Float), ("pos", Type::Int), ("d", Type::Int)] {
-            values.insert(var.into(), self.opaque(ty, span));
+        let mut values = self.bind_definition(def, args, span)?;
+        for (var, elem, ty) in [
+            ("x0", Elem::X0, Type::Float),
+            ("x1", Elem::X1, Type::Float),
+            ("pos", Elem::Pos, Type::Int),
+            ("d", Elem::Pair, Type::Int),
+        ] {
+            values.insert(var.into(), self.elem(elem, ty, span));
         }
-        let ExprKind::List(pair) = &ast.body.node else { return };
+        let ExprKind::List(pair) = &ast.body.node else { return None };
         self.report.calls.push((ast.name.node.clone(), span));
         self.frames.push(Frame { module: home, args: values });
+        let mut out = Vec::new();
         for e in pair {
             let x = self.expr(e);
-            self.widen(&x);
+            out.push(self.widen(&x));
         }
         self.frames.pop();
         self.report.calls.pop();
+        <[Expr; 2]>::try_from(out).ok().filter(|pair| pair.iter().all(|x| !x.is_error()))
     }
 
     fn dropout(&mut self, args: &[Arg], span: Span) {

@@ -2,7 +2,7 @@
 
 use super::OUTPUTS;
 use crate::attn_ir::{
-    Attention, Dim, Dot, IndexVars, Numerics, Output, Param, Rows, Tensor, TileOverride, Weight,
+    Attention, Dim, Dot, IndexVars, Numerics, Origin, Output, Param, Rows, Tensor, TileOverride, Weight,
 };
 use crate::expr::eval::Value;
 use crate::expr::parse::{ParseError, Reader};
@@ -183,7 +183,15 @@ impl Parser<'_> {
             let _ = self.r.eat(",")?;
         }
         let layout = layout(&mut self.r, shape.len())?;
-        Ok(Tensor { name, dtype, shape, layout, fact: fact(&mut self.r)? })
+        let fact = fact(&mut self.r)?;
+        let origin = if self.r.eat_word("made")? {
+            Origin::Made
+        } else if self.r.eat_word("output")? {
+            Origin::Output
+        } else {
+            Origin::Host
+        };
+        Ok(Tensor { name, dtype, shape, layout, fact, origin })
     }
 
     fn index(&mut self) -> Result<IndexVars> {

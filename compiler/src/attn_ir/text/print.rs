@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::OUTPUTS;
-use crate::attn_ir::{Attention, Dim, Param, Rows, Tensor, Weight};
+use crate::attn_ir::{Attention, Derive, Dim, Kernel, Origin, Param, Rows, Step, Tensor, Weight};
 use crate::expr::print::ty_name;
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::text::{fact_text, layout_text, value_text};
@@ -51,6 +51,34 @@ pub fn print(a: &Attention) -> String {
     }
     out.push_str("}\n");
     out
+}
+
+/// A whole kernel: one attention alone, or every step in order.
+pub fn print_kernel(k: &Kernel) -> String {
+    if let [Step::Attend(a)] = &k.steps[..] {
+        return print(a);
+    }
+    let mut out = String::new();
+    for step in &k.steps {
+        match step {
+            Step::Derive(d) => out += &derive(k, d),
+            Step::Attend(a) => out += &print(a),
+        }
+    }
+    out
+}
+
+/// `derive q_rotated: f32[b < B, s < S, x < 64] = ...`
+fn derive(k: &Kernel, d: &Derive) -> String {
+    let t = k.tensor(d.out);
+    let tensor = |id: TensorId| k.tensor(id).name.clone();
+    let expr = |id: ExprId| crate::expr::print::print(&k.pool, id, &tensor);
+    let axis = |(var, n): (VarId, ExprId)| format!("{} < {}", k.pool.var_info(var).name, expr(n));
+    let dims: Vec<String> = d.index.iter().copied().zip(t.shape.iter().copied()).map(axis).collect();
+    let sum: Vec<String> = d.sum.iter().copied().map(axis).collect();
+    let sum = if sum.is_empty() { String::new() } else { format!("sum ({}) ", sum.join(", ")) };
+    let at = if d.at_bind { " at_bind" } else { "" };
+    format!("derive {}: {}[{}]{at} = {sum}{}\n", t.name, t.dtype, dims.join(", "), expr(d.value))
 }
 
 struct Printer<'a>(&'a Attention);
@@ -103,7 +131,12 @@ impl Printer<'_> {
     fn tensor_decl(&self, t: &Tensor) -> String {
         let shape: Vec<String> = t.shape.iter().map(|&n| self.expr(n)).collect();
         let (layout, fact) = (layout_text(&t.layout), fact_text(t.fact));
-        format!("tensor {}: {}[{}]{layout}{fact}", t.name, t.dtype, shape.join(", "))
+        let origin = match t.origin {
+            Origin::Host => "",
+            Origin::Made => " made",
+            Origin::Output => " output",
+        };
+        format!("tensor {}: {}[{}]{layout}{fact}{origin}", t.name, t.dtype, shape.join(", "))
     }
 
     fn rows(&self, rows: Rows) -> String {

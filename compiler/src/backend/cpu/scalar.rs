@@ -82,6 +82,8 @@ impl Emitter<'_, '_> {
             }
             ToFloat => self.b.ins().fcvt_from_sint(types::F32, x),
             ToInt => self.b.ins().fcvt_to_sint_sat(types::I64, x),
+            // Floats are f32 here.
+            Round32 => x,
             Sqrt | Exp | Exp2 | Log | Log2 | Tanh | Sigmoid | Sin | Cos => self.b.ins().sqrt(x),
         })
     }
@@ -195,7 +197,7 @@ pub(super) fn math_fn(op: UnaryOp) -> Option<MathFn> {
         Sigmoid => MathFn::Sigmoid,
         Sin => MathFn::Sin,
         Cos => MathFn::Cos,
-        Neg | Not | Abs | Floor | Ceil | Sqrt | Rsqrt | ToFloat | ToInt => return None,
+        Neg | Not | Abs | Floor | Ceil | Sqrt | Rsqrt | ToFloat | ToInt | Round32 => return None,
     })
 }
 

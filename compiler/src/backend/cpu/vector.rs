@@ -143,14 +143,18 @@ impl Emitter<'_, '_> {
             }
             Ty::Float if op != ToInt => {
                 let x = self.floats(body, x)?;
-                Ok(Some(Lanes::Floats(self.float_unary_lanes(op, x))))
+                Ok(self.float_unary_lanes(op, x).map(Lanes::Floats))
             }
             Ty::Int | Ty::Float => Ok(None),
         }
     }
 
-    fn float_unary_lanes(&mut self, op: UnaryOp, x: Value) -> Value {
-        match op {
+    /// Operations of floats with an instruction; the others were taken before.
+    fn float_unary_lanes(&mut self, op: UnaryOp, x: Value) -> Option<Value> {
+        Some(match op {
+            // Floats are f32 here.
+            UnaryOp::Round32 => x,
+            UnaryOp::Sqrt => self.b.ins().sqrt(x),
             UnaryOp::Neg => self.b.ins().fneg(x),
             UnaryOp::Abs => self.b.ins().fabs(x),
             UnaryOp::Floor => self.b.ins().floor(x),
@@ -161,8 +165,8 @@ impl Emitter<'_, '_> {
                 let root = self.b.ins().sqrt(x);
                 self.b.ins().fdiv(one, root)
             }
-            _ => self.b.ins().sqrt(x),
-        }
+            _ => return None,
+        })
     }
 
     fn math_lanes(&mut self, f: MathFn, x: Value) -> Result<Lanes> {

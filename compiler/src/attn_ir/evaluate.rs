@@ -1,0 +1,197 @@
+//! The meaning of a whole [`Kernel`]: its steps in f64, one after the other.
+//!
+//! Comes in: a kernel and concrete inputs. Goes out: every output in the logical order of its dims, and the largest
+//! |score| of all attentions. What holds: made tensors are kept in f64, whatever their storage type; only what the
+//! language declares is rounded (`round32`, tables). Loads out of range give 0: the conditions around them exclude
+//! their use. Not here: threads; [`evaluate_with`] takes the evaluation of one attention from the caller.
+
+use std::collections::HashMap;
+
+use super::dense::{self, RowResults};
+use super::{Attention, Derive, Kernel, Origin, OutputKind, Step, Tensor};
+use crate::artifact::DType;
+use crate::expr::eval::{Env, Value, eval};
+use crate::expr::{ExprId, TensorId, Ty, VarId};
+use crate::host::{BindError, Data, Inputs, View, unflatten};
+
+/// What a kernel returns.
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    /// Outputs by name, dims in logical order.
+    pub outputs: HashMap<String, View>,
+    /// Largest finite |score|, 0 without any.
+    pub max_abs_score: f64,
+}
+
+/// Evaluates one attention.
+pub type Attend<'a> = dyn FnMut(&Attention, &Inputs) -> Result<RowResults, BindError> + 'a;
+
+/// Evaluates all steps on one thread.
+///
+/// # Errors
+/// Data that do not fit the declarations.
+pub fn evaluate(kernel: &Kernel, inputs: Inputs) -> Result<Results, BindError> {
+    evaluate_with(kernel, inputs, &mut |a, data| dense::evaluate(a, data))
+}
+
+/// As [`evaluate`]; attentions are evaluated by `attend`.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_with(
+    kernel: &Kernel,
+    mut inputs: Inputs,
+    attend: &mut Attend<'_>,
+) -> Result<Results, BindError> {
+    let vars = scalars(kernel, &inputs)?;
+    let mut results = Results::default();
+    for (_, t) in kernel.inputs() {
+        inputs.tensor(&t.name, &shape(kernel, &vars, t), t.dtype)?;
+    }
+    for step in &kernel.steps {
+        match step {
+            Step::Derive(d) => {
+                let view = derive(kernel, d, &vars, &inputs)?;
+                let t = kernel.tensor(d.out);
+                keep(t, view, &mut inputs, &mut results);
+            }
+            Step::Attend(a) => {
+                let found = attend(a, &inputs)?;
+                results.max_abs_score = results.max_abs_score.max(found.max_abs_score);
+                for out in &a.outputs {
+                    let Some(id) = kernel.find(&out.name) else { continue };
+                    let t = kernel.tensor(id);
+                    let view = placed(a, out.kind, &shape(kernel, &vars, t), &found)?;
+                    keep(t, view, &mut inputs, &mut results);
+                }
+            }
+        }
+    }
+    Ok(results)
+}
+
+fn keep(t: &Tensor, view: View, inputs: &mut Inputs, results: &mut Results) {
+    if t.origin == Origin::Output {
+        results.outputs.insert(t.name.clone(), view);
+    } else {
+        inputs.tensors.insert(t.name.clone(), view);
+    }
+}
+
+/// Values of dims and params by variable; every other variable holds a 0 of its type.
+///
+/// # Errors
+/// A dim or parameter without a value.
+pub fn scalars(kernel: &Kernel, inputs: &Inputs) -> Result<Vec<Value>, BindError> {
+    let zero = |ty| match ty {
+        Ty::Bool => Value::Bool(false),
+        Ty::Int => Value::Int(0),
+        Ty::Float => Value::Float(0.0),
+    };
+    let mut vars: Vec<Value> = kernel.pool.vars().map(|(_, v)| zero(v.ty)).collect();
+    for (name, var) in kernel.runtime_dims() {
+        vars[var.0 as usize] = inputs.dim(&name)?;
+    }
+    for p in &kernel.params {
+        vars[p.var.0 as usize] = inputs.param(&p.name, kernel.pool.var_info(p.var).ty, p.default)?;
+    }
+    Ok(vars)
+}
+
+/// Variables and views of a derivation.
+struct At<'a> {
+    vars: Vec<Value>,
+    views: Vec<Option<&'a View>>,
+    /// Type of the elements of each tensor.
+    types: Vec<Ty>,
+}
+
+impl Env for At<'_> {
+    fn var(&self, var: VarId) -> Value {
+        self.vars[var.0 as usize]
+    }
+
+    fn load(&self, tensor: TensorId, index: &[i64]) -> Value {
+        let n = tensor.0 as usize;
+        let zero = match self.types[n] {
+            Ty::Float => Value::Float(0.0),
+            Ty::Int => Value::Int(0),
+            Ty::Bool => Value::Bool(false),
+        };
+        self.views[n].and_then(|v| v.get(index)).unwrap_or(zero)
+    }
+}
+
+fn shape(kernel: &Kernel, vars: &[Value], t: &Tensor) -> Vec<usize> {
+    let at = At { vars: vars.to_vec(), views: Vec::new(), types: Vec::new() };
+    let size = |&id: &ExprId| usize::try_from(eval(&kernel.pool, id, &at).int()).unwrap_or(0);
+    t.shape.iter().map(size).collect()
+}
+
+fn derive(kernel: &Kernel, d: &Derive, vars: &[Value], inputs: &Inputs) -> Result<View, BindError> {
+    let out = kernel.tensor(d.out);
+    let views = kernel.tensors.iter().map(|t| inputs.tensors.get(&t.name)).collect();
+    let types = kernel.tensors.iter().map(|t| t.dtype.value_ty()).collect();
+    let mut at = At { vars: vars.to_vec(), views, types };
+    let shape = shape(kernel, vars, out);
+    let extents: Vec<i64> = d.sum.iter().map(|(_, n)| eval(&kernel.pool, *n, &at).int().max(0)).collect();
+    let n_terms: i64 = extents.iter().product();
+    let mut values = Vec::new();
+    for n in 0..shape.iter().product() {
+        for (var, x) in d.index.iter().zip(unflatten(n, &shape)) {
+            at.vars[var.0 as usize] = Value::Int(x as i64);
+        }
+        let mut sum: Option<Value> = None;
+        for term in 0..n_terms {
+            let mut rest = term;
+            for ((var, _), extent) in d.sum.iter().zip(&extents).rev() {
+                at.vars[var.0 as usize] = Value::Int(rest % extent);
+                rest /= extent;
+            }
+            let value = eval(&kernel.pool, d.value, &at);
+            sum = Some(sum.map_or(value, |s| add(s, value)));
+        }
+        values.push(sum.unwrap_or(Value::Float(0.0)));
+    }
+    let data = match out.dtype.value_ty() {
+        Ty::Float => Data::Float(values.iter().map(|v| rounded(d, out.dtype, v.float())).collect()),
+        Ty::Int => Data::Int(values.iter().map(|v| v.int()).collect()),
+        Ty::Bool => Data::Bool(values.iter().map(|v| v.bool()).collect()),
+    };
+    View::contiguous(shape, data)
+}
+
+/// A table is what every target reads: rounded as it is stored.
+fn rounded(d: &Derive, dtype: DType, x: f64) -> f64 {
+    if d.at_bind { crate::host::round_to(dtype, x) } else { x }
+}
+
+fn add(a: Value, b: Value) -> Value {
+    match (a, b) {
+        (Value::Int(a), Value::Int(b)) => Value::Int(a.wrapping_add(b)),
+        (Value::Bool(a), Value::Bool(b)) => Value::Bool(a || b),
+        (a, b) => Value::Float(a.float() + b.float()),
+    }
+}
+
+/// Results of an attention, `[batch, heads, rows, ...]`, as a tensor whose dims stand as the query's do.
+fn placed(a: &Attention, kind: OutputKind, shape: &[usize], found: &RowResults) -> Result<View, BindError> {
+    let query = a.dots[0].x;
+    let data = match kind {
+        OutputKind::O => &found.o,
+        OutputKind::Lse => &found.lse,
+        OutputKind::MaxLogit => &found.max_logit,
+    };
+    let mut order: Vec<usize> = [query.batch, query.head, Some(query.seq)].into_iter().flatten().collect();
+    match kind {
+        OutputKind::O => order.push(query.feature),
+        _ => order.iter_mut().for_each(|d| *d -= usize::from(*d > query.feature)),
+    }
+    let mut strides = vec![0; shape.len()];
+    let mut step = 1;
+    for &d in order.iter().rev() {
+        strides[d] = step;
+        step *= shape[d];
+    }
+    View::strided(shape.to_vec(), strides, Data::Float(data.clone()))
+}

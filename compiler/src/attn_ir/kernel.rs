@@ -1,0 +1,132 @@
+//! A whole kernel: steps in order over the tensors that they share.
+//!
+//! Comes in from `sema`. Goes out to `lower`, which turns each step into launches, and to [`super::evaluate`],
+//! which says what it means. What holds: a step reads inputs and what earlier steps made; every made tensor and
+//! every output is written by exactly one step; expressions of all steps are over one set of dims, params and
+//! tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
+//! Not here: how a step is tiled, what is fused with what.
+
+use super::{Attention, Dim, Origin, OutputKind, Param, Rows, Tensor, Weight};
+use crate::expr::{ExprId, Pool, TensorId, VarId};
+
+/// Steps over shared tensors.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Kernel name.
+    pub name: String,
+    /// Sizes, params and the expressions of derived tensors.
+    pub pool: Pool,
+    /// All dims in order of declaration.
+    pub dims: Vec<Dim>,
+    /// Run-time scalars in order of declaration.
+    pub params: Vec<Param>,
+    /// Inputs in order of declaration, outputs in order of `return`, then made tensors.
+    pub tensors: Vec<Tensor>,
+    /// In order.
+    pub steps: Vec<Step>,
+    /// Row tensors among the inputs with the roles of their dims: queries first, then keys and values.
+    pub roles: Vec<(Rows, Side)>,
+}
+
+/// Who reads the rows of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Read at (b, h, row).
+    Query,
+    /// Read at (b, key head of h, j).
+    Key,
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A tensor computed element by element.
+    Derive(Derive),
+    /// Scores, weights, and their sum with the values.
+    Attend(Box<Attention>),
+}
+
+/// `out[index] = sum over the summed variables of value`; without summed variables just `value`.
+///
+/// Loads are of inputs and of what earlier steps made. An index out of range is an error at bind, or excluded by
+/// the condition of a `select`. Expressions live in the kernel's pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Derive {
+    /// Written.
+    pub out: TensorId,
+    /// One int variable for each dim of `out`.
+    pub index: Vec<VarId>,
+    /// Summed variables, each over 0..extent.
+    pub sum: Vec<(VarId, ExprId)>,
+    /// The element: float, int or bool as `out` holds.
+    pub value: ExprId,
+    /// Made when arguments are bound, in f64, and rounded once: reads dims and params only.
+    pub at_bind: bool,
+    /// Expressions over `index` whose loads and divisors the host's data decide: checked at bind.
+    pub checks: Vec<ExprId>,
+}
+
+/// What bounds the elements of an output, by which errors are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Weighted by at most 1 in all: as large as the values.
+    Average,
+    /// Nothing bounds it: errors are measured against its largest element.
+    Sum,
+    /// Logarithms of sums, or scores.
+    Logarithm,
+}
+
+impl Kernel {
+    /// How errors of an output are measured.
+    pub fn measure(&self, output: &str) -> Measure {
+        for a in self.attentions() {
+            let kind = a.outputs.iter().find(|o| o.name == output).map(|o| o.kind);
+            match (kind, a.weight) {
+                (Some(OutputKind::O), Weight::Softmax { .. } | Weight::Sigmoid) => return Measure::Average,
+                (Some(OutputKind::O), Weight::Relu | Weight::Plain) => return Measure::Sum,
+                (Some(OutputKind::Lse | OutputKind::MaxLogit), _) => return Measure::Logarithm,
+                (None, _) => {}
+            }
+        }
+        Measure::Sum
+    }
+
+    /// The declaration of a tensor.
+    pub fn tensor(&self, id: TensorId) -> &Tensor {
+        &self.tensors[id.0 as usize]
+    }
+
+    /// The tensor of this name.
+    pub fn find(&self, name: &str) -> Option<TensorId> {
+        self.tensors.iter().position(|t| t.name == name).map(|n| TensorId(n as u32))
+    }
+
+    /// What the host binds, in order.
+    pub fn inputs(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
+        self.of(Origin::Host)
+    }
+
+    /// What the host gets, in order of `return`.
+    pub fn outputs(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
+        self.of(Origin::Output)
+    }
+
+    fn of(&self, origin: Origin) -> impl Iterator<Item = (TensorId, &Tensor)> {
+        let all = self.tensors.iter().enumerate().map(|(n, t)| (TensorId(n as u32), t));
+        all.filter(move |(_, t)| t.origin == origin)
+    }
+
+    /// The attentions among the steps, in order.
+    pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
+        self.steps.iter().filter_map(|s| match s {
+            Step::Attend(a) => Some(&**a),
+            Step::Derive(_) => None,
+        })
+    }
+
+    /// The dims whose sizes are only known at launch: (name, variable).
+    pub fn runtime_dims(&self) -> Vec<(String, VarId)> {
+        super::runtime_dims(&self.pool, &self.dims)
+    }
+}

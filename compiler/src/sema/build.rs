@@ -1,0 +1,311 @@
+//! The steps of an attention kernel: derived rows, the attention, the epilogues of its results.
+//!
+//! Comes in: the checked body of a kernel, its dims, params and inputs bound in a pool. Goes out: the
+//! [`attn_ir::Kernel`] and the clauses of its mask. What holds: where nothing is derived, the kernel is one attention
+//! over the inputs. Not here: rows (`turn.rs`), what a target cannot run.
+
+use crate::artifact::DType;
+use crate::attn_ir::{
+    self, Attention, Derive, Fact, Numerics, Origin, Output, OutputKind, Rows, Side, Step, TileOverride,
+    Weight,
+};
+use crate::diagnostic::Code;
+use crate::expr::{ExprId, Pool, TensorId, Ty};
+
+use super::hir::Expr;
+use super::instantiate::{CompileError, Instance, PlanKey, Result};
+use super::lower::Lower;
+use super::model::*;
+use super::turn::Steps;
+
+/// What was bound before the body is lowered.
+pub(crate) struct Bound {
+    /// Run-time parameters.
+    pub params: Vec<attn_ir::Param>,
+    /// Dims.
+    pub dims: Vec<attn_ir::Dim>,
+    /// Inputs that are present.
+    pub tensors: Vec<attn_ir::Tensor>,
+}
+
+/// The kernel of one attention body.
+pub(crate) fn attention(
+    kernel: &CheckedKernel,
+    key: &PlanKey,
+    body: &Body,
+    mut lower: Lower<'_>,
+    bound: Bound,
+) -> Result<Instance> {
+    let (x, y) = (body.dots[0].x, body.dots[0].y);
+    present(kernel, &lower, body)?;
+    let size = |lower: &Lower<'_>, rows: RowsFact, dim: Option<usize>| -> Option<ExprId> {
+        let id = lower.ids[rows.tensor]?;
+        dim.map(|d| bound.tensors[id.0 as usize].shape[d])
+    };
+    let one = lower.pool.int(1);
+    let batch = size(&lower, x, x.batch).unwrap_or(one);
+    let seq_q = size(&lower, x, Some(x.seq)).unwrap_or(one);
+    let seq_k = size(&lower, y, Some(y.seq)).unwrap_or(one);
+    let n_heads = constant(kernel, &lower, size(&lower, x, x.head), x)?;
+    let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
+    let n_kv_heads = match key_rows {
+        Some(r) => constant(kernel, &lower, size(&lower, r, r.head), r)?,
+        None => 1,
+    };
+    let kv_head = kv_head(kernel, &mut lower, n_heads, n_kv_heads)?;
+    let offset = if kernel.align.bottom_right { lower.pool.sub(seq_k, seq_q) } else { lower.pool.int(0) };
+    let mut roles: Vec<(Rows, Side)> = Vec::new();
+    let sides = body.dots.iter().map(|d| (d.x, Side::Query));
+    let sides = sides.chain(body.dots.iter().map(|d| (d.y, Side::Key))).chain([(body.value, Side::Key)]);
+    for (fact, side) in sides {
+        roles.extend(lower.ids[fact.tensor].map(|id| (rows_of(fact, id), side)));
+    }
+    let Bound { params, dims, tensors } = bound;
+    let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
+    let mut steps = Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, axes, hoisted: vec![] };
+    declare_outputs(&mut steps, key, x, body.value);
+    steps.row_ops()?;
+    let dots = dots(&mut steps, body)?;
+    let value = match &body.value_row {
+        Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
+        None => rows_of(body.value, steps.lower.rows[body.value.tensor].unwrap_or(dots[0].y.tensor)),
+    };
+    let score = steps.lower.expr(&body.score)?;
+    let mask = match &body.mask {
+        Some(m) => steps.lower.expr(m)?,
+        None => steps.lower.pool.bool(true),
+    };
+    let weight = weight(body, &mut steps.lower)?;
+    let (outputs, epilogues) = results(&mut steps, x)?;
+    let mut clauses = Vec::new();
+    for clause in &kernel.mask_clauses {
+        clauses.push((clause.text.clone(), clause.span, steps.lower.expr(&clause.expr)?));
+    }
+    let attention = Attention {
+        name: kernel.name.clone(),
+        pool: Pool::new(),
+        index: steps.lower.index,
+        batch,
+        n_heads,
+        n_kv_heads,
+        kv_head,
+        seq_q,
+        seq_k,
+        offset,
+        dots,
+        score,
+        mask,
+        weight,
+        value,
+        outputs,
+        cpu_tiles: cpu_tiles(kernel),
+        numerics: Numerics { exact_dot: kernel.numerics.exact_dot },
+        params: params.clone(),
+        dims: dims.clone(),
+        tensors: Vec::new(),
+    };
+    steps.steps.push(Step::Attend(Box::new(attention)));
+    steps.steps.extend(epilogues);
+    let Steps { lower, tensors, mut steps, .. } = steps;
+    let pool = lower.pool;
+    for step in &mut steps {
+        if let Step::Attend(a) = step {
+            a.pool = pool.clone();
+            a.tensors = tensors.clone();
+        }
+    }
+    let name = kernel.name.clone();
+    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
+    Ok(Instance { kernel, mask_clauses: vec![clauses] })
+}
+
+fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
+    Rows { tensor, batch: r.batch, head: r.head, seq: r.seq, feature: r.feature }
+}
+
+/// Tensors whose rows meet cannot be absent.
+fn present(kernel: &CheckedKernel, lower: &Lower<'_>, body: &Body) -> Result<()> {
+    let read = body.dots.iter().flat_map(|d| [d.x, d.y]).chain([body.value]);
+    for r in read.filter(|r| lower.ids[r.tensor].is_none()) {
+        let t = &kernel.tensors[r.tensor];
+        let message = format!("`{}` is read by a dot and cannot be absent", t.name);
+        let help = Some(format!("bind `{}`, or remove `optional`", t.name));
+        return Err(CompileError::spec(Code::BadPlanValue, t.span, message, "declared optional", help));
+    }
+    Ok(())
+}
+
+fn dots(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<attn_ir::Dot>> {
+    let mut dots = Vec::new();
+    for dot in &body.dots {
+        let x = steps.row_tensor("query_rows", &dot.x_row, dot.x, true)?;
+        let y = steps.row_tensor("key_rows", &dot.y_row, dot.y, false)?;
+        let var = steps.lower.pool.add_var("dot", Ty::Float);
+        steps.lower.dots.push((dot.clone(), var));
+        dots.push(attn_ir::Dot { x: rows_of(dot.x, x), y: rows_of(dot.y, y), var });
+    }
+    Ok(dots)
+}
+
+/// Declares what the host gets.
+fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: RowsFact) {
+    let kernel = steps.kernel;
+    let query = &kernel.tensors[x.tensor];
+    let shape_of = |t: usize| {
+        let id = steps.lower.ids[t].unwrap_or(TensorId(0));
+        steps.tensors[id.0 as usize].shape.clone()
+    };
+    let mut o_shape = shape_of(x.tensor);
+    o_shape[x.feature] = shape_of(value.tensor)[value.feature];
+    let mut vector_shape = o_shape.clone();
+    vector_shape.remove(x.feature);
+    for fact in &kernel.outputs {
+        let (dtype, shape, layout) = match &fact.kind {
+            OutputHir::O { cast, .. } => {
+                (cast.unwrap_or(query.elem.dtype(key.float)), o_shape.clone(), query.layout.clone())
+            }
+            _ => (DType::F32, vector_shape.clone(), (0..vector_shape.len()).collect()),
+        };
+        let (name, fact, origin) = (fact.name.clone(), Fact::None, Origin::Output);
+        steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
+    }
+}
+
+/// What the attention writes, and the steps that make results of it.
+fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>)> {
+    let kernel = steps.kernel;
+    let (mut attended, mut epilogues) = (Vec::new(), Vec::new());
+    for fact in &kernel.outputs {
+        let Some(n) = steps.tensors.iter().position(|t| t.name == fact.name && t.origin == Origin::Output)
+        else {
+            continue;
+        };
+        let (name, dtype) = (fact.name.clone(), steps.tensors[n].dtype);
+        match &fact.kind {
+            OutputHir::O { epilogue: Some(e), .. } => {
+                let shape = steps.tensors[n].shape.clone();
+                let raw = steps.declare("attended", DType::F32, shape.clone(), Fact::None);
+                let name = steps.tensors[raw.0 as usize].name.clone();
+                attended.push(Output { name, kind: OutputKind::O, dtype: DType::F32 });
+                let before = steps.steps.len();
+                epilogue(steps, e, raw, x, &shape, TensorId(n as u32))?;
+                epilogues.extend(steps.steps.drain(before..));
+            }
+            OutputHir::O { .. } => attended.push(Output { name, kind: OutputKind::O, dtype }),
+            OutputHir::Lse => attended.push(Output { name, kind: OutputKind::Lse, dtype }),
+            OutputHir::MaxLogit => attended.push(Output { name, kind: OutputKind::MaxLogit, dtype }),
+            OutputHir::Other => {}
+        }
+    }
+    Ok((attended, epilogues))
+}
+
+/// `out = e`, where `weight @ v` is what the attention wrote into `raw`.
+fn epilogue(
+    steps: &mut Steps<'_>,
+    e: &Expr,
+    raw: TensorId,
+    x: RowsFact,
+    shape: &[ExprId],
+    out: TensorId,
+) -> Result<()> {
+    steps.lower.weighted = Some((raw, x));
+    let vars = steps.vars_of(x, true);
+    let feature = steps.lower.pool.var(vars.index[x.feature]);
+    let value = steps.result_element(e, &vars, feature, shape)?;
+    steps.lower.weighted = None;
+    let value = steps.at(value, &vars);
+    let index = vars.index;
+    steps.steps.push(Step::Derive(Derive {
+        out,
+        index,
+        sum: vec![],
+        value,
+        at_bind: false,
+        checks: vec![value],
+    }));
+    Ok(())
+}
+
+fn constant(kernel: &CheckedKernel, lower: &Lower<'_>, size: Option<ExprId>, rows: RowsFact) -> Result<i64> {
+    let Some(size) = size else { return Ok(1) };
+    lower.pool.as_int(size).ok_or_else(|| {
+        let t = &kernel.tensors[rows.tensor];
+        let message = format!("the head count of `{}` is not a constant of the plan", t.name);
+        let help = Some("size it by a dim, a number or a static parameter".into());
+        CompileError::spec(Code::MissingDim, t.span, message, "declared here", help)
+    })
+}
+
+fn kv_head(kernel: &CheckedKernel, lower: &mut Lower<'_>, n_heads: i64, n_kv: i64) -> Result<ExprId> {
+    let h = lower.pool.var(lower.index.h);
+    let needs_multiple = matches!(kernel.heads.map, HeadMap::Grouped | HeadMap::Interleaved);
+    if needs_multiple && n_heads % n_kv != 0 {
+        let message = format!("{n_heads} query heads are not a multiple of {n_kv} key heads");
+        let help = Some("choose sizes that divide, or say `heads map by <expr in h>`".into());
+        let span = kernel.heads.span;
+        return Err(CompileError::spec(Code::HeadsDivide, span, message, "maps them", help));
+    }
+    Ok(match &kernel.heads.map {
+        HeadMap::Same => h,
+        HeadMap::Mqa => lower.pool.int(0),
+        HeadMap::Grouped => {
+            let group = lower.pool.int(n_heads / n_kv.max(1));
+            let zero = lower.pool.int(0);
+            if n_kv == 1 { zero } else { lower.pool.idiv(h, group) }
+        }
+        HeadMap::Interleaved => {
+            let n = lower.pool.int(n_kv);
+            if n_kv == n_heads { h } else { lower.pool.modulo(h, n) }
+        }
+        HeadMap::By(e) => {
+            let map = lower.expr(e)?;
+            check_head_map(kernel, lower, map, n_heads, n_kv)?;
+            map
+        }
+    })
+}
+
+/// Every query head must map to a key head that exists.
+fn check_head_map(
+    kernel: &CheckedKernel,
+    lower: &mut Lower<'_>,
+    map: ExprId,
+    n_heads: i64,
+    n_kv: i64,
+) -> Result<()> {
+    for head in 0..n_heads.min(1 << 16) {
+        let at = lower.pool.int(head);
+        let value = lower.pool.substitute(map, &[(lower.index.h, at)]);
+        let Some(kv) = lower.pool.as_int(value) else {
+            let message = "the head map is not a constant of the plan for each h".to_string();
+            let help = Some("use h, dims that the plan fixes, statics and numbers".into());
+            let span = kernel.heads.span;
+            return Err(CompileError::spec(Code::BadPlanValue, span, message, "this map", help));
+        };
+        if kv < 0 || kv >= n_kv {
+            let message = format!("query head {head} maps to key head {kv}, outside 0..{n_kv}");
+            let help = Some("for instance `heads map by h mod Hkv`".into());
+            let span = kernel.heads.span;
+            return Err(CompileError::spec(Code::BadPlanValue, span, message, "this map", help));
+        }
+    }
+    Ok(())
+}
+
+fn weight(body: &Body, lower: &mut Lower<'_>) -> Result<Weight> {
+    Ok(match &body.weight {
+        WeightHir::Softmax(Some(sink)) if !lower.reads_absent(sink) => {
+            Weight::Softmax { sink: Some(lower.expr(sink)?) }
+        }
+        WeightHir::Softmax(_) => Weight::Softmax { sink: None },
+        WeightHir::Sigmoid => Weight::Sigmoid,
+        WeightHir::Relu => Weight::Relu,
+        WeightHir::Plain => Weight::Plain,
+    })
+}
+
+fn cpu_tiles(kernel: &CheckedKernel) -> TileOverride {
+    let tile = kernel.schedules.iter().find(|s| s.target == "cpu").and_then(|s| s.tile);
+    TileOverride { tile_q: tile.map(|t| t.0), tile_kv: tile.map(|t| t.1) }
+}
