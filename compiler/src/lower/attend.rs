@@ -11,7 +11,7 @@ use crate::attn_ir::{Attention, OutputKind, Weight};
 use crate::expr::{ExprId, TensorId, Ty, VarId};
 use crate::mask::{self, MaskAnalysis, TileBox};
 use crate::schedule::QueryOrder;
-use crate::tile_ir::{Access, BufId, Buffer, Launch, PanelRef, RowsRef, Stmt, WeightKind};
+use crate::tile_ir::{Access, BufId, Buffer, Launch, Operand, PanelRef, RowsRef, Stmt, WeightKind};
 
 /// Buffers of a task.
 struct Tiles {
@@ -249,7 +249,7 @@ impl Attend<'_> {
                 step.push(Stmt::Gemm {
                     c: tiles.s[n],
                     a: chain.buf,
-                    b: PanelRef { offset, ..panels.clone() },
+                    b: Operand::Panels(PanelRef { offset, ..panels.clone() }),
                     rows: task.rows,
                     k,
                     n: cols,
@@ -276,7 +276,7 @@ impl Attend<'_> {
         step.push(Stmt::Gemm {
             c: tiles.o,
             a: tiles.s[0],
-            b: panels,
+            b: Operand::Panels(panels),
             rows: task.rows,
             k: cols,
             n,

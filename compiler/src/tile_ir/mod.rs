@@ -151,6 +151,25 @@ pub struct PanelRef {
     pub panel_stride: ExprId,
 }
 
+/// The right operand of a product.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operand {
+    /// A packed matrix.
+    Panels(PanelRef),
+    /// A buffer of exactly 32 columns, which is one panel: element (t, x) is `buffer[t, x]`, x < 32.
+    Buffer(BufId),
+}
+
+impl Operand {
+    /// The expressions of it.
+    pub fn exprs(&self) -> Vec<ExprId> {
+        match self {
+            Operand::Panels(p) => vec![p.offset, p.panel_stride],
+            Operand::Buffer(_) => vec![],
+        }
+    }
+}
+
 /// How a [`Stmt::Map`] reads a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -257,8 +276,8 @@ pub enum Stmt {
         c: BufId,
         /// Left operand.
         a: BufId,
-        /// Right operand.
-        b: PanelRef,
+        /// Right operand; with a buffer n <= 32 and k <= its rows.
+        b: Operand,
         /// Rows of c.
         rows: ExprId,
         /// Length of the sum.
@@ -392,7 +411,7 @@ impl Stmt {
                 [&src.index[..], &panel(dst), &[*n], &flag.1[..]].concat()
             }
             Stmt::Gemm { b, rows, k, n, skip_zero, .. } => {
-                [&panel(b)[..], &[*rows, *k, *n, *skip_zero]].concat()
+                [&b.exprs()[..], &[*rows, *k, *n, *skip_zero]].concat()
             }
             Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
             Stmt::Math { rows, .. } => vec![*rows],

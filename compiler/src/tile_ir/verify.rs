@@ -24,6 +24,7 @@
 //! - I15 A map reads what it writes as `tile` only.
 //! - I16 The buffers of a product or a row step are different ones.
 //! - I17 A product without `+=` has no row_scale.
+//! - I18 A right operand that lies in a buffer has exactly 32 columns.
 //!
 //! Not decided here, but by [`super::interp`] on data: that run-time counts fit, that no two tasks write one
 //! element, that nothing uninitialised is read.

@@ -2,7 +2,7 @@
 
 use attn_compiler::artifact::{DType, Intrinsic, MathFn};
 use attn_compiler::expr::{ExprId, TensorId, Ty};
-use attn_compiler::tile_ir::{BufId, PanelRef, Program, RowsRef, Stmt, TensorKind, WeightKind};
+use attn_compiler::tile_ir::{BufId, Operand, PanelRef, Program, RowsRef, Stmt, TensorKind, WeightKind};
 
 use crate::build;
 use crate::exec::{Arg, HostTensor, Loaded};
@@ -161,7 +161,7 @@ fn products_choose_by_skip_zero() {
     ] {
         for (row_scale, accumulate) in [(None, false), (Some(BufId(4)), true)] {
             let mut s = setup();
-            let (b, rows, n) = (s.panel(), s.rows, s.cols);
+            let (b, rows, n) = (Operand::Panels(s.panel()), s.rows, s.cols);
             let k = s.p.pool.int(32);
             let skip_zero = constant.map_or(s.bool_arg, |x| s.p.pool.bool(x));
             let (c, a) = (BufId(0), BufId(1));

@@ -126,8 +126,8 @@ extern "C" fn half_to_f32(bits: u32) -> f32 {
 }
 
 /// The table, in the order of [`Intrinsic::ALL`].
-pub fn table() -> &'static [usize; 14] {
-    static TABLE: std::sync::OnceLock<[usize; 14]> = std::sync::OnceLock::new();
+pub fn table() -> &'static [usize; Intrinsic::ALL.len()] {
+    static TABLE: std::sync::OnceLock<[usize; Intrinsic::ALL.len()]> = std::sync::OnceLock::new();
     TABLE.get_or_init(|| Intrinsic::ALL.map(|f| address(f) as usize))
 }
 

@@ -6,10 +6,10 @@
 
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
 
-use crate::artifact::Intrinsic;
+use crate::artifact::{Intrinsic, PANEL};
 use crate::expr::range::Range;
 use crate::expr::{ExprId, TensorId};
-use crate::tile_ir::{BufId, PanelRef, RowsRef, Stmt};
+use crate::tile_ir::{BufId, Operand, PanelRef, RowsRef, Stmt};
 
 use super::BackendError;
 use super::emitter::{Emitter, Result};
@@ -193,10 +193,18 @@ impl Emitter<'_, '_> {
         };
         let (to, from) = (self.buffer(*c)?, self.buffer(*a)?);
         let rows = self.count(*rows, to.rows.min(from.rows))?;
-        let (k, n) = (self.count(*k, from.cols)?, self.count(*n, to.cols)?);
+        let (most_k, most_n) = match b {
+            Operand::Panels(_) => (from.cols, to.cols),
+            Operand::Buffer(b) => (from.cols.min(self.buffer(*b)?.rows), to.cols.min(PANEL as i64)),
+        };
+        let (k, n) = (self.count(*k, most_k)?, self.count(*n, most_n)?);
         let (ldc, lda) = (self.int(to.cols), self.int(from.cols));
         let [c, a] = self.addresses([*c, *a])?;
-        let (panel, panel_stride) = self.panel(b)?;
+        let (panel, panel_stride) = match b {
+            Operand::Panels(p) => self.panel(p)?,
+            // There is one panel, so the stride is not used.
+            Operand::Buffer(b) => (self.buffer_address(*b)?, self.int(0)),
+        };
         let scale = self.address_or_null(*row_scale)?;
         let add = self.b.ins().iconst(types::I32, i64::from(*accumulate));
         let args = [c, ldc, a, lda, panel, panel_stride, rows, k, n, scale, add];

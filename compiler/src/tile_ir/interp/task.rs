@@ -10,7 +10,7 @@ use super::rows::{finish_softmax, softmax_step, weight_step};
 use crate::artifact::{MathFn, PANEL};
 use crate::expr::eval::{Value, unary};
 use crate::expr::{ExprId, UnaryOp};
-use crate::tile_ir::{Access, BufId, Buffer, Launch, PanelRef, RowsRef, Stmt, text};
+use crate::tile_ir::{Access, BufId, Buffer, Launch, Operand, PanelRef, RowsRef, Stmt, text};
 
 type Done<T = ()> = Result<T, String>;
 
@@ -53,6 +53,9 @@ struct Task<'m, 'a> {
     tiles: Vec<Tile<'a>>,
 }
 
+/// Reads an element of a right operand.
+type Right<'m, 'a> = Box<dyn Fn(&Task<'m, 'a>, usize, usize) -> Done<f64>>;
+
 /// Runs the task whose grid coordinates are set.
 pub fn run<'a>(machine: &mut Machine<'a>, launch: &'a Launch) -> Result<(), InterpError> {
     let tile = |decl: &'a Buffer| Tile { decl, data: vec![None; (decl.rows * decl.cols).max(0) as usize] };
@@ -60,7 +63,7 @@ pub fn run<'a>(machine: &mut Machine<'a>, launch: &'a Launch) -> Result<(), Inte
     Task { machine, launch, tiles }.block(&launch.body)
 }
 
-impl<'a> Task<'_, 'a> {
+impl<'m, 'a> Task<'m, 'a> {
     fn block(&mut self, body: &'a [Stmt]) -> Result<(), InterpError> {
         for stmt in body {
             self.structured(stmt)?;
@@ -243,16 +246,20 @@ impl<'a> Task<'_, 'a> {
         };
         let (to, from) = (self.tile(*c).decl, self.tile(*a).decl);
         let rows = self.count(*rows, to.rows.min(from.rows))?;
-        let (k, n) = (self.count(*k, from.cols)?, self.count(*n, to.cols)?);
+        let (most_k, most_n) = match b {
+            Operand::Panels(_) => (from.cols, to.cols),
+            Operand::Buffer(b) => (from.cols.min(self.tile(*b).decl.rows), to.cols.min(PANEL as i64)),
+        };
+        let (k, n) = (self.count(*k, most_k)?, self.count(*n, most_n)?);
         let skip_zero = self.machine.eval(*skip_zero)?.bool();
-        let at = self.panel(b)?;
+        let right = self.right_operand(b)?;
         for r in 0..rows {
             let scale = match row_scale {
                 Some(v) if *accumulate => self.get(*v, r, 0)?,
                 _ => 1.0,
             };
             for x in 0..n.next_multiple_of(16) {
-                let sum = self.element(r, x, k, (*a, b), skip_zero, &at);
+                let sum = self.element((r, x, k), *a, skip_zero, &right);
                 let old = if *accumulate { self.get(*c, r, x) } else { Ok(0.0) };
                 let value = sum.and_then(|sum| if *accumulate { Ok(old? * scale + sum) } else { Ok(sum) });
                 match value {
@@ -264,21 +271,33 @@ impl<'a> Task<'_, 'a> {
         Ok(())
     }
 
+    /// How to read element (t, x) of a right operand.
+    fn right_operand(&mut self, b: &Operand) -> Done<Right<'m, 'a>> {
+        Ok(match b {
+            Operand::Panels(p) => {
+                let (tensor, at) = (p.tensor, self.panel(p)?);
+                Box::new(move |task, t, x| task.machine.memory.read_flat(tensor, at(t, x)))
+            }
+            Operand::Buffer(b) => {
+                let b = *b;
+                Box::new(move |task, t, x| task.get(b, t, x))
+            }
+        })
+    }
+
     /// One element of a product.
     fn element(
         &self,
-        r: usize,
-        x: usize,
-        k: usize,
-        (a, b): (BufId, &PanelRef),
+        (r, x, k): (usize, usize, usize),
+        a: BufId,
         skip_zero: bool,
-        at: &impl Fn(usize, usize) -> i64,
+        right: &Right<'m, 'a>,
     ) -> Done<f64> {
         let mut sum = 0.0;
         for t in 0..k {
             let left = self.get(a, r, t)?;
             if !(skip_zero && left == 0.0) {
-                sum += left * self.machine.memory.read_flat(b.tensor, at(t, x))?;
+                sum += left * right(self, t, x)?;
             }
         }
         Ok(sum)

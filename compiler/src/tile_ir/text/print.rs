@@ -26,7 +26,8 @@ use crate::expr::eval::Value;
 use crate::expr::print::{float_text, ty_name};
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::{
-    Access, BufId, Launch, PanelRef, Program, RowsRef, ScalarArg, Stmt, TensorDecl, TensorKind, WeightKind,
+    Access, BufId, Launch, Operand, PanelRef, Program, RowsRef, ScalarArg, Stmt, TensorDecl, TensorKind,
+    WeightKind,
 };
 
 /// The whole program.
@@ -219,7 +220,11 @@ impl Printer<'_> {
             }
             Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } => {
                 let assign = if *accumulate { "+=" } else { "=" };
-                let product = format!("{} {assign} {} * {}", buf(c), buf(a), self.panel(b));
+                let right = match b {
+                    Operand::Panels(p) => self.panel(p),
+                    Operand::Buffer(b) => buf(b),
+                };
+                let product = format!("{} {assign} {} * {right}", buf(c), buf(a));
                 let sizes = format!("rows = {}, k = {}, n = {}", e(rows), e(k), e(n));
                 format!("gemm {product}, {sizes}{}, skip_zero = {}", scale_by(row_scale), e(skip_zero))
             }

@@ -57,6 +57,12 @@ const EVERYTHING: &str = r#"program everything {
     store_rows o[b_2, t * 16 : r, 0 : x] <- ob, rows = n, d = 8
     store_vec lse[b_2, t * 16 : rx] <- m, rows = n
   }
+  launch more {
+    buffer a[16, 32]
+    buffer panel[32, 32]
+    buffer c[16, 32]
+    gemm c = a * panel, rows = 16, k = 32, n = 20, skip_zero = false
+  }
   launch alone {
   }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Checked, Verifier};
-use crate::artifact::DType;
+use crate::artifact::{DType, PANEL};
 use crate::expr::{ExprId, Op, TensorId, Ty};
 use crate::tile_ir::{
-    Access, BufId, Buffer, Launch, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
+    Access, BufId, Buffer, Launch, Operand, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
 };
 
 /// A product writes columns rounded up to this.
@@ -105,11 +105,23 @@ impl<'a> Verifier<'a> {
             return Ok(());
         };
         let (to, from) = (self.tile(*c)?, self.tile(*a)?);
-        self.panel(b)?;
-        self.read(b.tensor)?;
+        let (mut most_k, mut most_n) = (from.cols, to.cols);
+        match b {
+            Operand::Panels(panels) => {
+                self.panel(panels)?;
+                self.read(panels.tensor)?;
+            }
+            Operand::Buffer(buf) => {
+                let right = self.tile(*buf)?;
+                let panel = PANEL as i64;
+                self.ensure(right.cols == panel, "I18", "a right operand in a buffer has 32 columns")?;
+                self.distinct(&[*c, *buf])?;
+                (most_k, most_n) = (most_k.min(right.rows), most_n.min(panel));
+            }
+        }
         self.count(*rows, to.rows.min(from.rows))?;
-        self.count(*k, from.cols)?;
-        self.count(*n, to.cols)?;
+        self.count(*k, most_k)?;
+        self.count(*n, most_n)?;
         self.expr(*skip_zero, Ty::Bool)?;
         row_scale.iter().try_for_each(|v| self.vector(*v, *rows))?;
         self.ensure(*accumulate || row_scale.is_none(), "I17", "row_scale scales what is added to")?;
@@ -291,7 +303,7 @@ impl Touched {
                 Stmt::LoadRows { src, .. } => {
                     self.reads.insert(src.tensor);
                 }
-                Stmt::Gemm { b, .. } => {
+                Stmt::Gemm { b: Operand::Panels(b), .. } => {
                     self.reads.insert(b.tensor);
                 }
                 Stmt::PackK { dst, src, .. } => {
@@ -307,6 +319,7 @@ impl Touched {
                 }
                 Stmt::Let { .. }
                 | Stmt::Fill { .. }
+                | Stmt::Gemm { .. }
                 | Stmt::Map { .. }
                 | Stmt::Math { .. }
                 | Stmt::SoftmaxStep { .. }

@@ -3,7 +3,7 @@
 use super::super::print::{ACCESSES, MATH_FNS, WEIGHTS};
 use super::{Parser, Result};
 use crate::expr::{ExprId, Ty};
-use crate::tile_ir::{BufId, Stmt};
+use crate::tile_ir::{BufId, Operand, Stmt};
 
 impl Parser<'_> {
     /// Statements up to the closing brace, which is taken.
@@ -117,7 +117,7 @@ impl Parser<'_> {
         }
         let a = self.buf()?;
         self.r.expect("*")?;
-        let b = self.panel()?;
+        let b = self.operand()?;
         let (rows, k, n) = (self.key("rows")?, self.key("k")?, self.key("n")?);
         self.r.expect(",")?;
         let row_scale = self.optional_row_scale()?;
@@ -127,6 +127,15 @@ impl Parser<'_> {
         self.r.expect_word("skip_zero")?;
         self.r.expect("=")?;
         Ok(Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero: self.expr()? })
+    }
+
+    /// `panel(..)` or the name of a buffer, which may be `panel`.
+    fn operand(&mut self) -> Result<Operand> {
+        let name = self.r.word()?;
+        if name == "panel" && self.r.eat("(")? {
+            return Ok(Operand::Panels(self.panel_body()?));
+        }
+        Ok(Operand::Buffer(self.buf_named(&name)?))
     }
 
     fn map(&mut self) -> Result<Stmt> {
@@ -207,6 +216,10 @@ impl Parser<'_> {
 
     fn buf(&mut self) -> Result<BufId> {
         let name = self.r.word()?;
+        self.buf_named(&name)
+    }
+
+    fn buf_named(&mut self, name: &str) -> Result<BufId> {
         match self.buffers.iter().position(|b| b.name == name) {
             Some(n) => Ok(BufId(n as u32)),
             None => self.r.error(format!("no buffer `{name}` in this launch")),
