@@ -332,11 +332,27 @@ pub enum Intrinsic {
     Pow = 12,
     /// `half_to_f32(bits: i32) -> f32`: the low 16 bits as IEEE binary16.
     HalfToF32 = 13,
+    /// `transpose(dst, ldd, src, lds, rows, cols)`
+    ///
+    /// `dst[c, x] = src[x, c]` for c < cols, x < rows; 0 for c < cols, rows <= x < ldd. At most ldd rows. Leading
+    /// dimensions may be 1 too (vectors). The bits of every element are kept.
+    Transpose = 14,
+    /// `scan_rows(s, lds, rows, cols, decay)`
+    ///
+    /// `s[r, c] = fma(decay[r], s[r - 1, c], s[r, c])` in place for r = 1.. ascending, c < cols; 1 for every decay
+    /// if `decay` is null; `decay[0]` is not read. Other columns are not touched. `lds` may be 1.
+    ScanRows = 15,
+    /// `reduce_rows(op, dst, src, lds, rows, cols)`
+    ///
+    /// `dst[r]` from columns c < cols of row r of `src`; `lds` may be 1. Op 0: the largest, -inf of none. 1: the
+    /// sum, 0 of none: sixteen partial sums (c % 16, c ascending, from 0), then those as a tree of distances 8,
+    /// 4, 2, 1. 2: the largest magnitude, 0 of none. A maximum is NaN if any element is; one that is zero is +0.
+    ReduceRows = 16,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 14] = {
+    pub const ALL: [Intrinsic; 17] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -353,6 +369,9 @@ impl Intrinsic {
             Math1,
             Pow,
             HalfToF32,
+            Transpose,
+            ScanRows,
+            ReduceRows,
         ]
     };
 }

@@ -193,6 +193,18 @@ pub enum WeightKind {
     Plain = 2,
 }
 
+/// What [`Stmt::ReduceRows`] computes of the columns of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ReduceOp {
+    /// Largest element, -inf of none.
+    Max = 0,
+    /// Sum, 0 of none.
+    Sum = 1,
+    /// Largest magnitude, 0 of none.
+    MaxAbs = 2,
+}
+
 /// A statement. Row and column counts are int expressions, at most the buffer's size.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stmt {
@@ -371,6 +383,45 @@ pub enum Stmt {
         /// Natural log of the sum, a vector, written.
         lse: BufId,
     },
+    /// `dst[c, x] = src[x, c]` for c < cols, x < rows, and `dst[c, x] = 0` for c < cols and rows <= x < cols of
+    /// `dst`: rows 0..cols of `dst` are written over their whole width, the others are left alone.
+    Transpose {
+        /// Buffer.
+        dst: BufId,
+        /// Another buffer.
+        src: BufId,
+        /// Rows of `src`, at most the columns of `dst`.
+        rows: ExprId,
+        /// Columns of `src`, at most the rows of `dst`.
+        cols: ExprId,
+    },
+    /// `dst[r, c] = dst[r, c] + decay[r] * dst[r - 1, c]` in place for r = 1, 2, .. below rows, c < cols, one
+    /// fused multiply-add each; `decay[0]` is not read.
+    ScanRows {
+        /// Buffer.
+        dst: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns; the others are left alone.
+        cols: ExprId,
+        /// Factors, a vector; 1 without.
+        decay: Option<BufId>,
+    },
+    /// `dst[r] = op over c < cols of src[r, c]` for r < rows. A maximum is NaN if any element is, and a maximum
+    /// of zero is +0. A sum adds up sixteen partial sums (c mod 16, c ascending, from 0) and then those as a
+    /// tree: at distance 8, 4, 2, 1.
+    ReduceRows {
+        /// A vector.
+        dst: BufId,
+        /// Which reduction.
+        op: ReduceOp,
+        /// Another buffer.
+        src: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
+    },
     /// `dst(r, x) = src[r, x] * row_scale[r]` for r < rows, x < d, rounded to the storage type; 0 where
     /// `row_scale[r]` is 0.
     StoreRows {
@@ -415,6 +466,9 @@ impl Stmt {
             }
             Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
             Stmt::Math { rows, .. } => vec![*rows],
+            Stmt::Transpose { rows, cols, .. }
+            | Stmt::ScanRows { rows, cols, .. }
+            | Stmt::ReduceRows { rows, cols, .. } => vec![*rows, *cols],
             Stmt::SoftmaxStep { rows, cols, scale, floor_unmasked, .. }
             | Stmt::WeightStep { rows, cols, scale, floor_unmasked, .. } => {
                 vec![*rows, *cols, *scale, *floor_unmasked]

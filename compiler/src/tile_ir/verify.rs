@@ -22,7 +22,7 @@
 //! - I13 No tensor is both read and written by one launch: tasks are independent.
 //! - I14 Workspace that a launch reads is written by an earlier launch.
 //! - I15 A map reads what it writes as `tile` only.
-//! - I16 The buffers of a product or a row step are different ones.
+//! - I16 What a product, row step, transposition, scan or reduction writes is another buffer than what it reads.
 //! - I17 A product without `+=` has no row_scale.
 //! - I18 A right operand that lies in a buffer has exactly 32 columns.
 //!

@@ -43,3 +43,85 @@ fn a_right_operand_may_be_a_buffer() {
         }
     }
 }
+
+#[test]
+fn tiles_are_transposed_with_zeros_beyond() {
+    let text = "program p { dim n: int dim k: int input x: f32[n, k] output o: f32[k, 48]
+        output w: f32[1, n] output u: f32[n]
+        launch l { buffer a[40, 32] buffer b[32, 48] buffer v[40, 1] buffer row[1, 48] buffer back[40, 1]
+          fill b = 7.0
+          load_rows a <- x[0 : r, 0 : x], rows = n, d = 20
+          transpose b <- a, rows = n, cols = k
+          store_rows o[0 : r, 0 : x] <- b, rows = k, d = 48
+          map v[r < n, c < 1]: float(r) * 0.5
+          transpose row <- v, rows = n, cols = 1
+          store_rows w[0 : r, 0 : x] <- row, rows = 1, d = 40
+          transpose back <- row, rows = 1, cols = n
+          store_vec u[0 : rx] <- back, rows = n } }";
+    let x = noise(3, 40 * 20);
+    let case = Case {
+        text,
+        scalars: &[("n", Arg::Int(40)), ("k", Arg::Int(20))],
+        inputs: vec![("x", tensor(&[40, 20], &x))],
+        tolerance: 0.0,
+    };
+    let found = case.outputs();
+    let at = |name: &str, n: usize| found[name][n].float();
+    for (c, r) in (0..20).flat_map(|c| (0..48).map(move |r| (c, r))) {
+        assert_eq!(at("o", c * 48 + r), if r < 40 { x[r * 20 + c] } else { 0.0 }, "({c}, {r})");
+    }
+    assert!((0..40).all(|r| at("w", r) == r as f64 / 2.0 && at("u", r) == r as f64 / 2.0));
+}
+
+#[test]
+fn rows_are_scanned_and_reduced() {
+    let text = "program p { dim n: int dim k: int input x: f32[n, k] output plain: f32[n, k] output decayed: f32[n, k]
+        output cum: f32[n] output most: f32[n] output sum: f32[n] output size: f32[n]
+        launch l { buffer a[33, 160] buffer b[33, 160] buffer f[33, 1] buffer v[33, 1] buffer w[33, 1]
+          load_rows a <- x[0 : r, 0 : x], rows = n, d = COLS
+          load_rows b <- x[0 : r, 0 : x], rows = n, d = COLS
+          map f[r < n, c < 1]: 1.0 / float(r + 1)
+          fill v = 0.25
+          scan_rows a, rows = n, cols = k
+          scan_rows b, rows = n, cols = k, decay = f
+          scan_rows v, rows = n, cols = 1
+          store_rows plain[0 : r, 0 : x] <- a, rows = n, d = COLS
+          store_rows decayed[0 : r, 0 : x] <- b, rows = n, d = COLS
+          store_vec cum[0 : rx] <- v, rows = n
+          load_rows a <- x[0 : r, 0 : x], rows = n, d = COLS
+          reduce_rows max w <- a, rows = n, cols = k
+          store_vec most[0 : rx] <- w, rows = n
+          reduce_rows sum w <- a, rows = n, cols = k
+          store_vec sum[0 : rx] <- w, rows = n
+          reduce_rows max_abs w <- a, rows = n, cols = k
+          store_vec size[0 : rx] <- w, rows = n } }";
+    for (n, k) in [(1, 1), (33, 160), (17, 65), (2, 16), (33, 99)] {
+        let mut x = noise(4, n * k);
+        if n > 2 {
+            x[2 * k + 1] = f64::NAN;
+            x[k] = f64::NEG_INFINITY;
+        }
+        let scalars = [("n", Arg::Int(n as i64)), ("k", Arg::Int(k as i64))];
+        let inputs = vec![("x", tensor(&[n as i64, k as i64], &x))];
+        let text = &text.replace("COLS", &k.to_string());
+        let found = Case { text, scalars: &scalars, inputs, tolerance: 1e-5 }.outputs();
+        for r in 0..n {
+            let row = &x[r * k..(r + 1) * k];
+            assert_eq!(found["cum"][r].float(), 0.25 * (r + 1) as f64);
+            let [most, sum, size] = ["most", "sum", "size"].map(|name| found[name][r].float());
+            if row.iter().any(|x| x.is_nan()) {
+                assert!(most.is_nan() && sum.is_nan() && size.is_nan());
+                continue;
+            }
+            assert_eq!(most, row.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+            assert_eq!(size, row.iter().fold(0.0, |m, x| f64::max(m, x.abs())));
+            assert!(sum == row.iter().sum::<f64>() || (sum - row.iter().sum::<f64>()).abs() < 1e-4);
+        }
+        let mut wanted = 0.0;
+        for r in 0..n {
+            wanted = wanted / (r + 1) as f64 + x[r * k];
+            let found = found["decayed"][r * k].float();
+            assert!(found == wanted || (found - wanted).abs() < 1e-5, "{found} {wanted}");
+        }
+    }
+}

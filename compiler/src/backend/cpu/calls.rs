@@ -43,6 +43,12 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::Pow => (&[F, F], Some(F)),
         // bits
         Intrinsic::HalfToF32 => (&[C], Some(F)),
+        // dst, ldd, src, lds, rows, cols
+        Intrinsic::Transpose => (&[W, W, W, W, W, W], None),
+        // s, lds, rows, cols, decay
+        Intrinsic::ScanRows => (&[W, W, W, W, W], None),
+        // op, dst, src, lds, rows, cols
+        Intrinsic::ReduceRows => (&[C, W, W, W, W, W], None),
     }
 }
 

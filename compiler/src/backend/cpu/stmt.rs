@@ -29,7 +29,7 @@ impl Emitter<'_, '_> {
         Ok(())
     }
 
-    /// One call for each kind of statement (longer than other functions: one arm per kind).
+    /// One call for each kind of statement (tidy: long match).
     fn stmt(&mut self, stmt: &Stmt) -> Result<()> {
         match stmt {
             Stmt::Let { var, value } => {
@@ -81,6 +81,20 @@ impl Emitter<'_, '_> {
                 let [max, sum, inv, lse] = self.addresses([*row_max, *row_sum, *inv_sum, *lse])?;
                 let sink = self.scalar(*sink)?;
                 self.run(Intrinsic::FinishSoftmax, &[rows, max, sum, sink, inv, lse])
+            }
+            Stmt::Transpose { dst, src, rows, cols } => self.transpose(*dst, *src, (*rows, *cols)),
+            Stmt::ScanRows { dst, rows, cols, decay } => {
+                let [s, ld, rows, cols] = self.tile(*dst, *rows, *cols)?;
+                let rows = self.within(rows, decay.as_slice())?;
+                let decay = self.address_or_null(*decay)?;
+                self.run(Intrinsic::ScanRows, &[s, ld, rows, cols, decay])
+            }
+            Stmt::ReduceRows { dst, op, src, rows, cols } => {
+                let op = self.b.ins().iconst(types::I32, *op as i64);
+                let [from, ld, rows, cols] = self.tile(*src, *rows, *cols)?;
+                let rows = self.within(rows, &[*dst])?;
+                let [to] = self.addresses([*dst])?;
+                self.run(Intrinsic::ReduceRows, &[op, to, from, ld, rows, cols])
             }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, (*rows, *d), *row_scale)
@@ -237,13 +251,13 @@ impl Emitter<'_, '_> {
     }
 
     /// Address, leading dimension, rows, columns.
-    fn tile(&mut self, buf: BufId, rows: ExprId, cols: ExprId) -> Result<[Value; 4]> {
+    pub fn tile(&mut self, buf: BufId, rows: ExprId, cols: ExprId) -> Result<[Value; 4]> {
         let buffer = self.buffer(buf)?;
         let (at, ld) = (self.buffer_address(buf)?, self.int(buffer.cols));
         Ok([at, ld, self.count(rows, buffer.rows)?, self.count(cols, buffer.cols)?])
     }
 
-    fn addresses<const N: usize>(&mut self, bufs: [BufId; N]) -> Result<[Value; N]> {
+    pub fn addresses<const N: usize>(&mut self, bufs: [BufId; N]) -> Result<[Value; N]> {
         let mut out = [self.scratch; N];
         for (slot, buf) in out.iter_mut().zip(bufs) {
             *slot = self.buffer_address(buf)?;
@@ -251,7 +265,7 @@ impl Emitter<'_, '_> {
         Ok(out)
     }
 
-    fn address_or_null(&mut self, buf: Option<BufId>) -> Result<Value> {
+    pub fn address_or_null(&mut self, buf: Option<BufId>) -> Result<Value> {
         match buf {
             Some(buf) => self.buffer_address(buf),
             None => Ok(self.int(0)),

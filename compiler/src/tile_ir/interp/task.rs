@@ -4,6 +4,8 @@
 //! columns that a product or an elementary function writes beyond what was asked stay unset unless every
 //! operand is a number.
 
+mod tiles;
+
 use super::InterpError;
 use super::lazy::Machine;
 use super::rows::{finish_softmax, softmax_step, weight_step};
@@ -97,7 +99,7 @@ impl<'m, 'a> Task<'m, 'a> {
         }
     }
 
-    /// One arm for each statement without a block.
+    /// One arm for each statement without a block (tidy: long match).
     fn stmt(&mut self, stmt: &Stmt) -> Done {
         match stmt {
             Stmt::For { .. } | Stmt::If { .. } => Ok(()),
@@ -138,6 +140,11 @@ impl<'m, 'a> Task<'m, 'a> {
                     self.tile(*lse).set(r, 0, Some(log))?;
                 }
                 Ok(())
+            }
+            Stmt::Transpose { dst, src, rows, cols } => self.transpose(*dst, *src, (*rows, *cols)),
+            Stmt::ScanRows { dst, rows, cols, decay } => self.scan_rows(*dst, (*rows, *cols), *decay),
+            Stmt::ReduceRows { dst, op, src, rows, cols } => {
+                self.reduce_rows(*dst, *op, *src, (*rows, *cols))
             }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, *rows, *d, *row_scale)

@@ -26,8 +26,8 @@ use crate::expr::eval::Value;
 use crate::expr::print::{float_text, ty_name};
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::{
-    Access, BufId, Launch, Operand, PanelRef, Program, RowsRef, ScalarArg, Stmt, TensorDecl, TensorKind,
-    WeightKind,
+    Access, BufId, Launch, Operand, PanelRef, Program, ReduceOp, RowsRef, ScalarArg, Stmt, TensorDecl,
+    TensorKind, WeightKind,
 };
 
 /// The whole program.
@@ -88,6 +88,10 @@ pub(super) const MATH_FNS: [(&str, MathFn); 8] = [
 /// Names of the weights in text.
 pub(super) const WEIGHTS: [(&str, WeightKind); 3] =
     [("sigmoid", WeightKind::Sigmoid), ("relu", WeightKind::Relu), ("plain", WeightKind::Plain)];
+
+/// Names of the reductions in text.
+pub(super) const REDUCTIONS: [(&str, ReduceOp); 3] =
+    [("max", ReduceOp::Max), ("sum", ReduceOp::Sum), ("max_abs", ReduceOp::MaxAbs)];
 
 /// Names of the ways a map reads a buffer.
 pub(super) const ACCESSES: [(&str, Access); 3] =
@@ -192,7 +196,7 @@ impl Printer<'_> {
         }
     }
 
-    /// One arm for each statement: long, but flat.
+    /// One arm for each statement (tidy: long match).
     fn head(&self, stmt: &Stmt) -> String {
         let e = |x: &ExprId| self.expr(*x);
         let buf = |b: &BufId| self.buf(*b);
@@ -261,6 +265,18 @@ impl Printer<'_> {
                     buf(inv_sum),
                     buf(lse)
                 )
+            }
+            Stmt::Transpose { dst, src, rows, cols } => {
+                format!("transpose {} <- {}, rows = {}, cols = {}", buf(dst), buf(src), e(rows), e(cols))
+            }
+            Stmt::ScanRows { dst, rows, cols, decay } => {
+                let decay = decay.map_or_else(String::new, |v| format!(", decay = {}", self.buf(v)));
+                format!("scan_rows {}, rows = {}, cols = {}{decay}", buf(dst), e(rows), e(cols))
+            }
+            Stmt::ReduceRows { dst, op, src, rows, cols } => {
+                let (op, sizes) =
+                    (name_of(&REDUCTIONS, op), format!("rows = {}, cols = {}", e(rows), e(cols)));
+                format!("reduce_rows {op} {} <- {}, {sizes}", buf(dst), buf(src))
             }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 let copy = format!("{} <- {}, rows = {}, d = {d}", self.rows(dst), buf(src), e(rows));

@@ -61,7 +61,14 @@ const EVERYTHING: &str = r#"program everything {
     buffer a[16, 32]
     buffer panel[32, 32]
     buffer c[16, 32]
+    buffer v[16, 1]
     gemm c = a * panel, rows = 16, k = 32, n = 20, skip_zero = false
+    transpose panel <- a, rows = 16, cols = B
+    scan_rows c, rows = B, cols = 20
+    scan_rows c, rows = B, cols = 20, decay = v
+    reduce_rows max v <- c, rows = B, cols = 20
+    reduce_rows sum v <- c, rows = 16, cols = B
+    reduce_rows max_abs v <- c, rows = 16, cols = 32
   }
   launch alone {
   }

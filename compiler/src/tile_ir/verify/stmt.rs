@@ -27,7 +27,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    /// One arm for each statement: long, but flat.
+    /// One arm for each statement (tidy: long match).
     fn stmt(&mut self, stmt: &'a Stmt) -> Checked {
         match stmt {
             Stmt::Let { var, value } => {
@@ -83,6 +83,26 @@ impl<'a> Verifier<'a> {
                 let vectors = [*row_max, *row_sum, *inv_sum, *lse];
                 vectors.iter().try_for_each(|v| self.vector(*v, *rows))?;
                 self.distinct(&vectors)
+            }
+            Stmt::Transpose { dst, src, rows, cols } => {
+                let (to, from) = (self.buffer(*dst)?, self.buffer(*src)?);
+                self.count(*rows, from.rows.min(to.cols))?;
+                self.count(*cols, from.cols.min(to.rows))?;
+                self.distinct(&[*dst, *src])
+            }
+            Stmt::ScanRows { dst, rows, cols, decay } => {
+                let b = self.buffer(*dst)?;
+                self.count(*rows, b.rows)?;
+                self.count(*cols, b.cols)?;
+                decay.iter().try_for_each(|v| self.vector(*v, *rows))?;
+                self.ensure(*decay != Some(*dst), "I16", "one buffer in two places")
+            }
+            Stmt::ReduceRows { dst, src, rows, cols, .. } => {
+                let from = self.buffer(*src)?;
+                self.vector(*dst, *rows)?;
+                self.count(*rows, from.rows)?;
+                self.count(*cols, from.cols)?;
+                self.distinct(&[*dst, *src])
             }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 let b = self.tile(*src)?;
@@ -322,6 +342,9 @@ impl Touched {
                 | Stmt::Gemm { .. }
                 | Stmt::Map { .. }
                 | Stmt::Math { .. }
+                | Stmt::Transpose { .. }
+                | Stmt::ScanRows { .. }
+                | Stmt::ReduceRows { .. }
                 | Stmt::SoftmaxStep { .. }
                 | Stmt::WeightStep { .. }
                 | Stmt::FinishSoftmax { .. } => {}

@@ -52,7 +52,11 @@ const GOOD: &str = r#"program good {
     buffer v[4, 32]
     buffer w[20, 32]
     buffer z[4, 32]
+    buffer one[4, 1]
     gemm z = v * w, rows = 4, k = 20, n = 32, skip_zero = false
+    transpose w <- z, rows = 4, cols = 20
+    scan_rows w, rows = 4, cols = 31, decay = one
+    reduce_rows sum one <- z, rows = 4, cols = 32
   }
 }
 "#;
@@ -118,6 +122,21 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I16", "inv_sum = al, lse = lse", "inv_sum = al, lse = al"),
     ("I9", "k = 20, n = 32", "k = 21, n = 32"),
     ("I16", "gemm z = v * w", "gemm w = v * w"),
+    ("I9", "transpose w <- z, rows = 4, cols = 20", "transpose w <- z, rows = 4, cols = 21"),
+    ("I9", "transpose w <- z, rows = 4, cols = 20", "transpose w <- z, rows = 5, cols = 20"),
+    ("I16", "transpose w <- z", "transpose w <- w"),
+    ("I9", "scan_rows w, rows = 4, cols = 31", "scan_rows w, rows = 4, cols = 33"),
+    ("I9", "scan_rows w, rows = 4", "scan_rows w, rows = 5"),
+    ("I8", "decay = one", "decay = z"),
+    ("I16", "scan_rows w, rows = 4, cols = 31", "scan_rows one, rows = 4, cols = 1"),
+    ("I6", "scan_rows w, rows = 4, cols = 31", "scan_rows w, rows = 4, cols = c"),
+    ("I8", "reduce_rows sum one <- z", "reduce_rows sum v <- z"),
+    ("I9", "reduce_rows sum one <- z, rows = 4, cols = 32", "reduce_rows sum one <- z, rows = 4, cols = 33"),
+    (
+        "I16",
+        "reduce_rows sum one <- z, rows = 4, cols = 32",
+        "reduce_rows sum one <- one, rows = 4, cols = 1",
+    ),
     ("I18", "buffer w[20, 32]", "buffer w[20, 48]"),
 ];
 

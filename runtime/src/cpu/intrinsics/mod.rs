@@ -27,10 +27,12 @@ mod softmax;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
     FinishSoftmaxFn, GemmFn, HalfToF32Fn, IntrinsicTable, LoadRowsFn, Math1Fn, PackKFn, PackVFn, PowFn,
-    SoftmaxStepFn, StoreRowsFn, StoreVecFn, VMathFn, WeightStepFn, table,
+    ReduceRowsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TransposeFn, VMathFn, WeightStepFn,
+    table,
 };

@@ -1,6 +1,6 @@
 //! Reads statements: one keyword each, operands in the fixed order in which they are printed.
 
-use super::super::print::{ACCESSES, MATH_FNS, WEIGHTS};
+use super::super::print::{ACCESSES, MATH_FNS, REDUCTIONS, WEIGHTS};
 use super::{Parser, Result};
 use crate::expr::{ExprId, Ty};
 use crate::tile_ir::{BufId, Operand, Stmt};
@@ -18,6 +18,7 @@ impl Parser<'_> {
         Ok(body)
     }
 
+    /// One arm for each keyword (tidy: long match).
     fn stmt(&mut self, depth: usize) -> Result<Stmt> {
         match self.r.word()?.as_str() {
             "let" => self.let_(),
@@ -37,6 +38,28 @@ impl Parser<'_> {
                 let f = self.named("a function", &MATH_FNS)?;
                 let dst = self.buf()?;
                 Ok(Stmt::Math { f, dst, rows: self.key("rows")? })
+            }
+            "transpose" => {
+                let dst = self.buf()?;
+                self.r.expect("<-")?;
+                Ok(Stmt::Transpose {
+                    dst,
+                    src: self.buf()?,
+                    rows: self.key("rows")?,
+                    cols: self.key("cols")?,
+                })
+            }
+            "scan_rows" => {
+                let (dst, rows, cols) = (self.buf()?, self.key("rows")?, self.key("cols")?);
+                let decay = if self.r.eat(",")? { Some(self.buf_after("decay")?) } else { None };
+                Ok(Stmt::ScanRows { dst, rows, cols, decay })
+            }
+            "reduce_rows" => {
+                let op = self.named("a reduction", &REDUCTIONS)?;
+                let dst = self.buf()?;
+                self.r.expect("<-")?;
+                let src = self.buf()?;
+                Ok(Stmt::ReduceRows { dst, op, src, rows: self.key("rows")?, cols: self.key("cols")? })
             }
             "softmax_step" => self.softmax_step(),
             "weight_step" => self.weight_step(),
@@ -249,6 +272,13 @@ impl Parser<'_> {
     fn constant_key(&mut self, name: &str) -> Result<i64> {
         self.key_name(name)?;
         self.r.integer()
+    }
+
+    /// `name = buffer`
+    fn buf_after(&mut self, name: &str) -> Result<BufId> {
+        self.r.expect_word(name)?;
+        self.r.expect("=")?;
+        self.buf()
     }
 
     fn buf_key(&mut self, name: &str) -> Result<BufId> {
