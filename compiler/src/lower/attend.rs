@@ -174,7 +174,8 @@ impl Attend<'_> {
                 let mut index = rows_index(self.builder.pool(), attn, dot.x, task.b, task.h, task.row0);
                 index[dot.x.feature] = self.builder.pool().int(chain.first);
                 let src = RowsRef { tensor: dot.x.tensor, index, row_dim: dot.x.seq, col_dim: dot.x.feature };
-                body.push(Stmt::LoadRows { dst: chain.buf, src, rows: task.rows, d: chain.len });
+                let d = self.builder.pool().int(chain.len);
+                body.push(Stmt::LoadRows { dst: chain.buf, src, rows: task.rows, d });
             }
         }
         body.push(Stmt::Fill { dst: tiles.o, value: 0.0 });
@@ -353,13 +354,8 @@ impl Attend<'_> {
             let mut index = rows_index(self.builder.pool(), attn, query, task.b, task.h, task.row0);
             if out.kind == OutputKind::O {
                 let dst = RowsRef { tensor, index, row_dim: query.seq, col_dim: query.feature };
-                body.push(Stmt::StoreRows {
-                    dst,
-                    src: tiles.o,
-                    rows: task.rows,
-                    d: self.values.d,
-                    row_scale,
-                });
+                let d = self.builder.pool().int(self.values.d);
+                body.push(Stmt::StoreRows { dst, src: tiles.o, rows: task.rows, d, row_scale });
                 continue;
             }
             index.remove(query.feature);

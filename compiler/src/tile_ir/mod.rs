@@ -250,8 +250,8 @@ pub enum Stmt {
         src: RowsRef,
         /// Rows.
         rows: ExprId,
-        /// Columns, a constant.
-        d: i64,
+        /// Columns.
+        d: ExprId,
     },
     /// Packs `n` rows of d features (keys) with keys along the columns of the panels: element (x, r) of `dst`
     /// is `src(r, x)`; missing keys of the last panel are zero. n may be 0.
@@ -431,8 +431,8 @@ pub enum Stmt {
         src: BufId,
         /// Rows.
         rows: ExprId,
-        /// Columns, a constant.
-        d: i64,
+        /// Columns.
+        d: ExprId,
         /// Factor, a vector; 1 without.
         row_scale: Option<BufId>,
     },
@@ -456,7 +456,7 @@ impl Stmt {
             Stmt::For { lo, hi, .. } => vec![*lo, *hi],
             Stmt::If { cond, .. } => vec![*cond],
             Stmt::Fill { .. } => vec![],
-            Stmt::LoadRows { src, rows, .. } => [&src.index[..], &[*rows]].concat(),
+            Stmt::LoadRows { src, rows, d, .. } => [&src.index[..], &[*rows, *d]].concat(),
             Stmt::PackK { dst, src, n, .. } => [&src.index[..], &panel(dst), &[*n]].concat(),
             Stmt::PackV { dst, src, n, flag, .. } => {
                 [&src.index[..], &panel(dst), &[*n], &flag.1[..]].concat()
@@ -474,9 +474,8 @@ impl Stmt {
                 vec![*rows, *cols, *scale, *floor_unmasked]
             }
             Stmt::FinishSoftmax { rows, sink, .. } => vec![*rows, *sink],
-            Stmt::StoreRows { dst, rows, .. } | Stmt::StoreVec { dst, rows, .. } => {
-                [&dst.index[..], &[*rows]].concat()
-            }
+            Stmt::StoreRows { dst, rows, d, .. } => [&dst.index[..], &[*rows, *d]].concat(),
+            Stmt::StoreVec { dst, rows, .. } => [&dst.index[..], &[*rows]].concat(),
         }
     }
 }

@@ -5,6 +5,7 @@ use attn_compiler::host::SplitMix;
 
 use crate::agree::Case;
 use crate::exec::{Arg, HostTensor};
+use crate::reference;
 
 /// Normal numbers, the same in every storage type that holds them.
 fn noise(seed: u64, n: usize) -> Vec<f64> {
@@ -122,6 +123,29 @@ fn rows_are_scanned_and_reduced() {
             wanted = wanted / (r + 1) as f64 + x[r * k];
             let found = found["decayed"][r * k].float();
             assert!(found == wanted || (found - wanted).abs() < 1e-5, "{found} {wanted}");
+        }
+    }
+}
+
+#[test]
+fn columns_of_run_time_number_are_loaded_and_stored_along_any_dim() {
+    let text =
+        "program p { dim n: int dim d: int input x: f16[n, d] output o: f32[n, d] output back: f16[d, n]
+        launch l { grid t < (n + 31) div 32 buffer a[40, 32] buffer b[32, 48]
+          let cols = min(n - t * 32, 32)
+          load_rows a <- x[t * 32 : x, 0 : r], rows = d, d = cols
+          store_rows back[0 : r, t * 32 : x] <- a, rows = d, d = cols
+          transpose b <- a, rows = d, cols = 32
+          store_rows o[t * 32 : r, 0 : x] <- b, rows = cols, d = d } }";
+    for (n, d) in [(1, 1), (70, 40), (64, 17), (33, 16), (0, 3)] {
+        let shape = [n as i64, d as i64];
+        let x = HostTensor::new(DType::F16, &shape, noise(6, n * d).into_iter());
+        let scalars = [("n", Arg::Int(shape[0])), ("d", Arg::Int(shape[1]))];
+        let found =
+            Case { text, scalars: &scalars, inputs: vec![("x", x.clone())], tolerance: 0.0 }.outputs();
+        for (i, c) in (0..n).flat_map(|i| (0..d).map(move |c| (i, c))) {
+            let wanted = reference::decode(DType::F16, x.element(&[i as i64, c as i64]));
+            assert_eq!((found["o"][i * d + c], found["back"][c * n + i]), (wanted, wanted), "({i}, {c})");
         }
     }
 }

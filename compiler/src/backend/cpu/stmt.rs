@@ -146,11 +146,11 @@ impl Emitter<'_, '_> {
         })
     }
 
-    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: i64) -> Result<()> {
+    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: ExprId) -> Result<()> {
         let buffer = self.buffer(dst)?;
-        let rows = self.count(rows, buffer.rows)?;
+        let (rows, d) = (self.count(rows, buffer.rows)?, self.count(d, buffer.cols)?);
         let (dtype, from) = (self.dtype(src.tensor)?, self.rows_address(src)?);
-        let (to, ld, d) = (self.buffer_address(dst)?, self.int(buffer.cols), self.int(d.min(buffer.cols)));
+        let (to, ld) = (self.buffer_address(dst)?, self.int(buffer.cols));
         let [by_row, by_col] = self.strides(src);
         self.run(Intrinsic::LoadRows, &[to, ld, from, dtype, rows, d, by_row, by_col])
     }
@@ -159,13 +159,13 @@ impl Emitter<'_, '_> {
         &mut self,
         dst: &RowsRef,
         src: BufId,
-        (rows, d): (ExprId, i64),
+        (rows, d): (ExprId, ExprId),
         row_scale: Option<BufId>,
     ) -> Result<()> {
         let buffer = self.buffer(src)?;
-        let rows = self.count(rows, buffer.rows)?;
+        let (rows, d) = (self.count(rows, buffer.rows)?, self.count(d, buffer.cols)?);
         let (dtype, to) = (self.dtype(dst.tensor)?, self.rows_address(dst)?);
-        let (from, ld, d) = (self.buffer_address(src)?, self.int(buffer.cols), self.int(d.min(buffer.cols)));
+        let (from, ld) = (self.buffer_address(src)?, self.int(buffer.cols));
         let [by_row, by_col] = self.strides(dst);
         let scale = self.address_or_null(row_scale)?;
         self.run(Intrinsic::StoreRows, &[from, ld, to, dtype, rows, d, by_row, by_col, scale])

@@ -194,13 +194,14 @@ impl<'m, 'a> Task<'m, 'a> {
         }
     }
 
-    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: i64) -> Done {
-        let (limit, cols) = (self.tile(dst).decl.rows, self.tile(dst).decl.cols as usize);
-        let rows = self.count(rows, limit)?;
+    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: ExprId) -> Done {
+        let decl = self.tile(dst).decl;
+        let (rows, d) = (self.count(rows, decl.rows)?, self.count(d, decl.cols)?);
+        let cols = decl.cols as usize;
         let index = self.index(&src.index)?;
         for r in 0..rows {
             for x in 0..cols {
-                let value = if (x as i64) < d { self.source(src, &index, r, x)? } else { 0.0 };
+                let value = if x < d { self.source(src, &index, r, x)? } else { 0.0 };
                 self.tile(dst).set(r, x, Some(value))?;
             }
         }
@@ -373,14 +374,15 @@ impl<'m, 'a> Task<'m, 'a> {
         dst: &RowsRef,
         src: BufId,
         rows: ExprId,
-        d: i64,
+        d: ExprId,
         row_scale: Option<BufId>,
     ) -> Done {
-        let rows = self.count(rows, self.tiles[src.0 as usize].decl.rows)?;
+        let decl = self.tile(src).decl;
+        let (rows, d) = (self.count(rows, decl.rows)?, self.count(d, decl.cols)?);
         let index = self.index(&dst.index)?;
         for r in 0..rows {
             let scale = row_scale.map_or(Ok(1.0), |v| self.get(v, r, 0))?;
-            for x in 0..d as usize {
+            for x in 0..d {
                 let value = if scale == 0.0 { 0.0 } else { self.get(src, r, x)? * scale };
                 let at = moved(&index, dst.row_dim, r, dst.col_dim, x);
                 self.machine.memory.write(dst.tensor, &at, value)?;

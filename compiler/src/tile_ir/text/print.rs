@@ -208,7 +208,7 @@ impl Printer<'_> {
             Stmt::If { cond, .. } => format!("if {} {{", e(cond)),
             Stmt::Fill { dst, value } => format!("fill {} = {}", buf(dst), float_text(*value)),
             Stmt::LoadRows { dst, src, rows, d } => {
-                format!("load_rows {} <- {}, rows = {}, d = {d}", buf(dst), self.rows(src), e(rows))
+                format!("load_rows {} <- {}, rows = {}, d = {}", buf(dst), self.rows(src), e(rows), e(d))
             }
             Stmt::PackK { dst, src, n, d } => {
                 format!("pack_k {} <- {}, n = {}, d = {d}", self.panel(dst), self.rows(src), e(n))
@@ -279,7 +279,7 @@ impl Printer<'_> {
                 format!("reduce_rows {op} {} <- {}, {sizes}", buf(dst), buf(src))
             }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
-                let copy = format!("{} <- {}, rows = {}, d = {d}", self.rows(dst), buf(src), e(rows));
+                let copy = format!("{} <- {}, rows = {}, d = {}", self.rows(dst), buf(src), e(rows), e(d));
                 format!("store_rows {copy}{}", scale_by(row_scale))
             }
             Stmt::StoreVec { dst, src, rows } => {

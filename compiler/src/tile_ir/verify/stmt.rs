@@ -52,7 +52,7 @@ impl<'a> Verifier<'a> {
             Stmt::LoadRows { dst, src, rows, d } => {
                 let b = self.tile(*dst)?;
                 self.count(*rows, b.rows)?;
-                self.columns(*d, b)?;
+                self.count(*d, b.cols)?;
                 self.read_rows(src)
             }
             Stmt::PackK { dst, src, n, d } => self.pack(dst, src, *n, *d),
@@ -107,7 +107,7 @@ impl<'a> Verifier<'a> {
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 let b = self.tile(*src)?;
                 self.count(*rows, b.rows)?;
-                self.columns(*d, b)?;
+                self.count(*d, b.cols)?;
                 row_scale.iter().try_for_each(|v| self.vector(*v, *rows))?;
                 self.ensure(dst.row_dim != dst.col_dim, "I10", "rows run along two different dims")?;
                 self.written_rows(dst)
@@ -225,14 +225,6 @@ impl<'a> Verifier<'a> {
         match self.program.pool.as_int(n) {
             Some(n) if !(0..=limit).contains(&n) => self.fail("I9", format!("{n} is not within 0..={limit}")),
             _ => Ok(()),
-        }
-    }
-
-    fn columns(&self, d: i64, b: &Buffer) -> Checked {
-        if (1..=b.cols).contains(&d) {
-            Ok(())
-        } else {
-            self.fail("I9", format!("d = {d}, cols = {}", b.cols))
         }
     }
 

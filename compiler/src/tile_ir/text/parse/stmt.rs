@@ -111,7 +111,7 @@ impl Parser<'_> {
         let dst = self.buf()?;
         self.r.expect("<-")?;
         let src = self.rows()?;
-        Ok(Stmt::LoadRows { dst, src, rows: self.key("rows")?, d: self.constant_key("d")? })
+        Ok(Stmt::LoadRows { dst, src, rows: self.key("rows")?, d: self.key("d")? })
     }
 
     fn pack_k(&mut self) -> Result<Stmt> {
@@ -224,7 +224,7 @@ impl Parser<'_> {
         let dst = self.rows()?;
         self.r.expect("<-")?;
         let src = self.buf()?;
-        let (rows, d) = (self.key("rows")?, self.constant_key("d")?);
+        let (rows, d) = (self.key("rows")?, self.key("d")?);
         let row_scale = if self.r.eat(",")? { self.optional_row_scale()? } else { None };
         Ok(Stmt::StoreRows { dst, src, rows, d, row_scale })
     }
