@@ -348,11 +348,18 @@ pub enum Intrinsic {
     /// sum, 0 of none: sixteen partial sums (c % 16, c ascending, from 0), then those as a tree of distances 8,
     /// 4, 2, 1. 2: the largest magnitude, 0 of none. A maximum is NaN if any element is; one that is zero is +0.
     ReduceRows = 16,
+    /// `random(s, lds, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale)`
+    ///
+    /// `s[r, c] = keep ? s[r, c] * keep_scale : +0` in place for c < cols, whatever a dropped element held. Kept
+    /// are the words that are at least `threshold` (cut to 0..=2^32). The word of (r, c): with j = col0 + c, word
+    /// j mod 4 of Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011) for the counter (j div 4, row0 + r, stream,
+    /// offset), of each the low 32 bits, and the key `seed` (low word first). Positions are i64 and wrap.
+    Random = 17,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 17] = {
+    pub const ALL: [Intrinsic; 18] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -372,6 +379,7 @@ impl Intrinsic {
             Transpose,
             ScanRows,
             ReduceRows,
+            Random,
         ]
     };
 }

@@ -422,6 +422,31 @@ pub enum Stmt {
         /// Columns.
         cols: ExprId,
     },
+    /// `dst[r, c] = keep ? dst[r, c] * keep_scale : +0` in place for r < rows, c < cols, where keep says
+    /// `crate::expr::rand::word(col0 + c, row0 + r, stream, offset, seed) >= threshold`: the same for a position
+    /// whatever the tile is.
+    Random {
+        /// Buffer.
+        dst: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns; the others are left alone.
+        cols: ExprId,
+        /// Int: position of row 0.
+        row0: ExprId,
+        /// Int: position of column 0, not negative.
+        col0: ExprId,
+        /// Int: which of the matrices of random words; its low 32 bits count.
+        stream: ExprId,
+        /// Int: the draw; its low 32 bits count.
+        offset: ExprId,
+        /// Int: the key, 64 bits.
+        seed: ExprId,
+        /// Int, cut to 0..=2^32: how many of the 2^32 words are dropped.
+        threshold: ExprId,
+        /// Float: factor of what is kept.
+        keep_scale: ExprId,
+    },
     /// `dst(r, x) = src[r, x] * row_scale[r]` for r < rows, x < d, rounded to the storage type; 0 where
     /// `row_scale[r]` is 0.
     StoreRows {
@@ -466,6 +491,9 @@ impl Stmt {
             }
             Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
             Stmt::Math { rows, .. } => vec![*rows],
+            Stmt::Random { rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale, .. } => {
+                vec![*rows, *cols, *row0, *col0, *stream, *offset, *seed, *threshold, *keep_scale]
+            }
             Stmt::Transpose { rows, cols, .. }
             | Stmt::ScanRows { rows, cols, .. }
             | Stmt::ReduceRows { rows, cols, .. } => vec![*rows, *cols],

@@ -1,6 +1,7 @@
 //! Statements whose intrinsics compute: machine code on every instruction set, the interpreter, and a direct loop.
 
 use attn_compiler::artifact::DType;
+use attn_compiler::expr::rand::philox4x32;
 use attn_compiler::host::SplitMix;
 
 use crate::agree::Case;
@@ -147,5 +148,57 @@ fn columns_of_run_time_number_are_loaded_and_stored_along_any_dim() {
             let wanted = reference::decode(DType::F16, x.element(&[i as i64, c as i64]));
             assert_eq!((found["o"][i * d + c], found["back"][c * n + i]), (wanted, wanted), "({i}, {c})");
         }
+    }
+}
+
+#[test]
+fn random_words_depend_on_positions_alone() {
+    // Whole, and in tiles of 5 x 70 that start anywhere.
+    let text = "program p { dim n: int dim m: int param seed: int param threshold: int input x: f32[n, m]
+        output o: f32[n, m] output tiled: f32[n, m]
+        launch whole { buffer a[32, 160]
+          load_rows a <- x[0 : r, 0 : x], rows = n, d = m
+          random a, rows = n, cols = m, row0 = 1000000, col0 = 0, stream = 5, offset = 4294967298, seed = seed, threshold = threshold, keep_scale = 1.25
+          store_rows o[0 : r, 0 : x] <- a, rows = n, d = m }
+        launch tiles { grid t < (n + 4) div 5, u < (m + 69) div 70 buffer a[5, 80]
+          let rows = min(n - t * 5, 5)
+          let cols = min(m - u * 70, 70)
+          load_rows a <- x[t * 5 : r, u * 70 : x], rows = rows, d = cols
+          random a, rows = rows, cols = cols, row0 = 1000000 + t * 5, col0 = u * 70, stream = 5, offset = 2, seed = seed, threshold = threshold, keep_scale = 1.25
+          store_rows tiled[t * 5 : r, u * 70 : x] <- a, rows = rows, d = cols } }";
+    for (n, m, seed, threshold) in [
+        (32, 160, 7, 1 << 30),
+        (3, 5, -1, 1 << 31),
+        (20, 150, 1 << 40, 0),
+        (9, 66, 3, 1i64 << 32),
+        (1, 1, 0, 1),
+    ] {
+        let mut x = noise(8, n * m);
+        x[0] = f64::NAN;
+        x[n * m - 1] = f64::INFINITY;
+        let shape = [n as i64, m as i64];
+        let scalars = [
+            ("n", Arg::Int(shape[0])),
+            ("m", Arg::Int(shape[1])),
+            ("seed", Arg::Int(seed)),
+            ("threshold", Arg::Int(threshold)),
+        ];
+        let inputs = vec![("x", tensor(&shape, &x))];
+        let found = Case { text, scalars: &scalars, inputs, tolerance: 1e-6 }.outputs();
+        let mut kept = 0;
+        for (i, j) in (0..n).flat_map(|i| (0..m).map(move |j| (i, j))) {
+            let block =
+                philox4x32([j as u32 / 4, 1_000_000 + i as u32, 5, 2], [seed as u32, (seed >> 32) as u32]);
+            let keep = i64::from(block[j % 4]) >= threshold;
+            let wanted = if keep { f64::from(x[i * m + j] as f32 * 1.25) } else { 0.0 };
+            for name in ["o", "tiled"] {
+                let found = found[name][i * m + j].float();
+                let same = found.to_bits() == wanted.to_bits() || (keep && found.is_nan() && wanted.is_nan());
+                assert!(same, "{name} ({i}, {j}): {found} {wanted}");
+            }
+            kept += usize::from(keep);
+        }
+        let expected = (n * m) as f64 * (1.0 - threshold as f64 / 4_294_967_296.0);
+        assert!((kept as f64 - expected).abs() <= 4.0 * expected.sqrt().max(1.0), "{kept} of {}", n * m);
     }
 }

@@ -49,6 +49,8 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::ScanRows => (&[W, W, W, W, W], None),
         // op, dst, src, lds, rows, cols
         Intrinsic::ReduceRows => (&[C, W, W, W, W, W], None),
+        // s, lds, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale
+        Intrinsic::Random => (&[W, W, W, W, W, W, W, W, W, W, F], None),
     }
 }
 

@@ -96,6 +96,13 @@ impl Emitter<'_, '_> {
                 let [to] = self.addresses([*dst])?;
                 self.run(Intrinsic::ReduceRows, &[op, to, from, ld, rows, cols])
             }
+            Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
+                let mut args = self.tile(*dst, *rows, *cols)?.to_vec();
+                for x in [row0, col0, stream, offset, seed, threshold, keep_scale] {
+                    args.push(self.scalar(*x)?);
+                }
+                self.run(Intrinsic::Random, &args)
+            }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, (*rows, *d), *row_scale)
             }

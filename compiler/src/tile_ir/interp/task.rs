@@ -146,6 +146,7 @@ impl<'m, 'a> Task<'m, 'a> {
             Stmt::ReduceRows { dst, op, src, rows, cols } => {
                 self.reduce_rows(*dst, *op, *src, (*rows, *cols))
             }
+            Stmt::Random { .. } => self.random(stmt),
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, *rows, *d, *row_scale)
             }

@@ -278,6 +278,13 @@ impl Printer<'_> {
                     (name_of(&REDUCTIONS, op), format!("rows = {}, cols = {}", e(rows), e(cols)));
                 format!("reduce_rows {op} {} <- {}, {sizes}", buf(dst), buf(src))
             }
+            Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
+                let place =
+                    format!("rows = {}, cols = {}, row0 = {}, col0 = {}", e(rows), e(cols), e(row0), e(col0));
+                let key = format!("stream = {}, offset = {}, seed = {}", e(stream), e(offset), e(seed));
+                let keep = format!("threshold = {}, keep_scale = {}", e(threshold), e(keep_scale));
+                format!("random {}, {place}, {key}, {keep}", buf(dst))
+            }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 let copy = format!("{} <- {}, rows = {}, d = {}", self.rows(dst), buf(src), e(rows), e(d));
                 format!("store_rows {copy}{}", scale_by(row_scale))

@@ -69,6 +69,7 @@ const EVERYTHING: &str = r#"program everything {
     reduce_rows max v <- c, rows = B, cols = 20
     reduce_rows sum v <- c, rows = 16, cols = B
     reduce_rows max_abs v <- c, rows = 16, cols = 32
+    random c, rows = 16, cols = B, row0 = 3, col0 = B * 4, stream = B, offset = 7, seed = window, threshold = 429496730, keep_scale = c
   }
   launch alone {
   }

@@ -104,6 +104,15 @@ impl<'a> Verifier<'a> {
                 self.count(*cols, from.cols)?;
                 self.distinct(&[*dst, *src])
             }
+            Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
+                let b = self.buffer(*dst)?;
+                self.count(*rows, b.rows)?;
+                self.count(*cols, b.cols)?;
+                for x in [row0, col0, stream, offset, seed, threshold] {
+                    self.expr(*x, Ty::Int)?;
+                }
+                self.expr(*keep_scale, Ty::Float)
+            }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 let b = self.tile(*src)?;
                 self.count(*rows, b.rows)?;
@@ -337,6 +346,7 @@ impl Touched {
                 | Stmt::Transpose { .. }
                 | Stmt::ScanRows { .. }
                 | Stmt::ReduceRows { .. }
+                | Stmt::Random { .. }
                 | Stmt::SoftmaxStep { .. }
                 | Stmt::WeightStep { .. }
                 | Stmt::FinishSoftmax { .. } => {}

@@ -57,6 +57,7 @@ const GOOD: &str = r#"program good {
     transpose w <- z, rows = 4, cols = 20
     scan_rows w, rows = 4, cols = 31, decay = one
     reduce_rows sum one <- z, rows = 4, cols = 32
+    random z, rows = 4, cols = 32, row0 = 0, col0 = n, stream = 1, offset = n, seed = 5, threshold = 9, keep_scale = c
   }
 }
 "#;
@@ -137,6 +138,10 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "reduce_rows sum one <- z, rows = 4, cols = 32",
         "reduce_rows sum one <- one, rows = 4, cols = 1",
     ),
+    ("I9", "random z, rows = 4", "random z, rows = 5"),
+    ("I9", "random z, rows = 4, cols = 32", "random z, rows = 4, cols = 33"),
+    ("I6", "threshold = 9", "threshold = c"),
+    ("I6", "keep_scale = c", "keep_scale = 1"),
     ("I18", "buffer w[20, 32]", "buffer w[20, 48]"),
 ];
 

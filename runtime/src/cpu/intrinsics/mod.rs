@@ -21,6 +21,7 @@ mod neon;
 mod pack;
 mod portable;
 mod probe;
+mod random;
 mod rows;
 mod simd;
 mod softmax;
@@ -33,6 +34,6 @@ pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
     FinishSoftmaxFn, GemmFn, HalfToF32Fn, IntrinsicTable, LoadRowsFn, Math1Fn, PackKFn, PackVFn, PowFn,
-    ReduceRowsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TransposeFn, VMathFn, WeightStepFn,
-    table,
+    RandomFn, ReduceRowsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TransposeFn, VMathFn,
+    WeightStepFn, table,
 };

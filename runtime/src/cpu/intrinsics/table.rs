@@ -11,7 +11,7 @@
 
 use super::convert::{dtype_of, f16_to_f32};
 use super::isa::Isa;
-use super::{gemm, math, pack, probe, rows, softmax, tiles};
+use super::{gemm, math, pack, probe, random, rows, softmax, tiles};
 use attn_compiler::artifact::Intrinsic;
 
 /// `gemm` and `gemm_skip_zero`.
@@ -122,6 +122,20 @@ pub type ScanRowsFn = unsafe extern "C" fn(s: *mut f32, lds: i64, rows: i64, col
 /// `reduce_rows`.
 pub type ReduceRowsFn =
     unsafe extern "C" fn(op: u32, dst: *mut f32, src: *const f32, lds: i64, rows: i64, cols: i64);
+/// `random`.
+pub type RandomFn = unsafe extern "C" fn(
+    s: *mut f32,
+    lds: i64,
+    rows: i64,
+    cols: i64,
+    row0: i64,
+    col0: i64,
+    stream: i64,
+    offset: i64,
+    seed: i64,
+    threshold: i64,
+    keep_scale: f32,
+);
 
 /// Function pointers in the order of [`Intrinsic::ALL`]: what a kernel gets a pointer to.
 #[repr(transparent)]
@@ -175,6 +189,7 @@ typed_entries! {
     transpose, Transpose, TransposeFn;
     scan_rows, ScanRows, ScanRowsFn;
     reduce_rows, ReduceRows, ReduceRowsFn;
+    random, Random, RandomFn;
 }
 
 /// A count or a leading dimension.
@@ -297,6 +312,12 @@ macro_rules! isa_table {
                         _ => {}
                     }
                 }
+                fn random(s: *mut f32, lds: i64, rows: i64, cols: i64, row0: i64, col0: i64, stream: i64,
+                    offset: i64, seed: i64, threshold: i64, keep_scale: f32) {
+                    let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    let draw = random::Draw { row0, col0, stream, offset, seed, threshold, keep_scale };
+                    random::random(tile, draw)
+                }
                 fn fma_loop(iterations: usize) -> f32 {
                     probe::fma_loop::<$simd>(iterations)
                 }
@@ -328,6 +349,7 @@ macro_rules! isa_table {
                 transpose as TransposeFn as *const (),
                 scan_rows as ScanRowsFn as *const (),
                 reduce_rows as ReduceRowsFn as *const (),
+                random as RandomFn as *const (),
             ]);
         }
     };

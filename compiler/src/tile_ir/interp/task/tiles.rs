@@ -1,10 +1,10 @@
-//! Statements between buffers: transposition, scan, reduction.
+//! Statements between buffers: transposition, scan, reduction, random dropping.
 //!
 //! What holds: exactly the elements that the statement names are read; in f64, in ascending order.
 
 use super::{Done, Task};
-use crate::expr::ExprId;
-use crate::tile_ir::{BufId, ReduceOp};
+use crate::expr::{ExprId, rand};
+use crate::tile_ir::{BufId, ReduceOp, Stmt};
 
 impl Task<'_, '_> {
     pub(super) fn transpose(&mut self, dst: BufId, src: BufId, (rows, cols): (ExprId, ExprId)) -> Done {
@@ -50,6 +50,33 @@ impl Task<'_, '_> {
         for r in 0..rows {
             let row = (0..cols).map(|c| self.get(src, r, c)).collect::<Done<Vec<f64>>>()?;
             self.tile(dst).set(r, 0, Some(reduce(op, &row)))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn random(&mut self, stmt: &Stmt) -> Done {
+        let Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } = stmt
+        else {
+            return Ok(());
+        };
+        let decl = self.tile(*dst).decl;
+        let (rows, cols) = (self.count(*rows, decl.rows)?, self.count(*cols, decl.cols)?);
+        let (row0, col0) = (self.machine.int(*row0)?, self.machine.int(*col0)?);
+        let [stream, offset, seed, threshold] = [
+            self.machine.int(*stream)?,
+            self.machine.int(*offset)?,
+            self.machine.int(*seed)?,
+            self.machine.int(*threshold)?,
+        ];
+        let scale = self.machine.eval(*keep_scale)?.float();
+        if col0 < 0 {
+            return Err(format!("column {col0}, which is negative"));
+        }
+        for (r, c) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
+            let (i, j) = (row0.wrapping_add(r as i64), col0.wrapping_add(c as i64));
+            let keep = i64::from(rand::word(j, i, stream, offset, seed)) >= threshold;
+            let value = self.get(*dst, r, c)?;
+            self.tile(*dst).set(r, c, Some(if keep { value * scale } else { 0.0 }))?;
         }
         Ok(())
     }

@@ -61,6 +61,18 @@ impl Parser<'_> {
                 let src = self.buf()?;
                 Ok(Stmt::ReduceRows { dst, op, src, rows: self.key("rows")?, cols: self.key("cols")? })
             }
+            "random" => Ok(Stmt::Random {
+                dst: self.buf()?,
+                rows: self.key("rows")?,
+                cols: self.key("cols")?,
+                row0: self.key("row0")?,
+                col0: self.key("col0")?,
+                stream: self.key("stream")?,
+                offset: self.key("offset")?,
+                seed: self.key("seed")?,
+                threshold: self.key("threshold")?,
+                keep_scale: self.key("keep_scale")?,
+            }),
             "softmax_step" => self.softmax_step(),
             "weight_step" => self.weight_step(),
             "finish_softmax" => self.finish_softmax(),
