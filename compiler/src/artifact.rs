@@ -355,11 +355,22 @@ pub enum Intrinsic {
     /// j mod 4 of Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011) for the counter (j div 4, row0 + r, stream,
     /// offset), of each the low 32 bits, and the key `seed` (low word first). Positions are i64 and wrap.
     Random = 17,
+    /// `prefix_sum(hi, lo, src, dtype, n, stride)`
+    ///
+    /// With s the f64 sum of elements 0..=i of a strided vector, added in ascending order: `hi[i] = f32(s)`,
+    /// `lo[i] = f32(s - hi[i])`, 0 where `hi[i]` is not finite. f64 elements are not rounded to f32.
+    PrefixSum = 18,
+    /// `top_k(indices, ranks, src, dtype, n, stride, m, width)`
+    ///
+    /// The positions of the min(m, n, width) largest elements (as f32) of a strided vector, ascending, as i32 in
+    /// `indices[0..width]`, -1 in what is left; of equal ones the first. NaN counts as -inf, -0 as 0. Unless
+    /// `ranks` is null, `ranks[i]` is the place of i in `indices` or -1, for i < n. Time O(n), no memory.
+    TopK = 19,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 18] = {
+    pub const ALL: [Intrinsic; 20] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -380,6 +391,8 @@ impl Intrinsic {
             ScanRows,
             ReduceRows,
             Random,
+            PrefixSum,
+            TopK,
         ]
     };
 }

@@ -151,6 +151,15 @@ pub struct PanelRef {
     pub panel_stride: ExprId,
 }
 
+/// Consecutive elements of a workspace tensor, from a flat position on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlatRef {
+    /// Workspace tensor.
+    pub tensor: TensorId,
+    /// Flat element offset.
+    pub offset: ExprId,
+}
+
 /// The right operand of a product.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operand {
@@ -461,6 +470,54 @@ pub enum Stmt {
         /// Factor, a vector; 1 without.
         row_scale: Option<BufId>,
     },
+    /// `dst(r, c) = value` for r < rows, c < cols, for a value of the type of the tensor's elements: floats are
+    /// rounded to nearest even, ints cut to what the storage type holds. As in `Map`, but nothing may be read
+    /// that the launch writes. `dst` may run along one dim (`row_dim` = `col_dim`) if `cols` is the constant 1.
+    StoreMap {
+        /// Output or workspace.
+        dst: RowsRef,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
+        /// Int variable of the row.
+        row: VarId,
+        /// Int variable of the column.
+        col: VarId,
+        /// Float variables that stand for elements.
+        reads: Vec<(VarId, BufId, Access)>,
+        /// Expression of the type of `dst`.
+        value: ExprId,
+    },
+    /// Sums of the first elements of a vector: with `s = sum of src(t) over t <= i`, added up in f64 in ascending
+    /// order, `hi(i) = f32(s)` and `lo(i) = f32(s - hi(i))` (0 where hi is not finite) for i < n. So
+    /// `(hi(i) - hi(j)) + (lo(i) - lo(j))` is the sum of j+1..=i to f32 accuracy wherever it stands.
+    PrefixSum {
+        /// f32, n elements.
+        hi: FlatRef,
+        /// f32, n elements.
+        lo: FlatRef,
+        /// Floats along one dim (`row_dim` = `col_dim`).
+        src: RowsRef,
+        /// Count.
+        n: ExprId,
+    },
+    /// The `min(m, n)` largest of n elements: their positions, ascending, in `indices`, which is filled up to
+    /// `width` with -1. Of equal elements the first ones are taken; NaN counts as -inf, -0 as 0.
+    TopK {
+        /// i32, `width` elements, at least `min(m, n)`.
+        indices: FlatRef,
+        /// i32, n elements: where each position stands in `indices`, or -1.
+        ranks: Option<FlatRef>,
+        /// Floats along one dim (`row_dim` = `col_dim`).
+        src: RowsRef,
+        /// Count.
+        n: ExprId,
+        /// How many; none if negative.
+        m: ExprId,
+        /// Elements of `indices`.
+        width: ExprId,
+    },
     /// `dst(r) = src[r]` for r < rows: `dst` runs along its `row_dim`; `col_dim` is the same.
     StoreVec {
         /// Output.
@@ -503,6 +560,14 @@ impl Stmt {
             }
             Stmt::FinishSoftmax { rows, sink, .. } => vec![*rows, *sink],
             Stmt::StoreRows { dst, rows, d, .. } => [&dst.index[..], &[*rows, *d]].concat(),
+            Stmt::StoreMap { dst, rows, cols, value, .. } => {
+                [&dst.index[..], &[*rows, *cols, *value]].concat()
+            }
+            Stmt::PrefixSum { hi, lo, src, n } => [&src.index[..], &[hi.offset, lo.offset, *n]].concat(),
+            Stmt::TopK { indices, ranks, src, n, m, width } => {
+                let ranks: Vec<ExprId> = ranks.iter().map(|r| r.offset).collect();
+                [&src.index[..], &[indices.offset, *n, *m, *width], &ranks].concat()
+            }
             Stmt::StoreVec { dst, rows, .. } => [&dst.index[..], &[*rows]].concat(),
         }
     }

@@ -15,8 +15,8 @@
 //! - I8 Row states, scales and stored vectors have one column; tiles have more.
 //! - I9 Constants fit: constant rows, cols, d, k and n lie within the buffers; what is packed has a feature.
 //! - I10 Tensor ids are of the table, there is an index for each dim, rows run along two different dims of the
-//!   tensor and a stored vector along one.
-//! - I11 Panels lie in f32 workspace, flags in i32 workspace.
+//!   tensor and a vector along one; what a map stores along one dim has one column.
+//! - I11 Panels and prefix sums lie in f32 workspace, flags, indices and ranks in i32 workspace.
 //! - I12 Inputs and tables are never written, outputs never read; rows that are loaded, packed or stored hold
 //!   numbers of f32, f16, bf16 or f64.
 //! - I13 No tensor is both read and written by one launch: tasks are independent.

@@ -49,6 +49,10 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::ScanRows => (&[W, W, W, W, W], None),
         // op, dst, src, lds, rows, cols
         Intrinsic::ReduceRows => (&[C, W, W, W, W, W], None),
+        // hi, lo, src, dtype, n, stride
+        Intrinsic::PrefixSum => (&[W, W, W, C, W, W], None),
+        // indices, ranks, src, dtype, n, stride, m, width
+        Intrinsic::TopK => (&[W, W, W, C, W, W, W, W], None),
         // s, lds, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale
         Intrinsic::Random => (&[W, W, W, W, W, W, W, W, W, W, F], None),
     }

@@ -106,6 +106,15 @@ impl Emitter<'_, '_> {
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, (*rows, *d), *row_scale)
             }
+            Stmt::StoreMap { .. } => self.store_map(stmt),
+            Stmt::PrefixSum { hi, lo, src, n } => {
+                let n = self.count(*n, i64::MAX)?;
+                let (hi, lo) = (self.flat(hi)?, self.flat(lo)?);
+                let (dtype, from) = (self.dtype(src.tensor)?, self.rows_address(src)?);
+                let stride = self.stride(src.tensor, src.row_dim);
+                self.run(Intrinsic::PrefixSum, &[hi, lo, from, dtype, n, stride])
+            }
+            Stmt::TopK { .. } => self.top_k(stmt),
             Stmt::StoreVec { dst, src, rows } => {
                 let n = self.count(*rows, self.buffer(*src)?.rows)?;
                 let (dtype, to) = (self.dtype(dst.tensor)?, self.rows_address(dst)?);
@@ -285,17 +294,17 @@ impl Emitter<'_, '_> {
         Ok(self.b.ins().uextend(types::I32, value))
     }
 
-    fn dtype(&mut self, t: TensorId) -> Result<Value> {
+    pub fn dtype(&mut self, t: TensorId) -> Result<Value> {
         let code = self.tensor(t)?.dtype as i64;
         Ok(self.b.ins().iconst(types::I32, code))
     }
 
-    fn strides(&mut self, rows: &RowsRef) -> [Value; 2] {
+    pub fn strides(&mut self, rows: &RowsRef) -> [Value; 2] {
         [self.stride(rows.tensor, rows.row_dim), self.stride(rows.tensor, rows.col_dim)]
     }
 
     /// Address of the first element of a run of rows.
-    fn rows_address(&mut self, rows: &RowsRef) -> Result<Value> {
+    pub fn rows_address(&mut self, rows: &RowsRef) -> Result<Value> {
         let size = self.tensor(rows.tensor)?.dtype.size();
         let mut offset = self.int(0);
         for (dim, &at) in rows.index.iter().enumerate() {

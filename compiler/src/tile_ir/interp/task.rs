@@ -4,6 +4,7 @@
 //! columns that a product or an elementary function writes beyond what was asked stay unset unless every
 //! operand is a number.
 
+mod tensors;
 mod tiles;
 
 use super::InterpError;
@@ -117,7 +118,7 @@ impl<'m, 'a> Task<'m, 'a> {
             Stmt::PackV { dst, src, n, d, flag: (t, index) } => {
                 let nonfinite = self.pack_v(dst, src, *n, *d)?;
                 let index = self.index(index)?;
-                self.machine.memory.write(*t, &index, f64::from(u8::from(nonfinite)))
+                self.machine.memory.write(*t, &index, Value::Int(i64::from(nonfinite)))
             }
             Stmt::Gemm { .. } => self.gemm(stmt),
             Stmt::Map { .. } => self.map(stmt),
@@ -150,6 +151,9 @@ impl<'m, 'a> Task<'m, 'a> {
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, *rows, *d, *row_scale)
             }
+            Stmt::StoreMap { .. } => self.store_map(stmt),
+            Stmt::PrefixSum { hi, lo, src, n } => self.prefix_sum(hi, lo, src, *n),
+            Stmt::TopK { .. } => self.top_k(stmt),
             Stmt::StoreVec { dst, src, rows } => {
                 let rows = self.count(*rows, self.tiles[src.0 as usize].decl.rows)?;
                 let index = self.index(&dst.index)?;
@@ -158,7 +162,7 @@ impl<'m, 'a> Task<'m, 'a> {
                     self.machine.memory.write(
                         dst.tensor,
                         &moved(&index, dst.row_dim, r, dst.row_dim, 0),
-                        x,
+                        Value::Float(x),
                     )?;
                 }
                 Ok(())
@@ -229,7 +233,7 @@ impl<'m, 'a> Task<'m, 'a> {
         for j in 0..n.next_multiple_of(PANEL) {
             for x in 0..d as usize {
                 let value = if j < n { self.source(src, &index, j, x)? } else { 0.0 };
-                self.machine.memory.write_flat(dst.tensor, at(x, j), value)?;
+                self.machine.memory.write_flat(dst.tensor, at(x, j), Value::Float(value))?;
             }
         }
         Ok(())
@@ -243,7 +247,7 @@ impl<'m, 'a> Task<'m, 'a> {
             for x in 0..(d as usize).next_multiple_of(PANEL) {
                 let value = if (x as i64) < d { self.source(src, &index, j, x)? } else { 0.0 };
                 nonfinite |= !value.is_finite();
-                self.machine.memory.write_flat(dst.tensor, at(j, x), value)?;
+                self.machine.memory.write_flat(dst.tensor, at(j, x), Value::Float(value))?;
             }
         }
         Ok(nonfinite)
@@ -285,7 +289,7 @@ impl<'m, 'a> Task<'m, 'a> {
         Ok(match b {
             Operand::Panels(p) => {
                 let (tensor, at) = (p.tensor, self.panel(p)?);
-                Box::new(move |task, t, x| task.machine.memory.read_flat(tensor, at(t, x)))
+                Box::new(move |task, t, x| Ok(task.machine.memory.read_flat(tensor, at(t, x))?.float()))
             }
             Operand::Buffer(b) => {
                 let b = *b;
@@ -386,7 +390,7 @@ impl<'m, 'a> Task<'m, 'a> {
             for x in 0..d {
                 let value = if scale == 0.0 { 0.0 } else { self.get(src, r, x)? * scale };
                 let at = moved(&index, dst.row_dim, r, dst.col_dim, x);
-                self.machine.memory.write(dst.tensor, &at, value)?;
+                self.machine.memory.write(dst.tensor, &at, Value::Float(value))?;
             }
         }
         Ok(())

@@ -26,8 +26,8 @@ use crate::expr::eval::Value;
 use crate::expr::print::{float_text, ty_name};
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::{
-    Access, BufId, Launch, Operand, PanelRef, Program, ReduceOp, RowsRef, ScalarArg, Stmt, TensorDecl,
-    TensorKind, WeightKind,
+    Access, BufId, FlatRef, Launch, Operand, PanelRef, Program, ReduceOp, RowsRef, ScalarArg, Stmt,
+    TensorDecl, TensorKind, WeightKind,
 };
 
 /// The whole program.
@@ -233,12 +233,21 @@ impl Printer<'_> {
                 format!("gemm {product}, {sizes}{}, skip_zero = {}", scale_by(row_scale), e(skip_zero))
             }
             Stmt::Map { dst, rows, cols, row, col, reads, value } => {
-                let read = |(v, b, a): &(VarId, BufId, Access)| {
-                    format!(", {} = {}({})", self.var(*v), name_of(&ACCESSES, a), buf(b))
-                };
-                let reads: String = reads.iter().map(read).collect();
-                let over = format!("{} < {}, {} < {}", self.var(*row), e(rows), self.var(*col), e(cols));
-                format!("map {}[{over}]{reads}: {}", buf(dst), e(value))
+                let over = self.over((*row, *col), (*rows, *cols), reads);
+                format!("map {}{over}: {}", buf(dst), e(value))
+            }
+            Stmt::StoreMap { dst, rows, cols, row, col, reads, value } => {
+                let over = self.over((*row, *col), (*rows, *cols), reads);
+                format!("store_map {} {over}: {}", self.rows(dst), e(value))
+            }
+            Stmt::PrefixSum { hi, lo, src, n } => {
+                format!("prefix_sum {}, {} <- {}, n = {}", self.flat(hi), self.flat(lo), self.rows(src), e(n))
+            }
+            Stmt::TopK { indices, ranks, src, n, m, width } => {
+                let ranks =
+                    ranks.as_ref().map_or_else(String::new, |r| format!(", ranks = {}", self.flat(r)));
+                let sizes = format!("n = {}, m = {}, width = {}", e(n), e(m), e(width));
+                format!("top_k {} <- {}, {sizes}{ranks}", self.flat(indices), self.rows(src))
             }
             Stmt::Math { f, dst, rows } => {
                 format!("math {} {}, rows = {}", name_of(&MATH_FNS, f), buf(dst), e(rows))
@@ -312,6 +321,26 @@ impl Printer<'_> {
             })
             .collect();
         format!("{}[{}]", self.tensor(rows.tensor), index.join(", "))
+    }
+
+    /// `[r < rows, c < cols], x = tile(b), ...`
+    fn over(
+        &self,
+        (row, col): (VarId, VarId),
+        (rows, cols): (ExprId, ExprId),
+        reads: &[(VarId, BufId, Access)],
+    ) -> String {
+        let read = |(v, b, a): &(VarId, BufId, Access)| {
+            format!(", {} = {}({})", self.var(*v), name_of(&ACCESSES, a), self.buf(*b))
+        };
+        let reads: String = reads.iter().map(read).collect();
+        let (row, col) = (self.var(row), self.var(col));
+        format!("[{row} < {}, {col} < {}]{reads}", self.expr(rows), self.expr(cols))
+    }
+
+    /// `flat(w, offset)`
+    fn flat(&self, f: &FlatRef) -> String {
+        format!("flat({}, {})", self.tensor(f.tensor), self.expr(f.offset))
     }
 
     fn panel(&self, p: &PanelRef) -> String {

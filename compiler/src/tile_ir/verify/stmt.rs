@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{Checked, Verifier};
 use crate::artifact::{DType, PANEL};
-use crate::expr::{ExprId, Op, TensorId, Ty};
+use crate::expr::{ExprId, Op, TensorId, Ty, VarId};
 use crate::tile_ir::{
-    Access, BufId, Buffer, Launch, Operand, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
+    Access, BufId, Buffer, FlatRef, Launch, Operand, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
 };
 
 /// A product writes columns rounded up to this.
@@ -121,6 +121,19 @@ impl<'a> Verifier<'a> {
                 self.ensure(dst.row_dim != dst.col_dim, "I10", "rows run along two different dims")?;
                 self.written_rows(dst)
             }
+            Stmt::StoreMap { .. } => self.store_map(stmt),
+            Stmt::PrefixSum { hi, lo, src, n } => {
+                self.flat(hi, DType::F32)?;
+                self.flat(lo, DType::F32)?;
+                self.read_vector(src, *n)
+            }
+            Stmt::TopK { indices, ranks, src, n, m, width } => {
+                self.flat(indices, DType::I32)?;
+                ranks.iter().try_for_each(|r| self.flat(r, DType::I32))?;
+                self.read_vector(src, *n)?;
+                self.expr(*m, Ty::Int)?;
+                self.expr(*width, Ty::Int)
+            }
             Stmt::StoreVec { dst, src, rows } => {
                 self.vector(*src, *rows)?;
                 self.ensure(dst.row_dim == dst.col_dim, "I10", "a vector runs along one dim")?;
@@ -164,28 +177,47 @@ impl<'a> Verifier<'a> {
         let b = self.buffer(*dst)?;
         self.count(*rows, b.rows)?;
         self.count(*cols, b.cols)?;
-        for (var, ty) in [(row, Ty::Int), (col, Ty::Int)] {
-            self.define(*var)?;
-            self.var_ty(*var, ty)?;
+        let other = reads.iter().any(|(_, buf, access)| buf == dst && *access != Access::Tile);
+        self.ensure(!other, "I15", "a map reads what it writes as a tile")?;
+        self.elements((*row, *col), (*rows, *cols), reads, (*value, Ty::Float))
+    }
+
+    fn store_map(&mut self, stmt: &Stmt) -> Checked {
+        let Stmt::StoreMap { dst, rows, cols, row, col, reads, value } = stmt else { return Ok(()) };
+        let decl = self.place_of(dst)?;
+        self.writable(decl)?;
+        let one = self.program.pool.as_int(*cols) == Some(1);
+        self.ensure(dst.row_dim != dst.col_dim || one, "I10", "along one dim there is one column")?;
+        self.count(*rows, i64::MAX)?;
+        self.count(*cols, i64::MAX)?;
+        self.elements((*row, *col), (*rows, *cols), reads, (*value, decl.dtype.value_ty()))
+    }
+
+    /// The variables, reads and value of a map.
+    fn elements(
+        &mut self,
+        (row, col): (VarId, VarId),
+        (rows, cols): (ExprId, ExprId),
+        reads: &[(VarId, BufId, Access)],
+        (value, ty): (ExprId, Ty),
+    ) -> Checked {
+        for var in [row, col] {
+            self.define(var)?;
+            self.var_ty(var, Ty::Int)?;
         }
         for (var, buf, access) in reads {
             self.define(*var)?;
             self.var_ty(*var, Ty::Float)?;
             let read = self.buffer(*buf)?;
-            self.ensure(
-                buf != dst || *access == Access::Tile,
-                "I15",
-                "a map reads what it writes as a tile",
-            )?;
             if *access != Access::Col {
-                self.count(*rows, read.rows)?;
+                self.count(rows, read.rows)?;
             }
             if *access != Access::Row {
-                self.count(*cols, read.cols)?;
+                self.count(cols, read.cols)?;
             }
         }
-        self.expr(*value, Ty::Float)?;
-        self.leave(reads.iter().map(|r| r.0).chain([*row, *col]));
+        self.expr(value, ty)?;
+        self.leave(reads.iter().map(|r| r.0).chain([row, col]));
         Ok(())
     }
 
@@ -264,11 +296,21 @@ impl<'a> Verifier<'a> {
         index.iter().try_for_each(|x| self.expr(*x, Ty::Int))
     }
 
-    fn rows(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
+    fn flat(&self, flat: &FlatRef, dtype: DType) -> Checked {
+        self.workspace(flat.tensor, dtype)?;
+        self.expr(flat.offset, Ty::Int)
+    }
+
+    fn place_of(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
         let decl = self.tensor(rows.tensor)?;
         self.indices(decl, &rows.index)?;
         let rank = decl.shape.len();
         self.ensure(rows.row_dim < rank && rows.col_dim < rank, "I10", "rows run along dims of the tensor")?;
+        Ok(decl)
+    }
+
+    fn rows(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
+        let decl = self.place_of(rows)?;
         self.ensure(decl.dtype.is_float(), "I12", "rows hold floats")?;
         Ok(decl)
     }
@@ -284,8 +326,19 @@ impl<'a> Verifier<'a> {
         self.read(rows.tensor)
     }
 
+    fn read_vector(&self, rows: &RowsRef, n: ExprId) -> Checked {
+        self.rows(rows)?;
+        self.ensure(rows.row_dim == rows.col_dim, "I10", "a vector runs along one dim")?;
+        self.count(n, i64::MAX)?;
+        self.read(rows.tensor)
+    }
+
     fn written_rows(&self, rows: &RowsRef) -> Checked {
         let decl = self.rows(rows)?;
+        self.writable(decl)
+    }
+
+    fn writable(&self, decl: &TensorDecl) -> Checked {
         let writable = matches!(decl.kind, TensorKind::Output | TensorKind::Workspace);
         self.ensure(writable, "I12", "inputs and tables are not written")
     }
@@ -335,7 +388,16 @@ impl Touched {
                     self.reads.insert(src.tensor);
                     self.writes.extend([dst.tensor, flag.0]);
                 }
-                Stmt::StoreRows { dst, .. } | Stmt::StoreVec { dst, .. } => {
+                Stmt::PrefixSum { hi, lo, src, .. } => {
+                    self.reads.insert(src.tensor);
+                    self.writes.extend([hi.tensor, lo.tensor]);
+                }
+                Stmt::TopK { indices, ranks, src, .. } => {
+                    self.reads.insert(src.tensor);
+                    self.writes.insert(indices.tensor);
+                    self.writes.extend(ranks.iter().map(|r| r.tensor));
+                }
+                Stmt::StoreRows { dst, .. } | Stmt::StoreVec { dst, .. } | Stmt::StoreMap { dst, .. } => {
                     self.writes.insert(dst.tensor);
                 }
                 Stmt::Let { .. }

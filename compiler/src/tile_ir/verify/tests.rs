@@ -16,6 +16,11 @@ const GOOD: &str = r#"program good {
   workspace bad: i32[n]
   output o: f16[n, 16]
   output l: f32[n]
+  output chosen: i32[n, 16]
+  workspace hi: f32[n]
+  workspace lo: f32[n]
+  workspace at: i32[n]
+  workspace rank: i32[n]
   require 0 < n: "no rows"
   launch pack {
     grid p < n
@@ -58,6 +63,9 @@ const GOOD: &str = r#"program good {
     scan_rows w, rows = 4, cols = 31, decay = one
     reduce_rows sum one <- z, rows = 4, cols = 32
     random z, rows = 4, cols = 32, row0 = 0, col0 = n, stream = 1, offset = n, seed = 5, threshold = 9, keep_scale = c
+    prefix_sum flat(hi, 0), flat(lo, 0) <- x[0 : rx, 3], n = n
+    top_k flat(at, 0) <- x[0 : rx, 3], n = n, m = 3, width = 4, ranks = flat(rank, 0)
+    store_map chosen[0 : r, 0 : x][r2 < 4, c2 < 16], e2 = tile(z), f2 = row(one): int(e2 + f2) + ids[c2]
   }
 }
 "#;
@@ -142,6 +150,26 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I9", "random z, rows = 4, cols = 32", "random z, rows = 4, cols = 33"),
     ("I6", "threshold = 9", "threshold = c"),
     ("I6", "keep_scale = c", "keep_scale = 1"),
+    ("I11", "flat(lo, 0)", "flat(at, 0)"),
+    ("I11", "flat(at, 0)", "flat(lo, 0)"),
+    ("I11", "flat(rank, 0)", "flat(chosen, 0)"),
+    ("I6", "flat(at, 0)", "flat(at, c)"),
+    (
+        "I10",
+        "prefix_sum flat(hi, 0), flat(lo, 0) <- x[0 : rx, 3]",
+        "prefix_sum flat(hi, 0), flat(lo, 0) <- x[0 : r, 3 : x]",
+    ),
+    ("I10", "top_k flat(at, 0) <- x[0 : rx, 3]", "top_k flat(at, 0) <- x[0 : r, 3 : x]"),
+    ("I12", "top_k flat(at, 0) <- x[0 : rx, 3]", "top_k flat(at, 0) <- ids[0 : rx]"),
+    ("I13", "top_k flat(at, 0) <- x[0 : rx, 3]", "top_k flat(at, 0) <- hi[0 : rx]"),
+    ("I14", "flat(hi, 0), flat(lo, 0) <- x[0 : rx, 3]", "flat(lo, 0), flat(lo, 0) <- hi[0 : rx]"),
+    ("I6", "width = 4", "width = c"),
+    ("I6", "int(e2 + f2) + ids[c2]", "e2 + f2"),
+    ("I9", "r2 < 4, c2 < 16", "r2 < 5, c2 < 16"),
+    ("I10", "store_map chosen[0 : r, 0 : x]", "store_map chosen[0 : rx, 0]"),
+    ("I12", "store_map chosen[0 : r, 0 : x]", "store_map x[0 : r, 0 : x]"),
+    ("I13", "int(e2 + f2) + ids[c2]", "int(e2 + f2) + at[c2]"),
+    ("I4", "f2 = row(one)", "f2 = row(one), e2 = tile(z)"),
     ("I18", "buffer w[20, 32]", "buffer w[20, 48]"),
 ];
 

@@ -29,11 +29,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod vectors;
 
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
     FinishSoftmaxFn, GemmFn, HalfToF32Fn, IntrinsicTable, LoadRowsFn, Math1Fn, PackKFn, PackVFn, PowFn,
-    RandomFn, ReduceRowsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TransposeFn, VMathFn,
-    WeightStepFn, table,
+    PrefixSumFn, RandomFn, ReduceRowsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn,
+    TransposeFn, VMathFn, WeightStepFn, table,
 };

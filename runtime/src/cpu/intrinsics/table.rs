@@ -11,7 +11,7 @@
 
 use super::convert::{dtype_of, f16_to_f32};
 use super::isa::Isa;
-use super::{gemm, math, pack, probe, random, rows, softmax, tiles};
+use super::{gemm, math, pack, probe, random, rows, softmax, tiles, vectors};
 use attn_compiler::artifact::Intrinsic;
 
 /// `gemm` and `gemm_skip_zero`.
@@ -136,6 +136,20 @@ pub type RandomFn = unsafe extern "C" fn(
     threshold: i64,
     keep_scale: f32,
 );
+/// `prefix_sum`.
+pub type PrefixSumFn =
+    unsafe extern "C" fn(hi: *mut f32, lo: *mut f32, src: *const u8, dtype: u32, n: i64, stride: i64);
+/// `top_k`.
+pub type TopKFn = unsafe extern "C" fn(
+    indices: *mut i32,
+    ranks: *mut i32,
+    src: *const u8,
+    dtype: u32,
+    n: i64,
+    stride: i64,
+    m: i64,
+    width: i64,
+);
 
 /// Function pointers in the order of [`Intrinsic::ALL`]: what a kernel gets a pointer to.
 #[repr(transparent)]
@@ -190,6 +204,8 @@ typed_entries! {
     scan_rows, ScanRows, ScanRowsFn;
     reduce_rows, ReduceRows, ReduceRowsFn;
     random, Random, RandomFn;
+    prefix_sum, PrefixSum, PrefixSumFn;
+    top_k, TopK, TopKFn;
 }
 
 /// A count or a leading dimension.
@@ -318,6 +334,19 @@ macro_rules! isa_table {
                     let draw = random::Draw { row0, col0, stream, offset, seed, threshold, keep_scale };
                     random::random(tile, draw)
                 }
+                fn prefix_sum(hi: *mut f32, lo: *mut f32, src: *const u8, dtype: u32, n: i64, stride: i64) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        let v = vectors::Vector { src, dtype, n: count(n), stride: stride as isize };
+                        vectors::prefix_sum(hi, lo, v)
+                    }
+                }
+                fn top_k(indices: *mut i32, ranks: *mut i32, src: *const u8, dtype: u32, n: i64, stride: i64,
+                    m: i64, width: i64) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        let v = vectors::Vector { src, dtype, n: count(n), stride: stride as isize };
+                        vectors::top_k(indices, ranks, v, count(m), count(width))
+                    }
+                }
                 fn fma_loop(iterations: usize) -> f32 {
                     probe::fma_loop::<$simd>(iterations)
                 }
@@ -350,6 +379,8 @@ macro_rules! isa_table {
                 scan_rows as ScanRowsFn as *const (),
                 reduce_rows as ReduceRowsFn as *const (),
                 random as RandomFn as *const (),
+                prefix_sum as PrefixSumFn as *const (),
+                top_k as TopKFn as *const (),
             ]);
         }
     };

@@ -2,8 +2,18 @@
 
 use super::super::print::{ACCESSES, MATH_FNS, REDUCTIONS, WEIGHTS};
 use super::{Parser, Result};
-use crate::expr::{ExprId, Ty};
-use crate::tile_ir::{BufId, Operand, Stmt};
+use crate::expr::{ExprId, Ty, VarId};
+use crate::tile_ir::{Access, BufId, FlatRef, Operand, Stmt};
+
+/// What a map says of its elements.
+struct Elements {
+    row: VarId,
+    rows: ExprId,
+    col: VarId,
+    cols: ExprId,
+    reads: Vec<(VarId, BufId, Access)>,
+    value: ExprId,
+}
 
 impl Parser<'_> {
     /// Statements up to the closing brace, which is taken.
@@ -77,6 +87,19 @@ impl Parser<'_> {
             "weight_step" => self.weight_step(),
             "finish_softmax" => self.finish_softmax(),
             "store_rows" => self.store_rows(),
+            "store_map" => {
+                let dst = self.rows()?;
+                let Elements { row, rows, col, cols, reads, value } = self.elements()?;
+                Ok(Stmt::StoreMap { dst, rows, cols, row, col, reads, value })
+            }
+            "prefix_sum" => {
+                let hi = self.flat()?;
+                self.r.expect(",")?;
+                let lo = self.flat()?;
+                self.r.expect("<-")?;
+                Ok(Stmt::PrefixSum { hi, lo, src: self.rows()?, n: self.key("n")? })
+            }
+            "top_k" => self.top_k(),
             "store_vec" => {
                 let dst = self.rows()?;
                 self.r.expect("<-")?;
@@ -175,6 +198,11 @@ impl Parser<'_> {
 
     fn map(&mut self) -> Result<Stmt> {
         let dst = self.buf()?;
+        let Elements { row, rows, col, cols, reads, value } = self.elements()?;
+        Ok(Stmt::Map { dst, rows, cols, row, col, reads, value })
+    }
+
+    fn elements(&mut self) -> Result<Elements> {
         self.r.expect("[")?;
         let row = self.define(Ty::Int)?;
         self.r.expect("<")?;
@@ -194,7 +222,32 @@ impl Parser<'_> {
             self.r.expect(")")?;
         }
         self.r.expect(":")?;
-        Ok(Stmt::Map { dst, rows, cols, row, col, reads, value: self.expr()? })
+        Ok(Elements { row, rows, col, cols, reads, value: self.expr()? })
+    }
+
+    fn top_k(&mut self) -> Result<Stmt> {
+        let indices = self.flat()?;
+        self.r.expect("<-")?;
+        let src = self.rows()?;
+        let (n, m, width) = (self.key("n")?, self.key("m")?, self.key("width")?);
+        let mut ranks = None;
+        if self.r.eat(",")? {
+            self.r.expect_word("ranks")?;
+            self.r.expect("=")?;
+            ranks = Some(self.flat()?);
+        }
+        Ok(Stmt::TopK { indices, ranks, src, n, m, width })
+    }
+
+    /// `flat(tensor, offset)`
+    fn flat(&mut self) -> Result<FlatRef> {
+        self.r.expect_word("flat")?;
+        self.r.expect("(")?;
+        let tensor = self.tensor()?;
+        self.r.expect(",")?;
+        let offset = self.expr()?;
+        self.r.expect(")")?;
+        Ok(FlatRef { tensor, offset })
     }
 
     fn softmax_step(&mut self) -> Result<Stmt> {
