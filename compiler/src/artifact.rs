@@ -332,11 +332,45 @@ pub enum Intrinsic {
     Pow = 12,
     /// `half_to_f32(bits: i32) -> f32`: the low 16 bits as IEEE binary16.
     HalfToF32 = 13,
+    /// `transpose(dst, ldd, src, lds, rows, cols)`
+    ///
+    /// `dst[c, x] = src[x, c]` for c < cols, x < rows; 0 for c < cols, rows <= x < ldd. At most ldd rows. Leading
+    /// dimensions may be 1 too (vectors). The bits of every element are kept.
+    Transpose = 14,
+    /// `scan_rows(s, lds, rows, cols, decay)`
+    ///
+    /// `s[r, c] = fma(decay[r], s[r - 1, c], s[r, c])` in place for r = 1.. ascending, c < cols; 1 for every decay
+    /// if `decay` is null; `decay[0]` is not read. Other columns are not touched. `lds` may be 1.
+    ScanRows = 15,
+    /// `reduce_rows(op, dst, src, lds, rows, cols)`
+    ///
+    /// `dst[r]` from columns c < cols of row r of `src`; `lds` may be 1. Op 0: the largest, -inf of none. 1: the
+    /// sum, 0 of none: sixteen partial sums (c % 16, c ascending, from 0), then those as a tree of distances 8,
+    /// 4, 2, 1. 2: the largest magnitude, 0 of none. A maximum is NaN if any element is; one that is zero is +0.
+    ReduceRows = 16,
+    /// `random(s, lds, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale)`
+    ///
+    /// `s[r, c] = keep ? s[r, c] * keep_scale : +0` in place for c < cols, whatever a dropped element held. Kept
+    /// are the words that are at least `threshold` (cut to 0..=2^32). The word of (r, c): with j = col0 + c, word
+    /// j mod 4 of Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011) for the counter (j div 4, row0 + r, stream,
+    /// offset), of each the low 32 bits, and the key `seed` (low word first). Positions are i64 and wrap.
+    Random = 17,
+    /// `prefix_sum(hi, lo, src, dtype, n, stride)`
+    ///
+    /// With s the f64 sum of elements 0..=i of a strided vector, added in ascending order: `hi[i] = f32(s)`,
+    /// `lo[i] = f32(s - hi[i])`, 0 where `hi[i]` is not finite. f64 elements are not rounded to f32.
+    PrefixSum = 18,
+    /// `top_k(indices, ranks, src, dtype, n, stride, m, width)`
+    ///
+    /// The positions of the min(m, n, width) largest elements (as f32) of a strided vector, ascending, as i32 in
+    /// `indices[0..width]`, -1 in what is left; of equal ones the first. NaN counts as -inf, -0 as 0. Unless
+    /// `ranks` is null, `ranks[i]` is the place of i in `indices` or -1, for i < n. Time O(n), no memory.
+    TopK = 19,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 14] = {
+    pub const ALL: [Intrinsic; 20] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -353,6 +387,12 @@ impl Intrinsic {
             Math1,
             Pow,
             HalfToF32,
+            Transpose,
+            ScanRows,
+            ReduceRows,
+            Random,
+            PrefixSum,
+            TopK,
         ]
     };
 }

@@ -2,25 +2,34 @@
 //!
 //! Same words on every target and for every tile size: the counter is made of logical positions only.
 
-const M0: u32 = 0xD251_1F53;
-const M1: u32 = 0xCD9E_8D57;
-const W0: u32 = 0x9E37_79B9;
-const W1: u32 = 0xBB67_AE85;
+/// Multipliers of the first and third word of the counter.
+pub const PHILOX_M: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+/// What the words of the key grow by from round to round.
+pub const PHILOX_W: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+/// Rounds.
+pub const PHILOX_ROUNDS: usize = 10;
 
 /// One Philox4x32-10 block: four words for a counter and a key.
 pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for _ in 0..10 {
-        let p0 = u64::from(M0) * u64::from(counter[0]);
-        let p1 = u64::from(M1) * u64::from(counter[2]);
+    for _ in 0..PHILOX_ROUNDS {
+        let p0 = u64::from(PHILOX_M[0]) * u64::from(counter[0]);
+        let p1 = u64::from(PHILOX_M[1]) * u64::from(counter[2]);
         counter = [
             (p1 >> 32) as u32 ^ counter[1] ^ key[0],
             p1 as u32,
             (p0 >> 32) as u32 ^ counter[3] ^ key[1],
             p0 as u32,
         ];
-        key = [key[0].wrapping_add(W0), key[1].wrapping_add(W1)];
+        key = [key[0].wrapping_add(PHILOX_W[0]), key[1].wrapping_add(PHILOX_W[1])];
     }
     counter
+}
+
+/// The word of position `col` of a row of random words: lane `col mod 4` of the block with counter
+/// (col div 4, row, stream, offset), of which the low 32 bits count, and the seed as key.
+pub fn word(col: i64, row: i64, stream: i64, offset: i64, seed: i64) -> u32 {
+    let counter = [(col >> 2) as u32, row as u32, stream as u32, offset as u32];
+    philox4x32(counter, [seed as u32, (seed as u64 >> 32) as u32])[(col & 3) as usize]
 }
 
 /// The `n` distinct columns of `0..ncols` drawn for (seed, head, row), in the order drawn.

@@ -11,7 +11,7 @@ use crate::attn_ir::{Attention, OutputKind, Weight};
 use crate::expr::{ExprId, TensorId, Ty, VarId};
 use crate::mask::{self, MaskAnalysis, TileBox};
 use crate::schedule::QueryOrder;
-use crate::tile_ir::{Access, BufId, Buffer, Launch, PanelRef, RowsRef, Stmt, WeightKind};
+use crate::tile_ir::{Access, BufId, Buffer, Launch, Operand, PanelRef, RowsRef, Stmt, WeightKind};
 
 /// Buffers of a task.
 struct Tiles {
@@ -174,7 +174,8 @@ impl Attend<'_> {
                 let mut index = rows_index(self.builder.pool(), attn, dot.x, task.b, task.h, task.row0);
                 index[dot.x.feature] = self.builder.pool().int(chain.first);
                 let src = RowsRef { tensor: dot.x.tensor, index, row_dim: dot.x.seq, col_dim: dot.x.feature };
-                body.push(Stmt::LoadRows { dst: chain.buf, src, rows: task.rows, d: chain.len });
+                let d = self.builder.pool().int(chain.len);
+                body.push(Stmt::LoadRows { dst: chain.buf, src, rows: task.rows, d });
             }
         }
         body.push(Stmt::Fill { dst: tiles.o, value: 0.0 });
@@ -249,7 +250,7 @@ impl Attend<'_> {
                 step.push(Stmt::Gemm {
                     c: tiles.s[n],
                     a: chain.buf,
-                    b: PanelRef { offset, ..panels.clone() },
+                    b: Operand::Panels(PanelRef { offset, ..panels.clone() }),
                     rows: task.rows,
                     k,
                     n: cols,
@@ -276,7 +277,7 @@ impl Attend<'_> {
         step.push(Stmt::Gemm {
             c: tiles.o,
             a: tiles.s[0],
-            b: panels,
+            b: Operand::Panels(panels),
             rows: task.rows,
             k: cols,
             n,
@@ -353,13 +354,8 @@ impl Attend<'_> {
             let mut index = rows_index(self.builder.pool(), attn, query, task.b, task.h, task.row0);
             if out.kind == OutputKind::O {
                 let dst = RowsRef { tensor, index, row_dim: query.seq, col_dim: query.feature };
-                body.push(Stmt::StoreRows {
-                    dst,
-                    src: tiles.o,
-                    rows: task.rows,
-                    d: self.values.d,
-                    row_scale,
-                });
+                let d = self.builder.pool().int(self.values.d);
+                body.push(Stmt::StoreRows { dst, src: tiles.o, rows: task.rows, d, row_scale });
                 continue;
             }
             index.remove(query.feature);

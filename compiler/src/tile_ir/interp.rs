@@ -167,7 +167,12 @@ fn outputs(program: &Program, memory: Memory) -> Result<HashMap<String, View>, I
         if let Some(n) = s.first_unwritten() {
             return Err(fail(format!("element {:?} is never written", unflatten(n, &s.shape))));
         }
-        let view = View::contiguous(s.shape, Data::Float(s.data)).map_err(|e| fail(e.0))?;
+        let data = match s.dtype.value_ty() {
+            Ty::Float => Data::Float(s.data.iter().map(|x| x.float()).collect()),
+            Ty::Int => Data::Int(s.data.iter().map(|x| x.int()).collect()),
+            Ty::Bool => Data::Bool(s.data.iter().map(|x| x.bool()).collect()),
+        };
+        let view = View::contiguous(s.shape, data).map_err(|e| fail(e.0))?;
         out.insert(decl.name.clone(), view);
     }
     Ok(out)

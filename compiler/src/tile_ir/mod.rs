@@ -151,6 +151,34 @@ pub struct PanelRef {
     pub panel_stride: ExprId,
 }
 
+/// Consecutive elements of a workspace tensor, from a flat position on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlatRef {
+    /// Workspace tensor.
+    pub tensor: TensorId,
+    /// Flat element offset.
+    pub offset: ExprId,
+}
+
+/// The right operand of a product.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operand {
+    /// A packed matrix.
+    Panels(PanelRef),
+    /// A buffer of exactly 32 columns, which is one panel: element (t, x) is `buffer[t, x]`, x < 32.
+    Buffer(BufId),
+}
+
+impl Operand {
+    /// The expressions of it.
+    pub fn exprs(&self) -> Vec<ExprId> {
+        match self {
+            Operand::Panels(p) => vec![p.offset, p.panel_stride],
+            Operand::Buffer(_) => vec![],
+        }
+    }
+}
+
 /// How a [`Stmt::Map`] reads a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -172,6 +200,18 @@ pub enum WeightKind {
     Relu = 1,
     /// `x`
     Plain = 2,
+}
+
+/// What [`Stmt::ReduceRows`] computes of the columns of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ReduceOp {
+    /// Largest element, -inf of none.
+    Max = 0,
+    /// Sum, 0 of none.
+    Sum = 1,
+    /// Largest magnitude, 0 of none.
+    MaxAbs = 2,
 }
 
 /// A statement. Row and column counts are int expressions, at most the buffer's size.
@@ -219,8 +259,8 @@ pub enum Stmt {
         src: RowsRef,
         /// Rows.
         rows: ExprId,
-        /// Columns, a constant.
-        d: i64,
+        /// Columns.
+        d: ExprId,
     },
     /// Packs `n` rows of d features (keys) with keys along the columns of the panels: element (x, r) of `dst`
     /// is `src(r, x)`; missing keys of the last panel are zero. n may be 0.
@@ -257,8 +297,8 @@ pub enum Stmt {
         c: BufId,
         /// Left operand.
         a: BufId,
-        /// Right operand.
-        b: PanelRef,
+        /// Right operand; with a buffer n <= 32 and k <= its rows.
+        b: Operand,
         /// Rows of c.
         rows: ExprId,
         /// Length of the sum.
@@ -352,6 +392,70 @@ pub enum Stmt {
         /// Natural log of the sum, a vector, written.
         lse: BufId,
     },
+    /// `dst[c, x] = src[x, c]` for c < cols, x < rows, and `dst[c, x] = 0` for c < cols and rows <= x < cols of
+    /// `dst`: rows 0..cols of `dst` are written over their whole width, the others are left alone.
+    Transpose {
+        /// Buffer.
+        dst: BufId,
+        /// Another buffer.
+        src: BufId,
+        /// Rows of `src`, at most the columns of `dst`.
+        rows: ExprId,
+        /// Columns of `src`, at most the rows of `dst`.
+        cols: ExprId,
+    },
+    /// `dst[r, c] = dst[r, c] + decay[r] * dst[r - 1, c]` in place for r = 1, 2, .. below rows, c < cols, one
+    /// fused multiply-add each; `decay[0]` is not read.
+    ScanRows {
+        /// Buffer.
+        dst: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns; the others are left alone.
+        cols: ExprId,
+        /// Factors, a vector; 1 without.
+        decay: Option<BufId>,
+    },
+    /// `dst[r] = op over c < cols of src[r, c]` for r < rows. A maximum is NaN if any element is, and a maximum
+    /// of zero is +0. A sum adds up sixteen partial sums (c mod 16, c ascending, from 0) and then those as a
+    /// tree: at distance 8, 4, 2, 1.
+    ReduceRows {
+        /// A vector.
+        dst: BufId,
+        /// Which reduction.
+        op: ReduceOp,
+        /// Another buffer.
+        src: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
+    },
+    /// `dst[r, c] = keep ? dst[r, c] * keep_scale : +0` in place for r < rows, c < cols, where keep says
+    /// `crate::expr::rand::word(col0 + c, row0 + r, stream, offset, seed) >= threshold`: the same for a position
+    /// whatever the tile is.
+    Random {
+        /// Buffer.
+        dst: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns; the others are left alone.
+        cols: ExprId,
+        /// Int: position of row 0.
+        row0: ExprId,
+        /// Int: position of column 0, not negative.
+        col0: ExprId,
+        /// Int: which of the matrices of random words; its low 32 bits count.
+        stream: ExprId,
+        /// Int: the draw; its low 32 bits count.
+        offset: ExprId,
+        /// Int: the key, 64 bits.
+        seed: ExprId,
+        /// Int, cut to 0..=2^32: how many of the 2^32 words are dropped.
+        threshold: ExprId,
+        /// Float: factor of what is kept.
+        keep_scale: ExprId,
+    },
     /// `dst(r, x) = src[r, x] * row_scale[r]` for r < rows, x < d, rounded to the storage type; 0 where
     /// `row_scale[r]` is 0.
     StoreRows {
@@ -361,10 +465,58 @@ pub enum Stmt {
         src: BufId,
         /// Rows.
         rows: ExprId,
-        /// Columns, a constant.
-        d: i64,
+        /// Columns.
+        d: ExprId,
         /// Factor, a vector; 1 without.
         row_scale: Option<BufId>,
+    },
+    /// `dst(r, c) = value` for r < rows, c < cols, for a value of the type of the tensor's elements: floats are
+    /// rounded to nearest even, ints cut to what the storage type holds. As in `Map`, but nothing may be read
+    /// that the launch writes. `dst` may run along one dim (`row_dim` = `col_dim`) if `cols` is the constant 1.
+    StoreMap {
+        /// Output or workspace.
+        dst: RowsRef,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
+        /// Int variable of the row.
+        row: VarId,
+        /// Int variable of the column.
+        col: VarId,
+        /// Float variables that stand for elements.
+        reads: Vec<(VarId, BufId, Access)>,
+        /// Expression of the type of `dst`.
+        value: ExprId,
+    },
+    /// Sums of the first elements of a vector: with `s = sum of src(t) over t <= i`, added up in f64 in ascending
+    /// order, `hi(i) = f32(s)` and `lo(i) = f32(s - hi(i))` (0 where hi is not finite) for i < n. So
+    /// `(hi(i) - hi(j)) + (lo(i) - lo(j))` is the sum of j+1..=i to f32 accuracy wherever it stands.
+    PrefixSum {
+        /// f32, n elements.
+        hi: FlatRef,
+        /// f32, n elements.
+        lo: FlatRef,
+        /// Floats along one dim (`row_dim` = `col_dim`).
+        src: RowsRef,
+        /// Count.
+        n: ExprId,
+    },
+    /// The `min(m, n)` largest of n elements: their positions, ascending, in `indices`, which is filled up to
+    /// `width` with -1. Of equal elements the first ones are taken; NaN counts as -inf, -0 as 0.
+    TopK {
+        /// i32, `width` elements, at least `min(m, n)`.
+        indices: FlatRef,
+        /// i32, n elements: where each position stands in `indices`, or -1.
+        ranks: Option<FlatRef>,
+        /// Floats along one dim (`row_dim` = `col_dim`).
+        src: RowsRef,
+        /// Count.
+        n: ExprId,
+        /// How many; none if negative.
+        m: ExprId,
+        /// Elements of `indices`.
+        width: ExprId,
     },
     /// `dst(r) = src[r]` for r < rows: `dst` runs along its `row_dim`; `col_dim` is the same.
     StoreVec {
@@ -386,24 +538,37 @@ impl Stmt {
             Stmt::For { lo, hi, .. } => vec![*lo, *hi],
             Stmt::If { cond, .. } => vec![*cond],
             Stmt::Fill { .. } => vec![],
-            Stmt::LoadRows { src, rows, .. } => [&src.index[..], &[*rows]].concat(),
+            Stmt::LoadRows { src, rows, d, .. } => [&src.index[..], &[*rows, *d]].concat(),
             Stmt::PackK { dst, src, n, .. } => [&src.index[..], &panel(dst), &[*n]].concat(),
             Stmt::PackV { dst, src, n, flag, .. } => {
                 [&src.index[..], &panel(dst), &[*n], &flag.1[..]].concat()
             }
             Stmt::Gemm { b, rows, k, n, skip_zero, .. } => {
-                [&panel(b)[..], &[*rows, *k, *n, *skip_zero]].concat()
+                [&b.exprs()[..], &[*rows, *k, *n, *skip_zero]].concat()
             }
             Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
             Stmt::Math { rows, .. } => vec![*rows],
+            Stmt::Random { rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale, .. } => {
+                vec![*rows, *cols, *row0, *col0, *stream, *offset, *seed, *threshold, *keep_scale]
+            }
+            Stmt::Transpose { rows, cols, .. }
+            | Stmt::ScanRows { rows, cols, .. }
+            | Stmt::ReduceRows { rows, cols, .. } => vec![*rows, *cols],
             Stmt::SoftmaxStep { rows, cols, scale, floor_unmasked, .. }
             | Stmt::WeightStep { rows, cols, scale, floor_unmasked, .. } => {
                 vec![*rows, *cols, *scale, *floor_unmasked]
             }
             Stmt::FinishSoftmax { rows, sink, .. } => vec![*rows, *sink],
-            Stmt::StoreRows { dst, rows, .. } | Stmt::StoreVec { dst, rows, .. } => {
-                [&dst.index[..], &[*rows]].concat()
+            Stmt::StoreRows { dst, rows, d, .. } => [&dst.index[..], &[*rows, *d]].concat(),
+            Stmt::StoreMap { dst, rows, cols, value, .. } => {
+                [&dst.index[..], &[*rows, *cols, *value]].concat()
             }
+            Stmt::PrefixSum { hi, lo, src, n } => [&src.index[..], &[hi.offset, lo.offset, *n]].concat(),
+            Stmt::TopK { indices, ranks, src, n, m, width } => {
+                let ranks: Vec<ExprId> = ranks.iter().map(|r| r.offset).collect();
+                [&src.index[..], &[indices.offset, *n, *m, *width], &ranks].concat()
+            }
+            Stmt::StoreVec { dst, rows, .. } => [&dst.index[..], &[*rows]].concat(),
         }
     }
 }

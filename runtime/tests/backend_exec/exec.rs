@@ -1,6 +1,6 @@
 //! Runs emitted code: executable memory, the argument block, one call for each task.
 
-use attn_compiler::artifact::DType;
+use attn_compiler::artifact::{DType, Intrinsic};
 use attn_compiler::backend::cpu::{self, CpuCode};
 use attn_compiler::target::{CpuArch, CpuFacts};
 use attn_compiler::tile_ir::Program;
@@ -130,9 +130,19 @@ impl Loaded {
     }
 
     /// The argument block over these tensors and scalars.
-    pub fn args(&self, table: &'static [usize; 14], tensors: &mut [HostTensor], scalars: &[Arg]) -> Vec<u64> {
+    pub fn args(
+        &self,
+        table: &'static [usize; Intrinsic::ALL.len()],
+        tensors: &mut [HostTensor],
+        scalars: &[Arg],
+    ) -> Vec<u64> {
+        self.args_at(table.as_ptr() as u64, tensors, scalars)
+    }
+
+    /// The same with the address of the table.
+    pub fn args_at(&self, table: u64, tensors: &mut [HostTensor], scalars: &[Arg]) -> Vec<u64> {
         let mut words = vec![0; self.layout.words];
-        words[0] = table.as_ptr() as u64;
+        words[0] = table;
         assert_eq!(tensors.len(), self.layout.tensors.len(), "every tensor is bound");
         for (t, tensor) in tensors.iter_mut().enumerate() {
             words[self.layout.address(t)] = tensor.bytes.as_mut_ptr() as u64;

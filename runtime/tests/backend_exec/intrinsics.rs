@@ -2,7 +2,7 @@
 
 use attn_compiler::artifact::{DType, Intrinsic, MathFn};
 use attn_compiler::expr::{ExprId, TensorId, Ty};
-use attn_compiler::tile_ir::{BufId, PanelRef, Program, RowsRef, Stmt, TensorKind, WeightKind};
+use attn_compiler::tile_ir::{BufId, Operand, PanelRef, Program, RowsRef, Stmt, TensorKind, WeightKind};
 
 use crate::build;
 use crate::exec::{Arg, HostTensor, Loaded};
@@ -42,10 +42,10 @@ impl Setup {
     /// Runs `stmt` after one LoadRows into each of the five buffers, which tells where they are.
     fn calls(mut self, stmt: Stmt, flag: bool) -> Calls {
         let mut body = vec![];
-        let zero = self.p.pool.int(0);
+        let (zero, one) = (self.p.pool.int(0), self.p.pool.int(1));
         for n in 0..5 {
             let src = self.q_rows();
-            body.push(Stmt::LoadRows { dst: BufId(n), src, rows: zero, d: 1 });
+            body.push(Stmt::LoadRows { dst: BufId(n), src, rows: zero, d: one });
         }
         body.push(stmt);
         let buffers = vec![
@@ -112,16 +112,16 @@ fn buffers_are_aligned_and_apart() {
 #[test]
 fn load_rows_and_store_rows() {
     let mut s = setup();
-    let (src, rows) = (s.q_rows(), s.rows);
-    let c = s.calls(Stmt::LoadRows { dst: BufId(1), src, rows, d: 9 }, false);
+    let (src, rows, d) = (s.q_rows(), s.rows, s.p.pool.int(9));
+    let c = s.calls(Stmt::LoadRows { dst: BufId(1), src, rows, d }, false);
     c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 6, 9, 45, 5]);
 
     // The naive store writes f32, so the output is the workspace seen as one row.
     let mut s = setup();
-    let (at, rows) = (s.p.pool.int(32), s.p.pool.int(0));
+    let (at, rows, d) = (s.p.pool.int(32), s.p.pool.int(0), s.p.pool.int(17));
     for (scale, address) in [(None, None), (Some(BufId(2)), Some(2))] {
         let dst = RowsRef { tensor: TensorId(1), index: vec![at], row_dim: 0, col_dim: 0 };
-        let stmt = Stmt::StoreRows { dst, src: BufId(0), rows, d: 17, row_scale: scale };
+        let stmt = Stmt::StoreRows { dst, src: BufId(0), rows, d, row_scale: scale };
         let setup = Setup { p: s.p.clone(), ..s };
         let c = setup.calls(stmt, false);
         let scale = address.map_or(0, |n: usize| c.buffers[n]);
@@ -161,7 +161,7 @@ fn products_choose_by_skip_zero() {
     ] {
         for (row_scale, accumulate) in [(None, false), (Some(BufId(4)), true)] {
             let mut s = setup();
-            let (b, rows, n) = (s.panel(), s.rows, s.cols);
+            let (b, rows, n) = (Operand::Panels(s.panel()), s.rows, s.cols);
             let k = s.p.pool.int(32);
             let skip_zero = constant.map_or(s.bool_arg, |x| s.p.pool.bool(x));
             let (c, a) = (BufId(0), BufId(1));
@@ -214,11 +214,15 @@ fn math_covers_whole_rows() {
 #[test]
 fn counts_stay_inside_buffers() {
     let mut s = setup();
-    let (wide, negative) = (s.p.pool.int(1000), s.p.pool.int(-5));
+    let (wide, negative, d) = (s.p.pool.int(1000), s.p.pool.int(-5), s.p.pool.int(9));
     let src = s.q_rows();
     let setup = Setup { p: s.p.clone(), ..s };
-    let c = setup.calls(Stmt::LoadRows { dst: BufId(1), src: src.clone(), rows: wide, d: 9 }, false);
+    let c = setup.calls(Stmt::LoadRows { dst: BufId(1), src: src.clone(), rows: wide, d }, false);
     c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 8, 9, 45, 5]);
-    let c = s.calls(Stmt::LoadRows { dst: BufId(1), src, rows: negative, d: 9 }, false);
+    let setup = Setup { p: s.p.clone(), ..s };
+    let c = setup.calls(Stmt::LoadRows { dst: BufId(1), src: src.clone(), rows: negative, d }, false);
     c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 0, 9, 45, 5]);
+    let (rows, cols) = (s.rows, s.cols);
+    let c = s.calls(Stmt::LoadRows { dst: BufId(1), src, rows, d: cols }, false);
+    c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 6, 32, 45, 5]);
 }

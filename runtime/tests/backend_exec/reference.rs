@@ -54,10 +54,14 @@ pub fn value(pool: &Pool, root: ExprId, env: &Env) -> Value {
 fn element(tensor: &HostTensor, index: &[i64]) -> Value {
     let at: Vec<i64> =
         index.iter().zip(&tensor.shape).map(|(&i, n)| if (0..*n).contains(&i) { i } else { 0 }).collect();
-    let b = tensor.element(&at);
+    decode(tensor.dtype, tensor.element(&at))
+}
+
+/// The value of a stored element.
+pub fn decode(dtype: DType, b: &[u8]) -> Value {
     let four = || [b[0], b[1], b[2], b[3]];
     let eight = || [b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]];
-    match tensor.dtype {
+    match dtype {
         DType::F32 => Value::Float(f64::from(f32::from_le_bytes(four()))),
         DType::F16 => Value::Float(f16::from_le_bytes([b[0], b[1]]).to_f64()),
         DType::Bf16 => Value::Float(bf16::from_le_bytes([b[0], b[1]]).to_f64()),

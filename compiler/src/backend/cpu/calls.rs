@@ -43,6 +43,18 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::Pow => (&[F, F], Some(F)),
         // bits
         Intrinsic::HalfToF32 => (&[C], Some(F)),
+        // dst, ldd, src, lds, rows, cols
+        Intrinsic::Transpose => (&[W, W, W, W, W, W], None),
+        // s, lds, rows, cols, decay
+        Intrinsic::ScanRows => (&[W, W, W, W, W], None),
+        // op, dst, src, lds, rows, cols
+        Intrinsic::ReduceRows => (&[C, W, W, W, W, W], None),
+        // hi, lo, src, dtype, n, stride
+        Intrinsic::PrefixSum => (&[W, W, W, C, W, W], None),
+        // indices, ranks, src, dtype, n, stride, m, width
+        Intrinsic::TopK => (&[W, W, W, C, W, W, W, W], None),
+        // s, lds, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale
+        Intrinsic::Random => (&[W, W, W, W, W, W, W, W, W, W, F], None),
     }
 }
 

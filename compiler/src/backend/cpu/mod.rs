@@ -28,6 +28,8 @@ mod map;
 mod scalar;
 mod scratch;
 mod stmt;
+mod tensors;
+mod tiles;
 mod vector;
 mod vload;
 

@@ -6,10 +6,10 @@
 
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
 
-use crate::artifact::Intrinsic;
+use crate::artifact::{Intrinsic, PANEL};
 use crate::expr::range::Range;
 use crate::expr::{ExprId, TensorId};
-use crate::tile_ir::{BufId, PanelRef, RowsRef, Stmt};
+use crate::tile_ir::{BufId, Operand, PanelRef, RowsRef, Stmt};
 
 use super::BackendError;
 use super::emitter::{Emitter, Result};
@@ -29,7 +29,7 @@ impl Emitter<'_, '_> {
         Ok(())
     }
 
-    /// One call for each kind of statement (longer than other functions: one arm per kind).
+    /// One call for each kind of statement (tidy: long match).
     fn stmt(&mut self, stmt: &Stmt) -> Result<()> {
         match stmt {
             Stmt::Let { var, value } => {
@@ -82,9 +82,39 @@ impl Emitter<'_, '_> {
                 let sink = self.scalar(*sink)?;
                 self.run(Intrinsic::FinishSoftmax, &[rows, max, sum, sink, inv, lse])
             }
+            Stmt::Transpose { dst, src, rows, cols } => self.transpose(*dst, *src, (*rows, *cols)),
+            Stmt::ScanRows { dst, rows, cols, decay } => {
+                let [s, ld, rows, cols] = self.tile(*dst, *rows, *cols)?;
+                let rows = self.within(rows, decay.as_slice())?;
+                let decay = self.address_or_null(*decay)?;
+                self.run(Intrinsic::ScanRows, &[s, ld, rows, cols, decay])
+            }
+            Stmt::ReduceRows { dst, op, src, rows, cols } => {
+                let op = self.b.ins().iconst(types::I32, *op as i64);
+                let [from, ld, rows, cols] = self.tile(*src, *rows, *cols)?;
+                let rows = self.within(rows, &[*dst])?;
+                let [to] = self.addresses([*dst])?;
+                self.run(Intrinsic::ReduceRows, &[op, to, from, ld, rows, cols])
+            }
+            Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
+                let mut args = self.tile(*dst, *rows, *cols)?.to_vec();
+                for x in [row0, col0, stream, offset, seed, threshold, keep_scale] {
+                    args.push(self.scalar(*x)?);
+                }
+                self.run(Intrinsic::Random, &args)
+            }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, (*rows, *d), *row_scale)
             }
+            Stmt::StoreMap { .. } => self.store_map(stmt),
+            Stmt::PrefixSum { hi, lo, src, n } => {
+                let n = self.count(*n, i64::MAX)?;
+                let (hi, lo) = (self.flat(hi)?, self.flat(lo)?);
+                let (dtype, from) = (self.dtype(src.tensor)?, self.rows_address(src)?);
+                let stride = self.stride(src.tensor, src.row_dim);
+                self.run(Intrinsic::PrefixSum, &[hi, lo, from, dtype, n, stride])
+            }
+            Stmt::TopK { .. } => self.top_k(stmt),
             Stmt::StoreVec { dst, src, rows } => {
                 let n = self.count(*rows, self.buffer(*src)?.rows)?;
                 let (dtype, to) = (self.dtype(dst.tensor)?, self.rows_address(dst)?);
@@ -132,11 +162,11 @@ impl Emitter<'_, '_> {
         })
     }
 
-    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: i64) -> Result<()> {
+    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: ExprId) -> Result<()> {
         let buffer = self.buffer(dst)?;
-        let rows = self.count(rows, buffer.rows)?;
+        let (rows, d) = (self.count(rows, buffer.rows)?, self.count(d, buffer.cols)?);
         let (dtype, from) = (self.dtype(src.tensor)?, self.rows_address(src)?);
-        let (to, ld, d) = (self.buffer_address(dst)?, self.int(buffer.cols), self.int(d.min(buffer.cols)));
+        let (to, ld) = (self.buffer_address(dst)?, self.int(buffer.cols));
         let [by_row, by_col] = self.strides(src);
         self.run(Intrinsic::LoadRows, &[to, ld, from, dtype, rows, d, by_row, by_col])
     }
@@ -145,13 +175,13 @@ impl Emitter<'_, '_> {
         &mut self,
         dst: &RowsRef,
         src: BufId,
-        (rows, d): (ExprId, i64),
+        (rows, d): (ExprId, ExprId),
         row_scale: Option<BufId>,
     ) -> Result<()> {
         let buffer = self.buffer(src)?;
-        let rows = self.count(rows, buffer.rows)?;
+        let (rows, d) = (self.count(rows, buffer.rows)?, self.count(d, buffer.cols)?);
         let (dtype, to) = (self.dtype(dst.tensor)?, self.rows_address(dst)?);
-        let (from, ld, d) = (self.buffer_address(src)?, self.int(buffer.cols), self.int(d.min(buffer.cols)));
+        let (from, ld) = (self.buffer_address(src)?, self.int(buffer.cols));
         let [by_row, by_col] = self.strides(dst);
         let scale = self.address_or_null(row_scale)?;
         self.run(Intrinsic::StoreRows, &[from, ld, to, dtype, rows, d, by_row, by_col, scale])
@@ -193,10 +223,18 @@ impl Emitter<'_, '_> {
         };
         let (to, from) = (self.buffer(*c)?, self.buffer(*a)?);
         let rows = self.count(*rows, to.rows.min(from.rows))?;
-        let (k, n) = (self.count(*k, from.cols)?, self.count(*n, to.cols)?);
+        let (most_k, most_n) = match b {
+            Operand::Panels(_) => (from.cols, to.cols),
+            Operand::Buffer(b) => (from.cols.min(self.buffer(*b)?.rows), to.cols.min(PANEL as i64)),
+        };
+        let (k, n) = (self.count(*k, most_k)?, self.count(*n, most_n)?);
         let (ldc, lda) = (self.int(to.cols), self.int(from.cols));
         let [c, a] = self.addresses([*c, *a])?;
-        let (panel, panel_stride) = self.panel(b)?;
+        let (panel, panel_stride) = match b {
+            Operand::Panels(p) => self.panel(p)?,
+            // There is one panel, so the stride is not used.
+            Operand::Buffer(b) => (self.buffer_address(*b)?, self.int(0)),
+        };
         let scale = self.address_or_null(*row_scale)?;
         let add = self.b.ins().iconst(types::I32, i64::from(*accumulate));
         let args = [c, ldc, a, lda, panel, panel_stride, rows, k, n, scale, add];
@@ -229,13 +267,13 @@ impl Emitter<'_, '_> {
     }
 
     /// Address, leading dimension, rows, columns.
-    fn tile(&mut self, buf: BufId, rows: ExprId, cols: ExprId) -> Result<[Value; 4]> {
+    pub fn tile(&mut self, buf: BufId, rows: ExprId, cols: ExprId) -> Result<[Value; 4]> {
         let buffer = self.buffer(buf)?;
         let (at, ld) = (self.buffer_address(buf)?, self.int(buffer.cols));
         Ok([at, ld, self.count(rows, buffer.rows)?, self.count(cols, buffer.cols)?])
     }
 
-    fn addresses<const N: usize>(&mut self, bufs: [BufId; N]) -> Result<[Value; N]> {
+    pub fn addresses<const N: usize>(&mut self, bufs: [BufId; N]) -> Result<[Value; N]> {
         let mut out = [self.scratch; N];
         for (slot, buf) in out.iter_mut().zip(bufs) {
             *slot = self.buffer_address(buf)?;
@@ -243,7 +281,7 @@ impl Emitter<'_, '_> {
         Ok(out)
     }
 
-    fn address_or_null(&mut self, buf: Option<BufId>) -> Result<Value> {
+    pub fn address_or_null(&mut self, buf: Option<BufId>) -> Result<Value> {
         match buf {
             Some(buf) => self.buffer_address(buf),
             None => Ok(self.int(0)),
@@ -256,17 +294,17 @@ impl Emitter<'_, '_> {
         Ok(self.b.ins().uextend(types::I32, value))
     }
 
-    fn dtype(&mut self, t: TensorId) -> Result<Value> {
+    pub fn dtype(&mut self, t: TensorId) -> Result<Value> {
         let code = self.tensor(t)?.dtype as i64;
         Ok(self.b.ins().iconst(types::I32, code))
     }
 
-    fn strides(&mut self, rows: &RowsRef) -> [Value; 2] {
+    pub fn strides(&mut self, rows: &RowsRef) -> [Value; 2] {
         [self.stride(rows.tensor, rows.row_dim), self.stride(rows.tensor, rows.col_dim)]
     }
 
     /// Address of the first element of a run of rows.
-    fn rows_address(&mut self, rows: &RowsRef) -> Result<Value> {
+    pub fn rows_address(&mut self, rows: &RowsRef) -> Result<Value> {
         let size = self.tensor(rows.tensor)?.dtype.size();
         let mut offset = self.int(0);
         for (dim, &at) in rows.index.iter().enumerate() {

@@ -5,8 +5,8 @@
 //! time from another task of the launch.
 
 use crate::artifact::DType;
-use crate::expr::TensorId;
 use crate::expr::eval::Value;
+use crate::expr::{TensorId, Ty};
 use crate::host::{View, round_to};
 
 /// The tensor table.
@@ -27,9 +27,9 @@ pub enum Store<'a> {
 
 /// Row-major elements that the program writes.
 pub struct Scratch {
-    pub data: Vec<f64>,
+    pub data: Vec<Value>,
     pub shape: Vec<usize>,
-    dtype: DType,
+    pub dtype: DType,
     /// (launch, task) of the last write; launch 0 has not begun.
     writer: Vec<(u64, u64)>,
 }
@@ -38,7 +38,12 @@ impl Scratch {
     /// Nothing written.
     pub fn new(shape: Vec<usize>, dtype: DType) -> Self {
         let len = shape.iter().product();
-        Scratch { data: vec![f64::NAN; len], shape, dtype, writer: vec![(0, 0); len] }
+        let nothing = match dtype.value_ty() {
+            Ty::Float => Value::Float(f64::NAN),
+            Ty::Int => Value::Int(0),
+            Ty::Bool => Value::Bool(false),
+        };
+        Scratch { data: vec![nothing; len], shape, dtype, writer: vec![(0, 0); len] }
     }
 
     /// The first element that nothing wrote.
@@ -65,8 +70,9 @@ impl Memory<'_> {
         }
     }
 
-    /// Writes an element at a flat position, rounded if the storage type is narrower than f32.
-    pub fn write_flat(&mut self, t: TensorId, at: i64, x: f64) -> Done {
+    /// Writes an element at a flat position: a float rounded if the storage type is narrower than f32, an int cut
+    /// to what the storage type holds.
+    pub fn write_flat(&mut self, t: TensorId, at: i64, x: Value) -> Done {
         let now = (self.launch, self.task);
         let s = self.scratch(t)?;
         let at = usize::try_from(at).ok().filter(|n| *n < s.data.len());
@@ -75,12 +81,12 @@ impl Memory<'_> {
             return Err(format!("tasks {} and {} write one element, {at}", s.writer[at].1, now.1));
         }
         s.writer[at] = now;
-        s.data[at] = if matches!(s.dtype, DType::F32 | DType::F64) { x } else { round_to(s.dtype, x) };
+        s.data[at] = stored(s.dtype, x)?;
         Ok(())
     }
 
     /// Writes the element at an index.
-    pub fn write(&mut self, t: TensorId, index: &[i64], x: f64) -> Done {
+    pub fn write(&mut self, t: TensorId, index: &[i64], x: Value) -> Done {
         let s = self.scratch(t)?;
         match s.position(index) {
             Some(at) => self.write_flat(t, at as i64, x),
@@ -89,7 +95,7 @@ impl Memory<'_> {
     }
 
     /// Reads an element of workspace at a flat position.
-    pub fn read_flat(&self, t: TensorId, at: i64) -> Done<f64> {
+    pub fn read_flat(&self, t: TensorId, at: i64) -> Done<Value> {
         let Store::Scratch(s) = &self.stores[t.0 as usize] else { return Err("no workspace".into()) };
         let at = usize::try_from(at).ok().filter(|n| *n < s.data.len());
         let Some(at) = at else { return Err(format!("reads outside of {} elements", s.data.len())) };
@@ -111,9 +117,21 @@ impl Memory<'_> {
                 let Some(at) = s.position(index) else {
                     return Err(format!("reads at {index:?} of {:?}", s.shape));
                 };
-                let x = self.read_flat(t, at as i64)?;
-                Ok(Some(if s.dtype == DType::I32 { Value::Int(x as i64) } else { Value::Float(x) }))
+                self.read_flat(t, at as i64).map(Some)
             }
         }
     }
+}
+
+/// A value as the storage type holds it.
+fn stored(dtype: DType, x: Value) -> Done<Value> {
+    let cut = |x: i64, lo: i64, hi: i64| Value::Int(x.clamp(lo, hi));
+    Ok(match (dtype, x) {
+        (DType::F32 | DType::F64, Value::Float(_)) => x,
+        (DType::F16 | DType::Bf16, Value::Float(x)) => Value::Float(round_to(dtype, x)),
+        (DType::I8, Value::Int(x)) => cut(x, i64::from(i8::MIN), i64::from(i8::MAX)),
+        (DType::I32, Value::Int(x)) => cut(x, i64::from(i32::MIN), i64::from(i32::MAX)),
+        (DType::I64, Value::Int(_)) | (DType::Bit, Value::Bool(_)) => x,
+        _ => return Err(format!("writes a {:?} to {dtype}", x.ty())),
+    })
 }

@@ -4,13 +4,16 @@
 //! columns that a product or an elementary function writes beyond what was asked stay unset unless every
 //! operand is a number.
 
+mod tensors;
+mod tiles;
+
 use super::InterpError;
 use super::lazy::Machine;
 use super::rows::{finish_softmax, softmax_step, weight_step};
 use crate::artifact::{MathFn, PANEL};
 use crate::expr::eval::{Value, unary};
 use crate::expr::{ExprId, UnaryOp};
-use crate::tile_ir::{Access, BufId, Buffer, Launch, PanelRef, RowsRef, Stmt, text};
+use crate::tile_ir::{Access, BufId, Buffer, Launch, Operand, PanelRef, RowsRef, Stmt, text};
 
 type Done<T = ()> = Result<T, String>;
 
@@ -53,6 +56,9 @@ struct Task<'m, 'a> {
     tiles: Vec<Tile<'a>>,
 }
 
+/// Reads an element of a right operand.
+type Right<'m, 'a> = Box<dyn Fn(&Task<'m, 'a>, usize, usize) -> Done<f64>>;
+
 /// Runs the task whose grid coordinates are set.
 pub fn run<'a>(machine: &mut Machine<'a>, launch: &'a Launch) -> Result<(), InterpError> {
     let tile = |decl: &'a Buffer| Tile { decl, data: vec![None; (decl.rows * decl.cols).max(0) as usize] };
@@ -60,7 +66,7 @@ pub fn run<'a>(machine: &mut Machine<'a>, launch: &'a Launch) -> Result<(), Inte
     Task { machine, launch, tiles }.block(&launch.body)
 }
 
-impl<'a> Task<'_, 'a> {
+impl<'m, 'a> Task<'m, 'a> {
     fn block(&mut self, body: &'a [Stmt]) -> Result<(), InterpError> {
         for stmt in body {
             self.structured(stmt)?;
@@ -94,7 +100,7 @@ impl<'a> Task<'_, 'a> {
         }
     }
 
-    /// One arm for each statement without a block.
+    /// One arm for each statement without a block (tidy: long match).
     fn stmt(&mut self, stmt: &Stmt) -> Done {
         match stmt {
             Stmt::For { .. } | Stmt::If { .. } => Ok(()),
@@ -112,7 +118,7 @@ impl<'a> Task<'_, 'a> {
             Stmt::PackV { dst, src, n, d, flag: (t, index) } => {
                 let nonfinite = self.pack_v(dst, src, *n, *d)?;
                 let index = self.index(index)?;
-                self.machine.memory.write(*t, &index, f64::from(u8::from(nonfinite)))
+                self.machine.memory.write(*t, &index, Value::Int(i64::from(nonfinite)))
             }
             Stmt::Gemm { .. } => self.gemm(stmt),
             Stmt::Map { .. } => self.map(stmt),
@@ -136,9 +142,18 @@ impl<'a> Task<'_, 'a> {
                 }
                 Ok(())
             }
+            Stmt::Transpose { dst, src, rows, cols } => self.transpose(*dst, *src, (*rows, *cols)),
+            Stmt::ScanRows { dst, rows, cols, decay } => self.scan_rows(*dst, (*rows, *cols), *decay),
+            Stmt::ReduceRows { dst, op, src, rows, cols } => {
+                self.reduce_rows(*dst, *op, *src, (*rows, *cols))
+            }
+            Stmt::Random { .. } => self.random(stmt),
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, *rows, *d, *row_scale)
             }
+            Stmt::StoreMap { .. } => self.store_map(stmt),
+            Stmt::PrefixSum { hi, lo, src, n } => self.prefix_sum(hi, lo, src, *n),
+            Stmt::TopK { .. } => self.top_k(stmt),
             Stmt::StoreVec { dst, src, rows } => {
                 let rows = self.count(*rows, self.tiles[src.0 as usize].decl.rows)?;
                 let index = self.index(&dst.index)?;
@@ -147,7 +162,7 @@ impl<'a> Task<'_, 'a> {
                     self.machine.memory.write(
                         dst.tensor,
                         &moved(&index, dst.row_dim, r, dst.row_dim, 0),
-                        x,
+                        Value::Float(x),
                     )?;
                 }
                 Ok(())
@@ -184,13 +199,14 @@ impl<'a> Task<'_, 'a> {
         }
     }
 
-    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: i64) -> Done {
-        let (limit, cols) = (self.tile(dst).decl.rows, self.tile(dst).decl.cols as usize);
-        let rows = self.count(rows, limit)?;
+    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: ExprId) -> Done {
+        let decl = self.tile(dst).decl;
+        let (rows, d) = (self.count(rows, decl.rows)?, self.count(d, decl.cols)?);
+        let cols = decl.cols as usize;
         let index = self.index(&src.index)?;
         for r in 0..rows {
             for x in 0..cols {
-                let value = if (x as i64) < d { self.source(src, &index, r, x)? } else { 0.0 };
+                let value = if x < d { self.source(src, &index, r, x)? } else { 0.0 };
                 self.tile(dst).set(r, x, Some(value))?;
             }
         }
@@ -217,7 +233,7 @@ impl<'a> Task<'_, 'a> {
         for j in 0..n.next_multiple_of(PANEL) {
             for x in 0..d as usize {
                 let value = if j < n { self.source(src, &index, j, x)? } else { 0.0 };
-                self.machine.memory.write_flat(dst.tensor, at(x, j), value)?;
+                self.machine.memory.write_flat(dst.tensor, at(x, j), Value::Float(value))?;
             }
         }
         Ok(())
@@ -231,7 +247,7 @@ impl<'a> Task<'_, 'a> {
             for x in 0..(d as usize).next_multiple_of(PANEL) {
                 let value = if (x as i64) < d { self.source(src, &index, j, x)? } else { 0.0 };
                 nonfinite |= !value.is_finite();
-                self.machine.memory.write_flat(dst.tensor, at(j, x), value)?;
+                self.machine.memory.write_flat(dst.tensor, at(j, x), Value::Float(value))?;
             }
         }
         Ok(nonfinite)
@@ -243,16 +259,20 @@ impl<'a> Task<'_, 'a> {
         };
         let (to, from) = (self.tile(*c).decl, self.tile(*a).decl);
         let rows = self.count(*rows, to.rows.min(from.rows))?;
-        let (k, n) = (self.count(*k, from.cols)?, self.count(*n, to.cols)?);
+        let (most_k, most_n) = match b {
+            Operand::Panels(_) => (from.cols, to.cols),
+            Operand::Buffer(b) => (from.cols.min(self.tile(*b).decl.rows), to.cols.min(PANEL as i64)),
+        };
+        let (k, n) = (self.count(*k, most_k)?, self.count(*n, most_n)?);
         let skip_zero = self.machine.eval(*skip_zero)?.bool();
-        let at = self.panel(b)?;
+        let right = self.right_operand(b)?;
         for r in 0..rows {
             let scale = match row_scale {
                 Some(v) if *accumulate => self.get(*v, r, 0)?,
                 _ => 1.0,
             };
             for x in 0..n.next_multiple_of(16) {
-                let sum = self.element(r, x, k, (*a, b), skip_zero, &at);
+                let sum = self.element((r, x, k), *a, skip_zero, &right);
                 let old = if *accumulate { self.get(*c, r, x) } else { Ok(0.0) };
                 let value = sum.and_then(|sum| if *accumulate { Ok(old? * scale + sum) } else { Ok(sum) });
                 match value {
@@ -264,21 +284,33 @@ impl<'a> Task<'_, 'a> {
         Ok(())
     }
 
+    /// How to read element (t, x) of a right operand.
+    fn right_operand(&mut self, b: &Operand) -> Done<Right<'m, 'a>> {
+        Ok(match b {
+            Operand::Panels(p) => {
+                let (tensor, at) = (p.tensor, self.panel(p)?);
+                Box::new(move |task, t, x| Ok(task.machine.memory.read_flat(tensor, at(t, x))?.float()))
+            }
+            Operand::Buffer(b) => {
+                let b = *b;
+                Box::new(move |task, t, x| task.get(b, t, x))
+            }
+        })
+    }
+
     /// One element of a product.
     fn element(
         &self,
-        r: usize,
-        x: usize,
-        k: usize,
-        (a, b): (BufId, &PanelRef),
+        (r, x, k): (usize, usize, usize),
+        a: BufId,
         skip_zero: bool,
-        at: &impl Fn(usize, usize) -> i64,
+        right: &Right<'m, 'a>,
     ) -> Done<f64> {
         let mut sum = 0.0;
         for t in 0..k {
             let left = self.get(a, r, t)?;
             if !(skip_zero && left == 0.0) {
-                sum += left * self.machine.memory.read_flat(b.tensor, at(t, x))?;
+                sum += left * right(self, t, x)?;
             }
         }
         Ok(sum)
@@ -347,17 +379,18 @@ impl<'a> Task<'_, 'a> {
         dst: &RowsRef,
         src: BufId,
         rows: ExprId,
-        d: i64,
+        d: ExprId,
         row_scale: Option<BufId>,
     ) -> Done {
-        let rows = self.count(rows, self.tiles[src.0 as usize].decl.rows)?;
+        let decl = self.tile(src).decl;
+        let (rows, d) = (self.count(rows, decl.rows)?, self.count(d, decl.cols)?);
         let index = self.index(&dst.index)?;
         for r in 0..rows {
             let scale = row_scale.map_or(Ok(1.0), |v| self.get(v, r, 0))?;
-            for x in 0..d as usize {
+            for x in 0..d {
                 let value = if scale == 0.0 { 0.0 } else { self.get(src, r, x)? * scale };
                 let at = moved(&index, dst.row_dim, r, dst.col_dim, x);
-                self.machine.memory.write(dst.tensor, &at, value)?;
+                self.machine.memory.write(dst.tensor, &at, Value::Float(value))?;
             }
         }
         Ok(())

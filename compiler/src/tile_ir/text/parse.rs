@@ -219,6 +219,11 @@ impl Parser<'_> {
     fn panel(&mut self) -> Result<PanelRef> {
         self.r.expect_word("panel")?;
         self.r.expect("(")?;
+        self.panel_body()
+    }
+
+    /// What stands after `panel(`.
+    fn panel_body(&mut self) -> Result<PanelRef> {
         let tensor = self.tensor()?;
         self.r.expect(",")?;
         let offset = self.expr()?;

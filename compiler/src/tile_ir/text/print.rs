@@ -26,7 +26,8 @@ use crate::expr::eval::Value;
 use crate::expr::print::{float_text, ty_name};
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::{
-    Access, BufId, Launch, PanelRef, Program, RowsRef, ScalarArg, Stmt, TensorDecl, TensorKind, WeightKind,
+    Access, BufId, FlatRef, Launch, Operand, PanelRef, Program, ReduceOp, RowsRef, ScalarArg, Stmt,
+    TensorDecl, TensorKind, WeightKind,
 };
 
 /// The whole program.
@@ -87,6 +88,10 @@ pub(super) const MATH_FNS: [(&str, MathFn); 8] = [
 /// Names of the weights in text.
 pub(super) const WEIGHTS: [(&str, WeightKind); 3] =
     [("sigmoid", WeightKind::Sigmoid), ("relu", WeightKind::Relu), ("plain", WeightKind::Plain)];
+
+/// Names of the reductions in text.
+pub(super) const REDUCTIONS: [(&str, ReduceOp); 3] =
+    [("max", ReduceOp::Max), ("sum", ReduceOp::Sum), ("max_abs", ReduceOp::MaxAbs)];
 
 /// Names of the ways a map reads a buffer.
 pub(super) const ACCESSES: [(&str, Access); 3] =
@@ -191,7 +196,7 @@ impl Printer<'_> {
         }
     }
 
-    /// One arm for each statement: long, but flat.
+    /// One arm for each statement (tidy: long match).
     fn head(&self, stmt: &Stmt) -> String {
         let e = |x: &ExprId| self.expr(*x);
         let buf = |b: &BufId| self.buf(*b);
@@ -203,7 +208,7 @@ impl Printer<'_> {
             Stmt::If { cond, .. } => format!("if {} {{", e(cond)),
             Stmt::Fill { dst, value } => format!("fill {} = {}", buf(dst), float_text(*value)),
             Stmt::LoadRows { dst, src, rows, d } => {
-                format!("load_rows {} <- {}, rows = {}, d = {d}", buf(dst), self.rows(src), e(rows))
+                format!("load_rows {} <- {}, rows = {}, d = {}", buf(dst), self.rows(src), e(rows), e(d))
             }
             Stmt::PackK { dst, src, n, d } => {
                 format!("pack_k {} <- {}, n = {}, d = {d}", self.panel(dst), self.rows(src), e(n))
@@ -219,17 +224,30 @@ impl Printer<'_> {
             }
             Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } => {
                 let assign = if *accumulate { "+=" } else { "=" };
-                let product = format!("{} {assign} {} * {}", buf(c), buf(a), self.panel(b));
+                let right = match b {
+                    Operand::Panels(p) => self.panel(p),
+                    Operand::Buffer(b) => buf(b),
+                };
+                let product = format!("{} {assign} {} * {right}", buf(c), buf(a));
                 let sizes = format!("rows = {}, k = {}, n = {}", e(rows), e(k), e(n));
                 format!("gemm {product}, {sizes}{}, skip_zero = {}", scale_by(row_scale), e(skip_zero))
             }
             Stmt::Map { dst, rows, cols, row, col, reads, value } => {
-                let read = |(v, b, a): &(VarId, BufId, Access)| {
-                    format!(", {} = {}({})", self.var(*v), name_of(&ACCESSES, a), buf(b))
-                };
-                let reads: String = reads.iter().map(read).collect();
-                let over = format!("{} < {}, {} < {}", self.var(*row), e(rows), self.var(*col), e(cols));
-                format!("map {}[{over}]{reads}: {}", buf(dst), e(value))
+                let over = self.over((*row, *col), (*rows, *cols), reads);
+                format!("map {}{over}: {}", buf(dst), e(value))
+            }
+            Stmt::StoreMap { dst, rows, cols, row, col, reads, value } => {
+                let over = self.over((*row, *col), (*rows, *cols), reads);
+                format!("store_map {} {over}: {}", self.rows(dst), e(value))
+            }
+            Stmt::PrefixSum { hi, lo, src, n } => {
+                format!("prefix_sum {}, {} <- {}, n = {}", self.flat(hi), self.flat(lo), self.rows(src), e(n))
+            }
+            Stmt::TopK { indices, ranks, src, n, m, width } => {
+                let ranks =
+                    ranks.as_ref().map_or_else(String::new, |r| format!(", ranks = {}", self.flat(r)));
+                let sizes = format!("n = {}, m = {}, width = {}", e(n), e(m), e(width));
+                format!("top_k {} <- {}, {sizes}{ranks}", self.flat(indices), self.rows(src))
             }
             Stmt::Math { f, dst, rows } => {
                 format!("math {} {}, rows = {}", name_of(&MATH_FNS, f), buf(dst), e(rows))
@@ -257,8 +275,27 @@ impl Printer<'_> {
                     buf(lse)
                 )
             }
+            Stmt::Transpose { dst, src, rows, cols } => {
+                format!("transpose {} <- {}, rows = {}, cols = {}", buf(dst), buf(src), e(rows), e(cols))
+            }
+            Stmt::ScanRows { dst, rows, cols, decay } => {
+                let decay = decay.map_or_else(String::new, |v| format!(", decay = {}", self.buf(v)));
+                format!("scan_rows {}, rows = {}, cols = {}{decay}", buf(dst), e(rows), e(cols))
+            }
+            Stmt::ReduceRows { dst, op, src, rows, cols } => {
+                let (op, sizes) =
+                    (name_of(&REDUCTIONS, op), format!("rows = {}, cols = {}", e(rows), e(cols)));
+                format!("reduce_rows {op} {} <- {}, {sizes}", buf(dst), buf(src))
+            }
+            Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
+                let place =
+                    format!("rows = {}, cols = {}, row0 = {}, col0 = {}", e(rows), e(cols), e(row0), e(col0));
+                let key = format!("stream = {}, offset = {}, seed = {}", e(stream), e(offset), e(seed));
+                let keep = format!("threshold = {}, keep_scale = {}", e(threshold), e(keep_scale));
+                format!("random {}, {place}, {key}, {keep}", buf(dst))
+            }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
-                let copy = format!("{} <- {}, rows = {}, d = {d}", self.rows(dst), buf(src), e(rows));
+                let copy = format!("{} <- {}, rows = {}, d = {}", self.rows(dst), buf(src), e(rows), e(d));
                 format!("store_rows {copy}{}", scale_by(row_scale))
             }
             Stmt::StoreVec { dst, src, rows } => {
@@ -284,6 +321,26 @@ impl Printer<'_> {
             })
             .collect();
         format!("{}[{}]", self.tensor(rows.tensor), index.join(", "))
+    }
+
+    /// `[r < rows, c < cols], x = tile(b), ...`
+    fn over(
+        &self,
+        (row, col): (VarId, VarId),
+        (rows, cols): (ExprId, ExprId),
+        reads: &[(VarId, BufId, Access)],
+    ) -> String {
+        let read = |(v, b, a): &(VarId, BufId, Access)| {
+            format!(", {} = {}({})", self.var(*v), name_of(&ACCESSES, a), self.buf(*b))
+        };
+        let reads: String = reads.iter().map(read).collect();
+        let (row, col) = (self.var(row), self.var(col));
+        format!("[{row} < {}, {col} < {}]{reads}", self.expr(rows), self.expr(cols))
+    }
+
+    /// `flat(w, offset)`
+    fn flat(&self, f: &FlatRef) -> String {
+        format!("flat({}, {})", self.tensor(f.tensor), self.expr(f.offset))
     }
 
     fn panel(&self, p: &PanelRef) -> String {

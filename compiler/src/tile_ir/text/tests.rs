@@ -57,6 +57,25 @@ const EVERYTHING: &str = r#"program everything {
     store_rows o[b_2, t * 16 : r, 0 : x] <- ob, rows = n, d = 8
     store_vec lse[b_2, t * 16 : rx] <- m, rows = n
   }
+  launch more {
+    buffer a[16, 32]
+    buffer panel[32, 32]
+    buffer c[16, 32]
+    buffer v[16, 1]
+    gemm c = a * panel, rows = 16, k = 32, n = 20, skip_zero = false
+    transpose panel <- a, rows = 16, cols = B
+    scan_rows c, rows = B, cols = 20
+    scan_rows c, rows = B, cols = 20, decay = v
+    reduce_rows max v <- c, rows = B, cols = 20
+    reduce_rows sum v <- c, rows = 16, cols = B
+    reduce_rows max_abs v <- c, rows = 16, cols = 32
+    random c, rows = 16, cols = B, row0 = 3, col0 = B * 4, stream = B, offset = 7, seed = window, threshold = 429496730, keep_scale = c
+    prefix_sum flat(kp, 0), flat(vp, B * 3) <- heavy.k[0, 0 : rx, 3], n = Sq_2
+    top_k flat(bad, 5) <- q[0, 1, 0 : rx, 2], n = Sq_2, m = 7, width = 8
+    top_k flat(bad, 5) <- q[0, 1, 2, 0 : rx], n = 8, m = B, width = B, ranks = flat(bad, 20)
+    store_map bad[0 : rx] [ra < B, xa < 1]: ra + xa
+    store_map o[0, 0 : r, 0 : x] [rb < 16, xb < 8], eb = tile(a), mb = row(v): eb * mb
+  }
   launch alone {
   }
 }

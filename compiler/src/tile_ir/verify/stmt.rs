@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Checked, Verifier};
-use crate::artifact::DType;
-use crate::expr::{ExprId, Op, TensorId, Ty};
+use crate::artifact::{DType, PANEL};
+use crate::expr::{ExprId, Op, TensorId, Ty, VarId};
 use crate::tile_ir::{
-    Access, BufId, Buffer, Launch, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
+    Access, BufId, Buffer, FlatRef, Launch, Operand, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
 };
 
 /// A product writes columns rounded up to this.
@@ -27,7 +27,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    /// One arm for each statement: long, but flat.
+    /// One arm for each statement (tidy: long match).
     fn stmt(&mut self, stmt: &'a Stmt) -> Checked {
         match stmt {
             Stmt::Let { var, value } => {
@@ -52,7 +52,7 @@ impl<'a> Verifier<'a> {
             Stmt::LoadRows { dst, src, rows, d } => {
                 let b = self.tile(*dst)?;
                 self.count(*rows, b.rows)?;
-                self.columns(*d, b)?;
+                self.count(*d, b.cols)?;
                 self.read_rows(src)
             }
             Stmt::PackK { dst, src, n, d } => self.pack(dst, src, *n, *d),
@@ -84,13 +84,55 @@ impl<'a> Verifier<'a> {
                 vectors.iter().try_for_each(|v| self.vector(*v, *rows))?;
                 self.distinct(&vectors)
             }
+            Stmt::Transpose { dst, src, rows, cols } => {
+                let (to, from) = (self.buffer(*dst)?, self.buffer(*src)?);
+                self.count(*rows, from.rows.min(to.cols))?;
+                self.count(*cols, from.cols.min(to.rows))?;
+                self.distinct(&[*dst, *src])
+            }
+            Stmt::ScanRows { dst, rows, cols, decay } => {
+                let b = self.buffer(*dst)?;
+                self.count(*rows, b.rows)?;
+                self.count(*cols, b.cols)?;
+                decay.iter().try_for_each(|v| self.vector(*v, *rows))?;
+                self.ensure(*decay != Some(*dst), "I16", "one buffer in two places")
+            }
+            Stmt::ReduceRows { dst, src, rows, cols, .. } => {
+                let from = self.buffer(*src)?;
+                self.vector(*dst, *rows)?;
+                self.count(*rows, from.rows)?;
+                self.count(*cols, from.cols)?;
+                self.distinct(&[*dst, *src])
+            }
+            Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
+                let b = self.buffer(*dst)?;
+                self.count(*rows, b.rows)?;
+                self.count(*cols, b.cols)?;
+                for x in [row0, col0, stream, offset, seed, threshold] {
+                    self.expr(*x, Ty::Int)?;
+                }
+                self.expr(*keep_scale, Ty::Float)
+            }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 let b = self.tile(*src)?;
                 self.count(*rows, b.rows)?;
-                self.columns(*d, b)?;
+                self.count(*d, b.cols)?;
                 row_scale.iter().try_for_each(|v| self.vector(*v, *rows))?;
                 self.ensure(dst.row_dim != dst.col_dim, "I10", "rows run along two different dims")?;
                 self.written_rows(dst)
+            }
+            Stmt::StoreMap { .. } => self.store_map(stmt),
+            Stmt::PrefixSum { hi, lo, src, n } => {
+                self.flat(hi, DType::F32)?;
+                self.flat(lo, DType::F32)?;
+                self.read_vector(src, *n)
+            }
+            Stmt::TopK { indices, ranks, src, n, m, width } => {
+                self.flat(indices, DType::I32)?;
+                ranks.iter().try_for_each(|r| self.flat(r, DType::I32))?;
+                self.read_vector(src, *n)?;
+                self.expr(*m, Ty::Int)?;
+                self.expr(*width, Ty::Int)
             }
             Stmt::StoreVec { dst, src, rows } => {
                 self.vector(*src, *rows)?;
@@ -105,11 +147,23 @@ impl<'a> Verifier<'a> {
             return Ok(());
         };
         let (to, from) = (self.tile(*c)?, self.tile(*a)?);
-        self.panel(b)?;
-        self.read(b.tensor)?;
+        let (mut most_k, mut most_n) = (from.cols, to.cols);
+        match b {
+            Operand::Panels(panels) => {
+                self.panel(panels)?;
+                self.read(panels.tensor)?;
+            }
+            Operand::Buffer(buf) => {
+                let right = self.tile(*buf)?;
+                let panel = PANEL as i64;
+                self.ensure(right.cols == panel, "I18", "a right operand in a buffer has 32 columns")?;
+                self.distinct(&[*c, *buf])?;
+                (most_k, most_n) = (most_k.min(right.rows), most_n.min(panel));
+            }
+        }
         self.count(*rows, to.rows.min(from.rows))?;
-        self.count(*k, from.cols)?;
-        self.count(*n, to.cols)?;
+        self.count(*k, most_k)?;
+        self.count(*n, most_n)?;
         self.expr(*skip_zero, Ty::Bool)?;
         row_scale.iter().try_for_each(|v| self.vector(*v, *rows))?;
         self.ensure(*accumulate || row_scale.is_none(), "I17", "row_scale scales what is added to")?;
@@ -123,28 +177,47 @@ impl<'a> Verifier<'a> {
         let b = self.buffer(*dst)?;
         self.count(*rows, b.rows)?;
         self.count(*cols, b.cols)?;
-        for (var, ty) in [(row, Ty::Int), (col, Ty::Int)] {
-            self.define(*var)?;
-            self.var_ty(*var, ty)?;
+        let other = reads.iter().any(|(_, buf, access)| buf == dst && *access != Access::Tile);
+        self.ensure(!other, "I15", "a map reads what it writes as a tile")?;
+        self.elements((*row, *col), (*rows, *cols), reads, (*value, Ty::Float))
+    }
+
+    fn store_map(&mut self, stmt: &Stmt) -> Checked {
+        let Stmt::StoreMap { dst, rows, cols, row, col, reads, value } = stmt else { return Ok(()) };
+        let decl = self.place_of(dst)?;
+        self.writable(decl)?;
+        let one = self.program.pool.as_int(*cols) == Some(1);
+        self.ensure(dst.row_dim != dst.col_dim || one, "I10", "along one dim there is one column")?;
+        self.count(*rows, i64::MAX)?;
+        self.count(*cols, i64::MAX)?;
+        self.elements((*row, *col), (*rows, *cols), reads, (*value, decl.dtype.value_ty()))
+    }
+
+    /// The variables, reads and value of a map.
+    fn elements(
+        &mut self,
+        (row, col): (VarId, VarId),
+        (rows, cols): (ExprId, ExprId),
+        reads: &[(VarId, BufId, Access)],
+        (value, ty): (ExprId, Ty),
+    ) -> Checked {
+        for var in [row, col] {
+            self.define(var)?;
+            self.var_ty(var, Ty::Int)?;
         }
         for (var, buf, access) in reads {
             self.define(*var)?;
             self.var_ty(*var, Ty::Float)?;
             let read = self.buffer(*buf)?;
-            self.ensure(
-                buf != dst || *access == Access::Tile,
-                "I15",
-                "a map reads what it writes as a tile",
-            )?;
             if *access != Access::Col {
-                self.count(*rows, read.rows)?;
+                self.count(rows, read.rows)?;
             }
             if *access != Access::Row {
-                self.count(*cols, read.cols)?;
+                self.count(cols, read.cols)?;
             }
         }
-        self.expr(*value, Ty::Float)?;
-        self.leave(reads.iter().map(|r| r.0).chain([*row, *col]));
+        self.expr(value, ty)?;
+        self.leave(reads.iter().map(|r| r.0).chain([row, col]));
         Ok(())
     }
 
@@ -196,14 +269,6 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn columns(&self, d: i64, b: &Buffer) -> Checked {
-        if (1..=b.cols).contains(&d) {
-            Ok(())
-        } else {
-            self.fail("I9", format!("d = {d}, cols = {}", b.cols))
-        }
-    }
-
     /// I16.
     fn distinct(&self, bufs: &[BufId]) -> Checked {
         let twice = bufs.iter().enumerate().any(|(n, b)| bufs[..n].contains(b));
@@ -231,11 +296,21 @@ impl<'a> Verifier<'a> {
         index.iter().try_for_each(|x| self.expr(*x, Ty::Int))
     }
 
-    fn rows(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
+    fn flat(&self, flat: &FlatRef, dtype: DType) -> Checked {
+        self.workspace(flat.tensor, dtype)?;
+        self.expr(flat.offset, Ty::Int)
+    }
+
+    fn place_of(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
         let decl = self.tensor(rows.tensor)?;
         self.indices(decl, &rows.index)?;
         let rank = decl.shape.len();
         self.ensure(rows.row_dim < rank && rows.col_dim < rank, "I10", "rows run along dims of the tensor")?;
+        Ok(decl)
+    }
+
+    fn rows(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
+        let decl = self.place_of(rows)?;
         self.ensure(decl.dtype.is_float(), "I12", "rows hold floats")?;
         Ok(decl)
     }
@@ -251,8 +326,19 @@ impl<'a> Verifier<'a> {
         self.read(rows.tensor)
     }
 
+    fn read_vector(&self, rows: &RowsRef, n: ExprId) -> Checked {
+        self.rows(rows)?;
+        self.ensure(rows.row_dim == rows.col_dim, "I10", "a vector runs along one dim")?;
+        self.count(n, i64::MAX)?;
+        self.read(rows.tensor)
+    }
+
     fn written_rows(&self, rows: &RowsRef) -> Checked {
         let decl = self.rows(rows)?;
+        self.writable(decl)
+    }
+
+    fn writable(&self, decl: &TensorDecl) -> Checked {
         let writable = matches!(decl.kind, TensorKind::Output | TensorKind::Workspace);
         self.ensure(writable, "I12", "inputs and tables are not written")
     }
@@ -291,7 +377,7 @@ impl Touched {
                 Stmt::LoadRows { src, .. } => {
                     self.reads.insert(src.tensor);
                 }
-                Stmt::Gemm { b, .. } => {
+                Stmt::Gemm { b: Operand::Panels(b), .. } => {
                     self.reads.insert(b.tensor);
                 }
                 Stmt::PackK { dst, src, .. } => {
@@ -302,13 +388,27 @@ impl Touched {
                     self.reads.insert(src.tensor);
                     self.writes.extend([dst.tensor, flag.0]);
                 }
-                Stmt::StoreRows { dst, .. } | Stmt::StoreVec { dst, .. } => {
+                Stmt::PrefixSum { hi, lo, src, .. } => {
+                    self.reads.insert(src.tensor);
+                    self.writes.extend([hi.tensor, lo.tensor]);
+                }
+                Stmt::TopK { indices, ranks, src, .. } => {
+                    self.reads.insert(src.tensor);
+                    self.writes.insert(indices.tensor);
+                    self.writes.extend(ranks.iter().map(|r| r.tensor));
+                }
+                Stmt::StoreRows { dst, .. } | Stmt::StoreVec { dst, .. } | Stmt::StoreMap { dst, .. } => {
                     self.writes.insert(dst.tensor);
                 }
                 Stmt::Let { .. }
                 | Stmt::Fill { .. }
+                | Stmt::Gemm { .. }
                 | Stmt::Map { .. }
                 | Stmt::Math { .. }
+                | Stmt::Transpose { .. }
+                | Stmt::ScanRows { .. }
+                | Stmt::ReduceRows { .. }
+                | Stmt::Random { .. }
                 | Stmt::SoftmaxStep { .. }
                 | Stmt::WeightStep { .. }
                 | Stmt::FinishSoftmax { .. } => {}

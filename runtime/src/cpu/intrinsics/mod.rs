@@ -21,16 +21,20 @@ mod neon;
 mod pack;
 mod portable;
 mod probe;
+mod random;
 mod rows;
 mod simd;
 mod softmax;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tiles;
+mod vectors;
 
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
     FinishSoftmaxFn, GemmFn, HalfToF32Fn, IntrinsicTable, LoadRowsFn, Math1Fn, PackKFn, PackVFn, PowFn,
-    SoftmaxStepFn, StoreRowsFn, StoreVecFn, VMathFn, WeightStepFn, table,
+    PrefixSumFn, RandomFn, ReduceRowsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn,
+    TransposeFn, VMathFn, WeightStepFn, table,
 };

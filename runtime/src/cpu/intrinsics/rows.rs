@@ -27,6 +27,14 @@ pub(super) unsafe fn load_rows<S: Simd>(dst: *mut f32, ldd: usize, src: *const u
     // SAFETY: the caller's promise; d <= ldd.
     unsafe {
         let size = shape.dtype.size() as isize;
+        if shape.stride_row == 1 && shape.stride_d != 1 && ldd.is_multiple_of(LANES) {
+            match shape.dtype {
+                DType::F32 => return load_columns::<S, F32>(dst, ldd, src, shape),
+                DType::F16 => return load_columns::<S, F16>(dst, ldd, src, shape),
+                DType::Bf16 => return load_columns::<S, Bf16>(dst, ldd, src, shape),
+                _ => {}
+            }
+        }
         for r in 0..shape.rows {
             let (from, to) = (src.offset(r as isize * shape.stride_row * size), dst.add(r * ldd));
             match shape.dtype {
@@ -38,6 +46,29 @@ pub(super) unsafe fn load_rows<S: Simd>(dst: *mut f32, ldd: usize, src: *const u
                 }
             }
             to.add(shape.d).write_bytes(0, ldd.saturating_sub(shape.d));
+        }
+    }
+}
+
+/// Rows whose columns are contiguous: read along the rows and transposed, 16 x 16 at a time.
+#[inline(always)]
+unsafe fn load_columns<S: Simd, E: Element>(dst: *mut f32, ldd: usize, src: *const u8, shape: Strided) {
+    // SAFETY: as for `load_rows`; blocks are cut to the rows and columns that there are, and ldd is whole blocks.
+    unsafe {
+        for x in (0..ldd).step_by(LANES) {
+            let width = shape.d.saturating_sub(x).min(LANES);
+            for r in (0..shape.rows).step_by(LANES) {
+                let height = (shape.rows - r).min(LANES);
+                let mut block = [S::splat(0.0); LANES];
+                for (i, column) in block.iter_mut().enumerate().take(width) {
+                    let at = (x + i) as isize * shape.stride_d + r as isize;
+                    *column = load_first::<S, E>(src.offset(at * E::SIZE), height);
+                }
+                S::transpose(&mut block);
+                for (i, &row) in block.iter().enumerate().take(height) {
+                    S::store(dst.add((r + i) * ldd + x), row);
+                }
+            }
         }
     }
 }

@@ -11,7 +11,7 @@
 
 use super::convert::{dtype_of, f16_to_f32};
 use super::isa::Isa;
-use super::{gemm, math, pack, probe, rows, softmax};
+use super::{gemm, math, pack, probe, random, rows, softmax, tiles, vectors};
 use attn_compiler::artifact::Intrinsic;
 
 /// `gemm` and `gemm_skip_zero`.
@@ -114,6 +114,42 @@ pub type Math1Fn = unsafe extern "C" fn(function: u32, x: f32) -> f32;
 pub type PowFn = unsafe extern "C" fn(x: f32, y: f32) -> f32;
 /// `half_to_f32`.
 pub type HalfToF32Fn = unsafe extern "C" fn(bits: i32) -> f32;
+/// `transpose`.
+pub type TransposeFn =
+    unsafe extern "C" fn(dst: *mut f32, ldd: i64, src: *const f32, lds: i64, rows: i64, cols: i64);
+/// `scan_rows`.
+pub type ScanRowsFn = unsafe extern "C" fn(s: *mut f32, lds: i64, rows: i64, cols: i64, decay: *const f32);
+/// `reduce_rows`.
+pub type ReduceRowsFn =
+    unsafe extern "C" fn(op: u32, dst: *mut f32, src: *const f32, lds: i64, rows: i64, cols: i64);
+/// `random`.
+pub type RandomFn = unsafe extern "C" fn(
+    s: *mut f32,
+    lds: i64,
+    rows: i64,
+    cols: i64,
+    row0: i64,
+    col0: i64,
+    stream: i64,
+    offset: i64,
+    seed: i64,
+    threshold: i64,
+    keep_scale: f32,
+);
+/// `prefix_sum`.
+pub type PrefixSumFn =
+    unsafe extern "C" fn(hi: *mut f32, lo: *mut f32, src: *const u8, dtype: u32, n: i64, stride: i64);
+/// `top_k`.
+pub type TopKFn = unsafe extern "C" fn(
+    indices: *mut i32,
+    ranks: *mut i32,
+    src: *const u8,
+    dtype: u32,
+    n: i64,
+    stride: i64,
+    m: i64,
+    width: i64,
+);
 
 /// Function pointers in the order of [`Intrinsic::ALL`]: what a kernel gets a pointer to.
 #[repr(transparent)]
@@ -164,6 +200,12 @@ typed_entries! {
     math1, Math1, Math1Fn;
     pow, Pow, PowFn;
     half_to_f32, HalfToF32, HalfToF32Fn;
+    transpose, Transpose, TransposeFn;
+    scan_rows, ScanRows, ScanRowsFn;
+    reduce_rows, ReduceRows, ReduceRowsFn;
+    random, Random, RandomFn;
+    prefix_sum, PrefixSum, PrefixSumFn;
+    top_k, TopK, TopKFn;
 }
 
 /// A count or a leading dimension.
@@ -267,6 +309,44 @@ macro_rules! isa_table {
                 fn half_to_f32(bits: i32) -> f32 {
                     f16_to_f32(bits as u16)
                 }
+                fn transpose(dst: *mut f32, ldd: i64, src: *const f32, lds: i64, rows: i64, cols: i64) {
+                    let s = src.cast_mut();
+                    let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    tiles::transpose::<$simd>(dst, count(ldd), tile)
+                }
+                fn scan_rows(s: *mut f32, lds: i64, rows: i64, cols: i64, decay: *const f32) {
+                    let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    tiles::scan_rows::<$simd>(tile, decay)
+                }
+                fn reduce_rows(op: u32, dst: *mut f32, src: *const f32, lds: i64, rows: i64, cols: i64) {
+                    let s = src.cast_mut();
+                    let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    match op {
+                        0 => tiles::reduce_rows::<$simd>(tiles::Reduce::Max, dst, tile),
+                        1 => tiles::reduce_rows::<$simd>(tiles::Reduce::Sum, dst, tile),
+                        2 => tiles::reduce_rows::<$simd>(tiles::Reduce::MaxAbs, dst, tile),
+                        _ => {}
+                    }
+                }
+                fn random(s: *mut f32, lds: i64, rows: i64, cols: i64, row0: i64, col0: i64, stream: i64,
+                    offset: i64, seed: i64, threshold: i64, keep_scale: f32) {
+                    let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    let draw = random::Draw { row0, col0, stream, offset, seed, threshold, keep_scale };
+                    random::random(tile, draw)
+                }
+                fn prefix_sum(hi: *mut f32, lo: *mut f32, src: *const u8, dtype: u32, n: i64, stride: i64) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        let v = vectors::Vector { src, dtype, n: count(n), stride: stride as isize };
+                        vectors::prefix_sum(hi, lo, v)
+                    }
+                }
+                fn top_k(indices: *mut i32, ranks: *mut i32, src: *const u8, dtype: u32, n: i64, stride: i64,
+                    m: i64, width: i64) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        let v = vectors::Vector { src, dtype, n: count(n), stride: stride as isize };
+                        vectors::top_k(indices, ranks, v, count(m), count(width))
+                    }
+                }
                 fn fma_loop(iterations: usize) -> f32 {
                     probe::fma_loop::<$simd>(iterations)
                 }
@@ -295,6 +375,12 @@ macro_rules! isa_table {
                 math1 as Math1Fn as *const (),
                 pow as PowFn as *const (),
                 half_to_f32 as HalfToF32Fn as *const (),
+                transpose as TransposeFn as *const (),
+                scan_rows as ScanRowsFn as *const (),
+                reduce_rows as ReduceRowsFn as *const (),
+                random as RandomFn as *const (),
+                prefix_sum as PrefixSumFn as *const (),
+                top_k as TopKFn as *const (),
             ]);
         }
     };

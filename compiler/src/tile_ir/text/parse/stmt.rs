@@ -1,9 +1,19 @@
 //! Reads statements: one keyword each, operands in the fixed order in which they are printed.
 
-use super::super::print::{ACCESSES, MATH_FNS, WEIGHTS};
+use super::super::print::{ACCESSES, MATH_FNS, REDUCTIONS, WEIGHTS};
 use super::{Parser, Result};
-use crate::expr::{ExprId, Ty};
-use crate::tile_ir::{BufId, Stmt};
+use crate::expr::{ExprId, Ty, VarId};
+use crate::tile_ir::{Access, BufId, FlatRef, Operand, Stmt};
+
+/// What a map says of its elements.
+struct Elements {
+    row: VarId,
+    rows: ExprId,
+    col: VarId,
+    cols: ExprId,
+    reads: Vec<(VarId, BufId, Access)>,
+    value: ExprId,
+}
 
 impl Parser<'_> {
     /// Statements up to the closing brace, which is taken.
@@ -18,6 +28,7 @@ impl Parser<'_> {
         Ok(body)
     }
 
+    /// One arm for each keyword (tidy: long match).
     fn stmt(&mut self, depth: usize) -> Result<Stmt> {
         match self.r.word()?.as_str() {
             "let" => self.let_(),
@@ -38,10 +49,57 @@ impl Parser<'_> {
                 let dst = self.buf()?;
                 Ok(Stmt::Math { f, dst, rows: self.key("rows")? })
             }
+            "transpose" => {
+                let dst = self.buf()?;
+                self.r.expect("<-")?;
+                Ok(Stmt::Transpose {
+                    dst,
+                    src: self.buf()?,
+                    rows: self.key("rows")?,
+                    cols: self.key("cols")?,
+                })
+            }
+            "scan_rows" => {
+                let (dst, rows, cols) = (self.buf()?, self.key("rows")?, self.key("cols")?);
+                let decay = if self.r.eat(",")? { Some(self.buf_after("decay")?) } else { None };
+                Ok(Stmt::ScanRows { dst, rows, cols, decay })
+            }
+            "reduce_rows" => {
+                let op = self.named("a reduction", &REDUCTIONS)?;
+                let dst = self.buf()?;
+                self.r.expect("<-")?;
+                let src = self.buf()?;
+                Ok(Stmt::ReduceRows { dst, op, src, rows: self.key("rows")?, cols: self.key("cols")? })
+            }
+            "random" => Ok(Stmt::Random {
+                dst: self.buf()?,
+                rows: self.key("rows")?,
+                cols: self.key("cols")?,
+                row0: self.key("row0")?,
+                col0: self.key("col0")?,
+                stream: self.key("stream")?,
+                offset: self.key("offset")?,
+                seed: self.key("seed")?,
+                threshold: self.key("threshold")?,
+                keep_scale: self.key("keep_scale")?,
+            }),
             "softmax_step" => self.softmax_step(),
             "weight_step" => self.weight_step(),
             "finish_softmax" => self.finish_softmax(),
             "store_rows" => self.store_rows(),
+            "store_map" => {
+                let dst = self.rows()?;
+                let Elements { row, rows, col, cols, reads, value } = self.elements()?;
+                Ok(Stmt::StoreMap { dst, rows, cols, row, col, reads, value })
+            }
+            "prefix_sum" => {
+                let hi = self.flat()?;
+                self.r.expect(",")?;
+                let lo = self.flat()?;
+                self.r.expect("<-")?;
+                Ok(Stmt::PrefixSum { hi, lo, src: self.rows()?, n: self.key("n")? })
+            }
+            "top_k" => self.top_k(),
             "store_vec" => {
                 let dst = self.rows()?;
                 self.r.expect("<-")?;
@@ -88,7 +146,7 @@ impl Parser<'_> {
         let dst = self.buf()?;
         self.r.expect("<-")?;
         let src = self.rows()?;
-        Ok(Stmt::LoadRows { dst, src, rows: self.key("rows")?, d: self.constant_key("d")? })
+        Ok(Stmt::LoadRows { dst, src, rows: self.key("rows")?, d: self.key("d")? })
     }
 
     fn pack_k(&mut self) -> Result<Stmt> {
@@ -117,7 +175,7 @@ impl Parser<'_> {
         }
         let a = self.buf()?;
         self.r.expect("*")?;
-        let b = self.panel()?;
+        let b = self.operand()?;
         let (rows, k, n) = (self.key("rows")?, self.key("k")?, self.key("n")?);
         self.r.expect(",")?;
         let row_scale = self.optional_row_scale()?;
@@ -129,8 +187,22 @@ impl Parser<'_> {
         Ok(Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero: self.expr()? })
     }
 
+    /// `panel(..)` or the name of a buffer, which may be `panel`.
+    fn operand(&mut self) -> Result<Operand> {
+        let name = self.r.word()?;
+        if name == "panel" && self.r.eat("(")? {
+            return Ok(Operand::Panels(self.panel_body()?));
+        }
+        Ok(Operand::Buffer(self.buf_named(&name)?))
+    }
+
     fn map(&mut self) -> Result<Stmt> {
         let dst = self.buf()?;
+        let Elements { row, rows, col, cols, reads, value } = self.elements()?;
+        Ok(Stmt::Map { dst, rows, cols, row, col, reads, value })
+    }
+
+    fn elements(&mut self) -> Result<Elements> {
         self.r.expect("[")?;
         let row = self.define(Ty::Int)?;
         self.r.expect("<")?;
@@ -150,7 +222,32 @@ impl Parser<'_> {
             self.r.expect(")")?;
         }
         self.r.expect(":")?;
-        Ok(Stmt::Map { dst, rows, cols, row, col, reads, value: self.expr()? })
+        Ok(Elements { row, rows, col, cols, reads, value: self.expr()? })
+    }
+
+    fn top_k(&mut self) -> Result<Stmt> {
+        let indices = self.flat()?;
+        self.r.expect("<-")?;
+        let src = self.rows()?;
+        let (n, m, width) = (self.key("n")?, self.key("m")?, self.key("width")?);
+        let mut ranks = None;
+        if self.r.eat(",")? {
+            self.r.expect_word("ranks")?;
+            self.r.expect("=")?;
+            ranks = Some(self.flat()?);
+        }
+        Ok(Stmt::TopK { indices, ranks, src, n, m, width })
+    }
+
+    /// `flat(tensor, offset)`
+    fn flat(&mut self) -> Result<FlatRef> {
+        self.r.expect_word("flat")?;
+        self.r.expect("(")?;
+        let tensor = self.tensor()?;
+        self.r.expect(",")?;
+        let offset = self.expr()?;
+        self.r.expect(")")?;
+        Ok(FlatRef { tensor, offset })
     }
 
     fn softmax_step(&mut self) -> Result<Stmt> {
@@ -192,7 +289,7 @@ impl Parser<'_> {
         let dst = self.rows()?;
         self.r.expect("<-")?;
         let src = self.buf()?;
-        let (rows, d) = (self.key("rows")?, self.constant_key("d")?);
+        let (rows, d) = (self.key("rows")?, self.key("d")?);
         let row_scale = if self.r.eat(",")? { self.optional_row_scale()? } else { None };
         Ok(Stmt::StoreRows { dst, src, rows, d, row_scale })
     }
@@ -207,6 +304,10 @@ impl Parser<'_> {
 
     fn buf(&mut self) -> Result<BufId> {
         let name = self.r.word()?;
+        self.buf_named(&name)
+    }
+
+    fn buf_named(&mut self, name: &str) -> Result<BufId> {
         match self.buffers.iter().position(|b| b.name == name) {
             Some(n) => Ok(BufId(n as u32)),
             None => self.r.error(format!("no buffer `{name}` in this launch")),
@@ -236,6 +337,13 @@ impl Parser<'_> {
     fn constant_key(&mut self, name: &str) -> Result<i64> {
         self.key_name(name)?;
         self.r.integer()
+    }
+
+    /// `name = buffer`
+    fn buf_after(&mut self, name: &str) -> Result<BufId> {
+        self.r.expect_word(name)?;
+        self.r.expect("=")?;
+        self.buf()
     }
 
     fn buf_key(&mut self, name: &str) -> Result<BufId> {

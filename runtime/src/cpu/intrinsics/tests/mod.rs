@@ -76,6 +76,7 @@ fn the_table_has_an_entry_for_every_intrinsic() {
         assert!(entries.iter().all(|e| !e.is_null()), "{isa}");
         assert_eq!(entries[0], t.gemm() as *const ());
         assert_eq!(entries[13], t.half_to_f32() as *const ());
+        assert_eq!(entries[19], t.top_k() as *const ());
         // SAFETY: the words at as_ptr are the entries.
         assert_eq!(unsafe { *t.as_ptr().add(7) }, t.store_rows() as *const ());
     }
