@@ -133,7 +133,7 @@ impl Lowering<'_> {
             row_dim: rank - 2,
             col_dim: rank - 1,
         };
-        body.push(Stmt::StoreRows { dst, src: buf, rows: rows.count, d: hi - lo, row_scale: None });
+        body.push(Stmt::StoreRows { dst, src: buf, rows: rows.count, d: count, row_scale: None });
     }
 
     /// Computes and stores a run of elements along the last dim.
