@@ -59,7 +59,7 @@ def shaw():
     o = split_heads(module(torch.zeros(2, s, h * d, dtype=torch.float64))[0], h)
     far = distances(s).clamp(-left, right) + left
     bias = torch.gather(q.double() @ rel.double().T, -1, far.expand(2, h, s, s))
-    write_pending(f"shaw_{s}_d{d}", "Shaw's relative table", "relative.attn", "shaw", dict(B=2, H=h, S=s, D=d, R=left + right + 1), dict(q=q, k=k, v=v, rel=rel), dict(o=o),
+    write_pending(f"shaw_{s}_d{d}", "Shaw's relative table", "shaw.attn", "shaw", dict(B=2, H=h, S=s, D=d, R=left + right + 1), dict(q=q, k=k, v=v, rel=rel), dict(o=o),
                   dict(o=dense((dots(q, k) + bias) / math.sqrt(d), v)[0]), f"Wav2Vec2BertSelfAttention(position_embeddings_type='relative_key', left {left}, right {right}).double()(x), projections fixed, eager",
                   "transformers", params=dict(left=left, right=right))
 
