@@ -161,7 +161,7 @@ def lightning():
         steps(q, k, v, g[None, :, None], None, torch.float32), f"MiniMaxLightningAttention(layer {layer} of {layers}, block_size=16).double()(x), projections fixed, no norm, gate 1", "transformers",
         params=dict(layer=layer, layers=layers), limit=3e-7, note="the module's slopes are f32")
 
-    name, b, h, s, d = "minimax_layer_41", 2, 3, 41, 16
+    name, b, h, s, d = "minimax_layer_41", 1, 3, 41, 16
     gen, q, k, v, _ = draw(name, b, h, s, d, d)
     gate, w = normal(gen, b, h, s, d), 1 + normal(gen, h, d, scale=0.2)
     w_out = normal(gen, h * d, h * d, scale=(h * d) ** -0.5)

@@ -107,7 +107,7 @@ def scalings():
     put("rope_yarn_factor", "rope, yarn with attn_factor", 32, 33, "yarn", 1e4, yarn(32, 1e4, 8, 512, 16, 2),
         factor=8.0, original_max_position_embeddings=512, beta_fast=16.0, beta_slow=2.0, attention_factor=1.0)
     m = lambda x: 0.1 * x * math.log(16) + 1
-    put("rope_yarn_mscale", "rope, yarn with mscale (DeepSeek), interleaved", 32, 65, "yarn", 1e4, yarn(32, 1e4, 16, 64), own_factor=m(1.5) / m(0.8), inter=True, scale=m(0.8) ** 2,
+    put("rope_yarn_mscale", "rope, yarn with mscale (DeepSeek), interleaved", 32, 33, "yarn", 1e4, yarn(32, 1e4, 16, 64), own_factor=m(1.5) / m(0.8), inter=True, scale=m(0.8) ** 2,
         factor=16.0, original_max_position_embeddings=64, mscale=1.5, mscale_all_dim=0.8)
     short = [1 + 0.25 * n for n in range(8)]
     long = [1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 14.0, 16.0]

@@ -88,7 +88,7 @@ def released():
 
 def paper():
     """CoLT5 as in the paper: gathered rows through SDPA."""
-    b, s, d, radius = 2, 65, 16, 20
+    b, s, d, radius = 1, 65, 16, 20
     gen = generator("colt5_paper")
     nq, nkv = s // 16, s // 8
     rq, rkv = normal(gen, b, s), normal(gen, b, s)

@@ -127,7 +127,7 @@ def block_mask():
 
 def host_blocks():
     """BigBird's plan as lists of block indices: blocks named twice count twice."""
-    s, d, h, block = 192, 16, 2, 16
+    s, d, h, block = 192, 16, 1, 16
     for train in (False, True):
         name = "host_blocks_bigbird_" + ("train" if train else "eval")
         q, k, v = qkv(generator(name), 1, h, s, d)

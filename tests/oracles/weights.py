@@ -63,7 +63,7 @@ def kept(b, h, sq, sk, p, seed, offset):
 def fox():
     """fla's forgetting attention."""
     s, d = 65, 16
-    for kernel, b, hq, hkv, window, mechanism in [("fox", 2, 4, 2, None, "forgetting attention, grouped heads"), ("fox_window", 1, 2, 2, 20, "forgetting attention in a window")]:
+    for kernel, b, hq, hkv, window, mechanism in [("fox", 1, 4, 2, None, "forgetting attention, grouped heads"), ("fox_window", 1, 2, 2, 20, "forgetting attention in a window")]:
         gen = generator(kernel)
         q, k, v = normal(gen, b, hq, s, d), normal(gen, b, hkv, s, d), normal(gen, b, hkv, s, d)
         logf = torch.nn.functional.logsigmoid(normal(gen, b, hq, s) + 2)
