@@ -51,17 +51,33 @@ def shaw():
     gen = generator("shaw")
     q, k, v = qkv(gen, 2, h, s, d)
     rel = normal(gen, left + right + 1, d)
-    config = Wav2Vec2BertConfig(hidden_size=h * d, num_attention_heads=h, position_embeddings_type="relative_key", left_max_position_embeddings=left, right_max_position_embeddings=right,
-                                attn_implementation="eager")
+    config = Wav2Vec2BertConfig(
+        hidden_size=h * d,
+        num_attention_heads=h,
+        position_embeddings_type="relative_key",
+        left_max_position_embeddings=left,
+        right_max_position_embeddings=right,
+        attn_implementation="eager",
+    )
     module = Wav2Vec2BertSelfAttention(config).double().eval()
     module.linear_q, module.linear_k, module.linear_v = (Fixed(merge_heads(x).double()) for x in (q, k, v))
     module.linear_out, module.distance_embedding = torch.nn.Identity(), torch.nn.Embedding.from_pretrained(rel.double())
     o = split_heads(module(torch.zeros(2, s, h * d, dtype=torch.float64))[0], h)
     far = distances(s).clamp(-left, right) + left
     bias = torch.gather(q.double() @ rel.double().T, -1, far.expand(2, h, s, s))
-    write_pending(f"shaw_{s}_d{d}", "Shaw's relative table", "shaw.attn", "shaw", dict(B=2, H=h, S=s, D=d, R=left + right + 1), dict(q=q, k=k, v=v, rel=rel), dict(o=o),
-                  dict(o=dense((dots(q, k) + bias) / math.sqrt(d), v)[0]), f"Wav2Vec2BertSelfAttention(position_embeddings_type='relative_key', left {left}, right {right}).double()(x), projections fixed, eager",
-                  "transformers", params=dict(left=left, right=right))
+    write_pending(
+        f"shaw_{s}_d{d}",
+        "Shaw's relative table",
+        "shaw.attn",
+        "shaw",
+        dict(B=2, H=h, S=s, D=d, R=left + right + 1),
+        dict(q=q, k=k, v=v, rel=rel),
+        dict(o=o),
+        dict(o=dense((dots(q, k) + bias) / math.sqrt(d), v)[0]),
+        f"Wav2Vec2BertSelfAttention(position_embeddings_type='relative_key', left {left}, right {right}).double()(x), projections fixed, eager",
+        "transformers",
+        params=dict(left=left, right=right),
+    )
 
 
 def longt5():
@@ -78,9 +94,20 @@ def longt5():
     with widened():
         o = split_heads(module(torch.zeros(1, s, h * d, dtype=torch.float64), mask=mask)[0], h)
     far = distances(s)
-    write_pending(f"longt5_local_{s}_r{radius}", "LongT5, local", "relative.attn", "longt5_local", dict(B=1, H=h, S=s, D=d, R=32), dict(q=q, k=k, v=v, rel=rel), dict(o=o),
-                  dict(o=dense(dots(q, k) + table(rel, far, t5_both), v, far.abs() <= radius)[0]), f"LongT5LocalAttention(local_radius={radius}).double()(x, mask=_get_local_attention_mask(...)), projections fixed",
-                  "transformers", params=dict(radius=radius), note=WIDE)
+    write_pending(
+        f"longt5_local_{s}_r{radius}",
+        "LongT5, local",
+        "relative.attn",
+        "longt5_local",
+        dict(B=1, H=h, S=s, D=d, R=32),
+        dict(q=q, k=k, v=v, rel=rel),
+        dict(o=o),
+        dict(o=dense(dots(q, k) + table(rel, far, t5_both), v, far.abs() <= radius)[0]),
+        f"LongT5LocalAttention(local_radius={radius}).double()(x, mask=_get_local_attention_mask(...)), projections fixed",
+        "transformers",
+        params=dict(radius=radius),
+        note=WIDE,
+    )
 
 
 def t5_decode():
@@ -95,15 +122,27 @@ def t5_decode():
     far = distances(sq, sk, True)
     o = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=bias + additive(far <= 0), scale=1.0)
     own = table(rel, far, lambda x: t5_bucket(max(-x, 0), 32, 128))
-    write_pending(f"t5_decode_{sq}x{sk}", "T5, decoder with a cache", "relative.attn", "t5_decode", dict(B=1, H=h, Sq=sq, Sk=sk, D=d, R=32), dict(q=q, k=k, v=v, rel=rel), dict(o=o),
-                  dict(o=dense(dots(q, k) + own, v, far <= 0)[0]), f"T5Attention.compute_bias({sq}, {sk}, past_seen_tokens={sk - sq}), SDPA(scale=1) in f64", "transformers")
+    write_pending(
+        f"t5_decode_{sq}x{sk}",
+        "T5, decoder with a cache",
+        "relative.attn",
+        "t5_decode",
+        dict(B=1, H=h, Sq=sq, Sk=sk, D=d, R=32),
+        dict(q=q, k=k, v=v, rel=rel),
+        dict(o=o),
+        dict(o=dense(dots(q, k) + own, v, far <= 0)[0]),
+        f"T5Attention.compute_bias({sq}, {sk}, past_seen_tokens={sk - sq}), SDPA(scale=1) in f64",
+        "transformers",
+    )
 
 
 def alibi():
     """Falcon's order of bias and scale; both directions."""
     s, d, h = 33, 32, 4
     q, k, v = qkv(generator("alibi_falcon"), 1, h, s, d)
-    config = FalconConfig(hidden_size=h * d, num_attention_heads=h, multi_query=False, new_decoder_architecture=False, alibi=True, bias=False, attn_implementation="eager")
+    config = FalconConfig(
+        hidden_size=h * d, num_attention_heads=h, multi_query=False, new_decoder_architecture=False, alibi=True, bias=False, attn_implementation="eager"
+    )
     module = FalconAttention(config, 0).double().eval()
     fused = torch.stack([x.double().transpose(1, 2) for x in (q, k, v)], 3)
     module.query_key_value, module.dense = Fixed(fused.reshape(1, s, 3 * h * d)), torch.nn.Identity()
@@ -112,8 +151,19 @@ def alibi():
     o = split_heads(module(torch.zeros(1, s, h * d, dtype=torch.float64), bias, additive(far <= 0)[None, None], output_attentions=True)[0], h)
     slope = 2.0 ** (-8 * torch.arange(1, h + 1, dtype=torch.float64) / h)
     score = (dots(q, k) + slope[:, None, None] * far) / math.sqrt(d)
-    write_pending(f"alibi_falcon_h{h}_{s}", "ALiBi, scaled with the score (Falcon)", "relative.attn", "alibi_falcon", dict(B=1, H=h, S=s, D=d), dict(q=q, k=k, v=v), dict(o=o), dict(o=dense(score, v, far <= 0)[0]),
-                  f"FalconAttention(alibi=True).double()(x, build_alibi_tensor(mask, {h}, f64), mask), projection fixed", "transformers", note="the slopes of 4 heads and their products up to 32 are exact in bf16")
+    write_pending(
+        f"alibi_falcon_h{h}_{s}",
+        "ALiBi, scaled with the score (Falcon)",
+        "relative.attn",
+        "alibi_falcon",
+        dict(B=1, H=h, S=s, D=d),
+        dict(q=q, k=k, v=v),
+        dict(o=o),
+        dict(o=dense(score, v, far <= 0)[0]),
+        f"FalconAttention(alibi=True).double()(x, build_alibi_tensor(mask, {h}, f64), mask), projection fixed",
+        "transformers",
+        note="the slopes of 4 heads and their products up to 32 are exact in bf16",
+    )
 
     s, h = 33, 3
     q, k, v = qkv(generator("alibi_both"), 1, h, s, d)
@@ -123,8 +173,18 @@ def alibi():
     lse = torch.logsumexp(dots(q, k) / math.sqrt(d) + bias, -1)
     slope = torch.tensor([2.0**-4, 2.0**-8, 2.0**-2], dtype=torch.float64)
     o2, lse2 = dense(dots(q, k) / math.sqrt(d) - slope[:, None, None] * distances(s).abs(), v)
-    write_pending(f"alibi_both_h{h}_{s}", "ALiBi in both directions", "relative.attn", "alibi_both", dict(B=1, H=h, S=s, D=d), dict(q=q, k=k, v=v, slope=module.slopes.flatten().float()), dict(o=o, lse=lse),
-                  dict(o=o2, lse=lse2), f"x_transformers AlibiPositionalBias({h}).double()({s}, {s}) as SDPA's attn_mask in f64", "x-transformers")
+    write_pending(
+        f"alibi_both_h{h}_{s}",
+        "ALiBi in both directions",
+        "relative.attn",
+        "alibi_both",
+        dict(B=1, H=h, S=s, D=d),
+        dict(q=q, k=k, v=v, slope=module.slopes.flatten().float()),
+        dict(o=o, lse=lse),
+        dict(o=o2, lse=lse2),
+        f"x_transformers AlibiPositionalBias({h}).double()({s}, {s}) as SDPA's attn_mask in f64",
+        "x-transformers",
+    )
 
 
 def main():

@@ -97,27 +97,91 @@ def simple(kernel, d, s, kind, theta, own, note="", inter=False, mechanism="", s
 
 def scalings():
     """Rules that transformers has."""
+
     def put(kernel, mechanism, d, s, *args, name=None, spec="rope_scaling.attn", more=None, **kw):
         q, k, v, o, second, call = simple(kernel if name is None else name, d, s, *args, **kw)
-        write_pending(name or f"{kernel}_{s}_d{d}", mechanism, spec, kernel, dict(B=1, H=2, S=s, D=d) | ({"P": d // 2} if more else {}), dict(q=q, k=k, v=v) | (more or {}),
-                      dict(o=o), dict(o=second), call, "transformers", limit=4e-6)
+        write_pending(
+            name or f"{kernel}_{s}_d{d}",
+            mechanism,
+            spec,
+            kernel,
+            dict(B=1, H=2, S=s, D=d) | ({"P": d // 2} if more else {}),
+            dict(q=q, k=k, v=v) | (more or {}),
+            dict(o=o),
+            dict(o=second),
+            call,
+            "transformers",
+            limit=4e-6,
+        )
 
-    put("rope_yarn_qwen", "rope, yarn (default attention factor)", 64, 33, "yarn", 1e6, yarn(64, 1e6, 4, 4096), own_factor=0.1 * math.log(4) + 1,
-        factor=4.0, original_max_position_embeddings=4096)
-    put("rope_yarn_factor", "rope, yarn with attn_factor", 32, 33, "yarn", 1e4, yarn(32, 1e4, 8, 512, 16, 2),
-        factor=8.0, original_max_position_embeddings=512, beta_fast=16.0, beta_slow=2.0, attention_factor=1.0)
+    put(
+        "rope_yarn_qwen",
+        "rope, yarn (default attention factor)",
+        64,
+        33,
+        "yarn",
+        1e6,
+        yarn(64, 1e6, 4, 4096),
+        own_factor=0.1 * math.log(4) + 1,
+        factor=4.0,
+        original_max_position_embeddings=4096,
+    )
+    put(
+        "rope_yarn_factor",
+        "rope, yarn with attn_factor",
+        32,
+        33,
+        "yarn",
+        1e4,
+        yarn(32, 1e4, 8, 512, 16, 2),
+        factor=8.0,
+        original_max_position_embeddings=512,
+        beta_fast=16.0,
+        beta_slow=2.0,
+        attention_factor=1.0,
+    )
     m = lambda x: 0.1 * x * math.log(16) + 1
-    put("rope_yarn_mscale", "rope, yarn with mscale (DeepSeek), interleaved", 32, 33, "yarn", 1e4, yarn(32, 1e4, 16, 64), own_factor=m(1.5) / m(0.8), inter=True, scale=m(0.8) ** 2,
-        factor=16.0, original_max_position_embeddings=64, mscale=1.5, mscale_all_dim=0.8)
+    put(
+        "rope_yarn_mscale",
+        "rope, yarn with mscale (DeepSeek), interleaved",
+        32,
+        33,
+        "yarn",
+        1e4,
+        yarn(32, 1e4, 16, 64),
+        own_factor=m(1.5) / m(0.8),
+        inter=True,
+        scale=m(0.8) ** 2,
+        factor=16.0,
+        original_max_position_embeddings=64,
+        mscale=1.5,
+        mscale_all_dim=0.8,
+    )
     short = [1 + 0.25 * n for n in range(8)]
     long = [1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 14.0, 16.0]
     a = math.sqrt(1 + math.log(16) / math.log(64))
     for s, which in [(33, short), (65, long)]:
         own = powers(16, 1e4) / torch.tensor(which, dtype=torch.float64)
         word = "short" if which is short else "long"
-        put("rope_longrope", f"rope, longrope, {word} list", 16, s, "longrope", 1e4, own, own_factor=a, limit=1024, length=s, name=f"rope_longrope_{word}_{s}_d16",
-            spec="rope_longrope.attn", more=dict(short=torch.tensor(short), long=torch.tensor(long)),
-            factor=16.0, original_max_position_embeddings=64, short_factor=short, long_factor=long)
+        put(
+            "rope_longrope",
+            f"rope, longrope, {word} list",
+            16,
+            s,
+            "longrope",
+            1e4,
+            own,
+            own_factor=a,
+            limit=1024,
+            length=s,
+            name=f"rope_longrope_{word}_{s}_d16",
+            spec="rope_longrope.attn",
+            more=dict(short=torch.tensor(short), long=torch.tensor(long)),
+            factor=16.0,
+            original_max_position_embeddings=64,
+            short_factor=short,
+            long_factor=long,
+        )
 
 
 def lengths():
@@ -133,9 +197,20 @@ def lengths():
         qr, kr = half(q, q, cos[:, sk - sq :], sin[:, sk - sq :], d)[0], half(k, k, cos, sin, d)[0]
         base = 1e4 * (4 * max(seen, 32) / 32 - 3) ** (d / (d - 2))
         second = formula(q, k, v, powers(d, base), pos[:, sk - sq :], pos)[0]
-        write_pending(name, "rope, dynamic NTK with the length given", "rope_scaling.attn", "rope_dyn_ntk", dict(B=1, H=2, Sq=sq, Sk=sk, D=d), dict(q=q, k=k, v=v), dict(o=attend(qr, kr, v)),
-                      dict(o=second), f"ROPE_INIT_FUNCTIONS['dynamic'](factor=4, max_position_embeddings=32, seq_len={seen}), angles f32, llama apply_rotary_pos_emb and SDPA in f64", "transformers",
-                      params=dict(seen=seen), limit=4e-6)
+        write_pending(
+            name,
+            "rope, dynamic NTK with the length given",
+            "rope_scaling.attn",
+            "rope_dyn_ntk",
+            dict(B=1, H=2, Sq=sq, Sk=sk, D=d),
+            dict(q=q, k=k, v=v),
+            dict(o=attend(qr, kr, v)),
+            dict(o=second),
+            f"ROPE_INIT_FUNCTIONS['dynamic'](factor=4, max_position_embeddings=32, seq_len={seen}), angles f32, llama apply_rotary_pos_emb and SDPA in f64",
+            "transformers",
+            params=dict(seen=seen),
+            limit=4e-6,
+        )
     name, sq, sk = "rope_llama3_gqa_5x65_d32", 5, 65
     gen = generator(name)
     q, k, v = normal(gen, 2, 4, sq, d), normal(gen, 2, 2, sk, d), normal(gen, 2, 2, sk, d)
@@ -147,8 +222,19 @@ def lengths():
     share = ((256 * f / (2 * math.pi) - 1) / 3).clamp(0, 1)
     o2, lse2 = formula(q, k, v, share * f + (1 - share) * f / 8, pos[:, sk - sq :], pos)
     lse = torch.logsumexp((dots(qr, kr) / math.sqrt(d)).masked_fill(~causal(q, k), float("-inf")), -1)
-    write_pending(name, "rope, llama3, grouped heads, decode", "rope_scaling.attn", "rope_llama3_gqa", dict(B=2, Hq=4, Hkv=2, Sq=sq, Sk=sk, D=d), dict(q=q, k=k, v=v),
-                  dict(o=attend(qr, kr, v), lse=lse), dict(o=o2, lse=lse2), "ROPE_INIT_FUNCTIONS['llama3'], llama apply_rotary_pos_emb at positions 60..64, SDPA(enable_gqa=True) in f64", "transformers", limit=4e-6)
+    write_pending(
+        name,
+        "rope, llama3, grouped heads, decode",
+        "rope_scaling.attn",
+        "rope_llama3_gqa",
+        dict(B=2, Hq=4, Hkv=2, Sq=sq, Sk=sk, D=d),
+        dict(q=q, k=k, v=v),
+        dict(o=attend(qr, kr, v), lse=lse),
+        dict(o=o2, lse=lse2),
+        "ROPE_INIT_FUNCTIONS['llama3'], llama apply_rotary_pos_emb at positions 60..64, SDPA(enable_gqa=True) in f64",
+        "transformers",
+        limit=4e-6,
+    )
 
 
 def pairs():
@@ -160,8 +246,19 @@ def pairs():
     o = attend(*(x_transformers.apply_rotary_pos_emb(x.double(), freqs.double()) for x in (q, k)), v)
     pos = torch.arange(s)[None]
     second = formula(q, k, v, powers(d, 1e4 * 4 ** (d / (d - 2))), pos, pos, True)[0]
-    write_pending(f"rope_ntk_{s}_d{d}", "rope, NTK-aware base, interleaved", "rope_scaling.attn", "rope_ntk", dict(B=1, H=2, S=s, D=d), dict(q=q, k=k, v=v), dict(o=o), dict(o=second),
-                  "x_transformers.RotaryEmbedding(32, base_rescale_factor=4), apply_rotary_pos_emb and SDPA in f64", "x-transformers", limit=4e-6)
+    write_pending(
+        f"rope_ntk_{s}_d{d}",
+        "rope, NTK-aware base, interleaved",
+        "rope_scaling.attn",
+        "rope_ntk",
+        dict(B=1, H=2, S=s, D=d),
+        dict(q=q, k=k, v=v),
+        dict(o=o),
+        dict(o=second),
+        "x_transformers.RotaryEmbedding(32, base_rescale_factor=4), apply_rotary_pos_emb and SDPA in f64",
+        "x-transformers",
+        limit=4e-6,
+    )
 
     s, d = 33, 40
     pos = torch.arange(s)[None]
@@ -171,22 +268,45 @@ def pairs():
     turned = [interleaved(x[..., :16], x[..., :16], cos, sin)[0] for x in (q, k)]
     qr, kr = (torch.cat([a, x[..., 16:].double()], -1) for a, x in zip(turned, (q, k)))
     second = formula(q, k, v, powers(16, 1e4), pos, pos, True)[0]
-    write_pending(f"rope_partial_interleaved_{s}_d{d}", "rope, first 16 of 40 features, interleaved", "rope_scaling.attn", "rope_partial_interleaved", dict(B=1, H=2, S=s, D=d),
-                  dict(q=q, k=k, v=v), dict(o=attend(qr, kr, v)), dict(o=second), "gptj create_sinusoidal_positions(33, 16) (f32), apply_rotary_pos_emb on the first 16 features, SDPA in f64", "transformers",
-                  limit=4e-6)
+    write_pending(
+        f"rope_partial_interleaved_{s}_d{d}",
+        "rope, first 16 of 40 features, interleaved",
+        "rope_scaling.attn",
+        "rope_partial_interleaved",
+        dict(B=1, H=2, S=s, D=d),
+        dict(q=q, k=k, v=v),
+        dict(o=attend(qr, kr, v)),
+        dict(o=second),
+        "gptj create_sinusoidal_positions(33, 16) (f32), apply_rotary_pos_emb on the first 16 features, SDPA in f64",
+        "transformers",
+        limit=4e-6,
+    )
 
     s, d, gen = 33, 32, generator("rope_sections")
     q, k, v = qkv(gen, 2, 2, s, d)
     pos = torch.from_numpy(gen.integers(0, 48, (3, 2, s)))
-    config = Qwen2VLTextConfig(hidden_size=64, num_attention_heads=2, num_key_value_heads=2, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[4, 6, 6]))
+    config = Qwen2VLTextConfig(
+        hidden_size=64, num_attention_heads=2, num_key_value_heads=2, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[4, 6, 6])
+    )
     cos, sin = Qwen2VLRotaryEmbedding(config)(torch.zeros(1), pos)
     qr, kr = half(q, k, cos, sin, d)
     axis = torch.tensor([0] * 4 + [1] * 6 + [2] * 6)
     angle = (pos.permute(1, 2, 0)[..., axis].float() * powers(d, 1e6).float()).double()[:, None]
     rotate = lambda x: torch.cat([x[..., :16] * angle.cos() - x[..., 16:] * angle.sin(), x[..., 16:] * angle.cos() + x[..., :16] * angle.sin()], -1)
     second = dense(dots(rotate(q.double()), rotate(k.double())) / math.sqrt(d), v, causal(q, k))[0]
-    write_pending(f"rope_sections_{s}_d{d}", "rope with sections (Qwen2-VL)", "rope_scaling.attn", "rope_sections", dict(B=2, H=2, S=s, D=d), dict(q=q, k=k, v=v, pos=pos),
-                  dict(o=attend(qr, kr, v)), dict(o=second), "Qwen2VLRotaryEmbedding(mrope_section=[4, 6, 6]) (f32), apply_rotary_pos_emb and SDPA in f64", "transformers", limit=4e-6)
+    write_pending(
+        f"rope_sections_{s}_d{d}",
+        "rope with sections (Qwen2-VL)",
+        "rope_scaling.attn",
+        "rope_sections",
+        dict(B=2, H=2, S=s, D=d),
+        dict(q=q, k=k, v=v, pos=pos),
+        dict(o=attend(qr, kr, v)),
+        dict(o=second),
+        "Qwen2VLRotaryEmbedding(mrope_section=[4, 6, 6]) (f32), apply_rotary_pos_emb and SDPA in f64",
+        "transformers",
+        limit=4e-6,
+    )
 
 
 def own_positions():
@@ -201,9 +321,19 @@ def own_positions():
     inv = math.pi * (1 + torch.arange(16, dtype=torch.float64) * 4 / 15) / 64
     pos = torch.arange(s)[None]
     score = dots(turn(q, inv, pos), turn(k, inv, pos)) / math.sqrt(d)
-    write_pending(f"pixel_positions_{s}_d{d}", "a `position` of the author: linear frequencies", "positions.attn", "pixel_positions", dict(B=1, H=2, S=s, D=d), dict(q=q, k=k, v=v), dict(o=o),
-                  dict(o=dense(score, v)[0]), "rotary_embedding_torch.RotaryEmbedding(32, freqs_for='pixel', max_freq=10, interpolate_factor=64), features permuted to halves, SDPA in f64",
-                  "rotary-embedding-torch", limit=4e-6)
+    write_pending(
+        f"pixel_positions_{s}_d{d}",
+        "a `position` of the author: linear frequencies",
+        "positions.attn",
+        "pixel_positions",
+        dict(B=1, H=2, S=s, D=d),
+        dict(q=q, k=k, v=v),
+        dict(o=o),
+        dict(o=dense(score, v)[0]),
+        "rotary_embedding_torch.RotaryEmbedding(32, freqs_for='pixel', max_freq=10, interpolate_factor=64), features permuted to halves, SDPA in f64",
+        "rotary-embedding-torch",
+        limit=4e-6,
+    )
 
     for gamma in (512, 32):
         name = f"xpos_{s}_gamma{gamma}"
@@ -214,11 +344,26 @@ def own_positions():
         inv, zeta = powers(d, 1e4), (2 * torch.arange(16, dtype=torch.float64) / d + 0.4) / 1.4
         i, j = torch.arange(s)[:, None, None], torch.arange(s)[None, :, None]
         angle, decay = (i - j) * inv, zeta ** ((i - j) / gamma)
-        q0, q1, k0, k1 = (x.double()[:, :, :, None] if n < 2 else x.double()[:, :, None] for n, x in enumerate((q[..., :16], q[..., 16:], k[..., :16], k[..., 16:])))
+        q0, q1, k0, k1 = (
+            x.double()[:, :, :, None] if n < 2 else x.double()[:, :, None] for n, x in enumerate((q[..., :16], q[..., 16:], k[..., :16], k[..., 16:]))
+        )
         score = (decay * ((q0 * k0 + q1 * k1) * angle.cos() + (q0 * k1 - q1 * k0) * angle.sin())).sum(-1) / math.sqrt(d)
-        write_pending(name, "xPos", "positions.attn", "xpos", dict(B=1, H=2, S=s, D=d), dict(q=q, k=k, v=v), dict(o=attend(qr, kr, v)), dict(o=dense(score, v, causal(q, k))[0]),
-                      f"local_attention.rotary.SinusoidalEmbeddings(32, scale_base={gamma}, use_xpos=True), apply_rotary_pos_emb and SDPA in f64", "local-attention",
-                      params=dict(gamma=float(gamma)), by="own f64 closed form in i - j", limit=6e-6, note="the package centres positions at S / 2; only differences matter")
+        write_pending(
+            name,
+            "xPos",
+            "positions.attn",
+            "xpos",
+            dict(B=1, H=2, S=s, D=d),
+            dict(q=q, k=k, v=v),
+            dict(o=attend(qr, kr, v)),
+            dict(o=dense(score, v, causal(q, k))[0]),
+            f"local_attention.rotary.SinusoidalEmbeddings(32, scale_base={gamma}, use_xpos=True), apply_rotary_pos_emb and SDPA in f64",
+            "local-attention",
+            params=dict(gamma=float(gamma)),
+            by="own f64 closed form in i - j",
+            limit=6e-6,
+            note="the package centres positions at S / 2; only differences matter",
+        )
 
 
 def lrpe():
@@ -241,9 +386,20 @@ def lrpe():
         else:
             o = (double(q) @ double(k).transpose(-1, -2) / math.sqrt(d)).tril() @ v.double()
             second = score.tril() @ v.double()
-        write_pending(f"{kernel}_{s}_d{d}", mechanism, "positions.attn", kernel, dict(B=2, H=h, S=s, D=d), dict(q=q, k=k, v=v, theta=theta), dict(o=o), dict(o=second),
-                      "rows [x cos, x sin] formed in f64, " + ("SDPA(is_causal=True, scale=1/sqrt(D))" if kernel == "lrpe_heads" else "tril(Q K^T / sqrt(D)) V"), "torch",
-                      by="own f64 sum of q k cos((i - j) theta)", note="theta = 10000^(-2 m / (H D)), as in the released TransNormerLLM; sqrt(D) of the row before doubling")
+        write_pending(
+            f"{kernel}_{s}_d{d}",
+            mechanism,
+            "positions.attn",
+            kernel,
+            dict(B=2, H=h, S=s, D=d),
+            dict(q=q, k=k, v=v, theta=theta),
+            dict(o=o),
+            dict(o=second),
+            "rows [x cos, x sin] formed in f64, " + ("SDPA(is_causal=True, scale=1/sqrt(D))" if kernel == "lrpe_heads" else "tril(Q K^T / sqrt(D)) V"),
+            "torch",
+            by="own f64 sum of q k cos((i - j) theta)",
+            note="theta = 10000^(-2 m / (H D)), as in the released TransNormerLLM; sqrt(D) of the row before doubling",
+        )
 
 
 def absolute():
@@ -257,8 +413,20 @@ def absolute():
     angle = torch.arange(s, dtype=torch.float64)[:, None] * pair
     own = torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
     score = (dots(q, k) + dots(q, own[None, None].expand(1, 2, -1, -1)) + dots(own[None, None].expand(1, 2, -1, -1), k) + own @ own.T) / math.sqrt(d)
-    write_pending(f"absolute_sinusoidal_{s}_d{d}", "sinusoidal absolute positions", "positions.attn", "absolute", dict(B=1, H=2, S=s, D=d), dict(q=q, k=k, v=v, pe=pe), dict(o=o),
-                  dict(o=dense(score, v, causal(q, k))[0]), "xlm create_sinusoidal_embeddings(65, 32), added to q and k, SDPA in f64", "transformers", by="own f64 table, four dots", limit=4e-6)
+    write_pending(
+        f"absolute_sinusoidal_{s}_d{d}",
+        "sinusoidal absolute positions",
+        "positions.attn",
+        "absolute",
+        dict(B=1, H=2, S=s, D=d),
+        dict(q=q, k=k, v=v, pe=pe),
+        dict(o=o),
+        dict(o=dense(score, v, causal(q, k))[0]),
+        "xlm create_sinusoidal_embeddings(65, 32), added to q and k, SDPA in f64",
+        "transformers",
+        by="own f64 table, four dots",
+        limit=4e-6,
+    )
 
     s, gen = 33, generator("absolute_given")
     q, k, v = qkv(gen, 2, 2, s, d)
@@ -267,9 +435,22 @@ def absolute():
     row = F.embedding(pos, emb)[:, None].double()
     o = attend(q.double() + row, k.double() + row, v)
     pick = torch.nn.functional.one_hot(pos, 64).double() @ emb.double()
-    score = (dots(q, k) + dots(q, pick[:, None].expand(-1, 2, -1, -1)) + dots(pick[:, None].expand(-1, 2, -1, -1), k) + (pick @ pick.transpose(-1, -2))[:, None]) / math.sqrt(d)
-    write_pending(f"absolute_learned_{s}_d{d}", "learned absolute positions, by tensor", "positions.attn", "absolute_given", dict(B=2, H=2, S=s, D=d, L=64), dict(q=q, k=k, v=v, pe=emb, pos=pos),
-                  dict(o=o), dict(o=dense(score, v, causal(q, k))[0]), "torch.nn.functional.embedding(pos, table), added to q and k, SDPA in f64", "torch", by="own f64, one-hot table, four dots")
+    score = (
+        dots(q, k) + dots(q, pick[:, None].expand(-1, 2, -1, -1)) + dots(pick[:, None].expand(-1, 2, -1, -1), k) + (pick @ pick.transpose(-1, -2))[:, None]
+    ) / math.sqrt(d)
+    write_pending(
+        f"absolute_learned_{s}_d{d}",
+        "learned absolute positions, by tensor",
+        "positions.attn",
+        "absolute_given",
+        dict(B=2, H=2, S=s, D=d, L=64),
+        dict(q=q, k=k, v=v, pe=emb, pos=pos),
+        dict(o=o),
+        dict(o=dense(score, v, causal(q, k))[0]),
+        "torch.nn.functional.embedding(pos, table), added to q and k, SDPA in f64",
+        "torch",
+        by="own f64, one-hot table, four dots",
+    )
 
 
 def main():

@@ -49,8 +49,22 @@ def released():
     b, s, h, d, w, nq, nkv = 2, 48, 2, 16, 16, 9, 14
     gen, dim = generator("colt5_released"), h * d
     router = dict(n_iters=50, eps=1.0, eps_init=4.0, eps_decay=0.7)
-    module = ConditionalRoutedAttention(dim, num_heavy_tokens_q=nq, num_heavy_tokens_kv=nkv, light_dim_head=d, light_heads=h, light_window_size=2 * w, heavy_dim_head=d, heavy_heads=h,
-                                        router_straight_through=False, router_kwargs=router).double().eval()
+    module = (
+        ConditionalRoutedAttention(
+            dim,
+            num_heavy_tokens_q=nq,
+            num_heavy_tokens_kv=nkv,
+            light_dim_head=d,
+            light_heads=h,
+            light_window_size=2 * w,
+            heavy_dim_head=d,
+            heavy_heads=h,
+            router_straight_through=False,
+            router_kwargs=router,
+        )
+        .double()
+        .eval()
+    )
     for parameter in module.parameters():
         parameter.copy_(normal(gen, *parameter.shape, scale=parameter.shape[-1] ** -0.5))
     for parameter in (module.null_q_token, module.heavy_attn.null_kv):
@@ -81,9 +95,20 @@ def released():
     second = dense(dots(*light[:2]) / math.sqrt(d), light[2], distances(s).abs() <= w)[0]
     far = heavy(q, k, v, rq, rkv, nq, nkv, rq, rkv, d**-0.5, torch.zeros(()))
     inputs = {f"light.{n}": t for n, t in zip("qkv", light)} | {"heavy.q": q, "heavy.k": k, "heavy.v": v, "rq": rq, "rkv": rkv}
-    write_pending(f"colt5_released_{s}", "CoLT5, light and heavy branch (colt5-attention)", "routed.attn", "colt5_released", dict(B=b, S=s, Hl=h, Hh=h, D=d), inputs, dict(light=near, o=o), dict(light=second, o=second + far),
-                  f"ConditionalRoutedAttention(num_heavy_tokens_q={nq}, num_heavy_tokens_kv={nkv}, light_window_size={2 * w}, router_straight_through=False, router eps 1, 50 iterations).double()(x); null rows 0, no output projections",
-                  "CoLT5-attention", params=dict(w=w, n_q=nq, n_kv=nkv), note="the scores are coor_descent(x @ routing_token), which a formula reproduces to 1e-12")
+    write_pending(
+        f"colt5_released_{s}",
+        "CoLT5, light and heavy branch (colt5-attention)",
+        "routed.attn",
+        "colt5_released",
+        dict(B=b, S=s, Hl=h, Hh=h, D=d),
+        inputs,
+        dict(light=near, o=o),
+        dict(light=second, o=second + far),
+        f"ConditionalRoutedAttention(num_heavy_tokens_q={nq}, num_heavy_tokens_kv={nkv}, light_window_size={2 * w}, router_straight_through=False, router eps 1, 50 iterations).double()(x); null rows 0, no output projections",
+        "CoLT5-attention",
+        params=dict(w=w, n_q=nq, n_kv=nkv),
+        note="the scores are coor_descent(x @ routing_token), which a formula reproduces to 1e-12",
+    )
 
 
 def paper():
@@ -101,11 +126,25 @@ def paper():
     some = F.scaled_dot_product_attention(take(q, at_q), take(k, at_k), take(v, at_k) * torch.sigmoid(at_k.values.double())[:, None, :, None], scale=1.0)
     some = some * torch.sigmoid(at_q.values.double())[:, None, :, None]
     far = torch.zeros(b, 3, s, d, dtype=torch.float64).scatter_(2, at_q.indices[:, None, :, None].expand(-1, 3, -1, d), some)
-    second = dict(light=dense(dots(*light[:2]), light[2], distances(s).abs() <= radius)[0],
-                  o=heavy(q, k, v, rq, rkv, nq, nkv, torch.sigmoid(rq.double()), torch.sigmoid(rkv.double()), 1.0, None))
+    second = dict(
+        light=dense(dots(*light[:2]), light[2], distances(s).abs() <= radius)[0],
+        o=heavy(q, k, v, rq, rkv, nq, nkv, torch.sigmoid(rq.double()), torch.sigmoid(rkv.double()), 1.0, None),
+    )
     inputs = {f"light.{n}": t for n, t in zip("qkv", light)} | {"heavy.q": q, "heavy.k": k, "heavy.v": v, "rq": rq, "rkv": rkv}
-    write_pending(f"colt5_paper_{s}", "CoLT5 as in the paper", "routed.attn", "colt5_paper", dict(B=b, S=s, Hl=1, Hh=3, D=d), inputs, dict(light=near, o=far), second,
-                  "SDPA(scale=1) in f64: a window, and rows gathered by torch.topk, gated, scattered", "torch", by="own f64 formula with masks over all pairs", params=dict(radius=radius))
+    write_pending(
+        f"colt5_paper_{s}",
+        "CoLT5 as in the paper",
+        "routed.attn",
+        "colt5_paper",
+        dict(B=b, S=s, Hl=1, Hh=3, D=d),
+        inputs,
+        dict(light=near, o=far),
+        second,
+        "SDPA(scale=1) in f64: a window, and rows gathered by torch.topk, gated, scattered",
+        "torch",
+        by="own f64 formula with masks over all pairs",
+        params=dict(radius=radius),
+    )
 
 
 def parts():
@@ -121,8 +160,21 @@ def parts():
     score = (q.double() @ take(k).transpose(-1, -2) / math.sqrt(d)).masked_fill(~late, -math.inf)
     o = torch.softmax(score, -1).nan_to_num(0.0) @ take(v)
     o2, lse2 = dense(dots(q, k) / math.sqrt(d), spread(v, hq), mask)
-    write_pending(f"routed_keys_{s}", "keys selected by top-k", "routed.attn", "routed_keys", dict(B=b, Hq=hq, Hkv=hkv, S=s, D=d), dict(q=q, k=k, v=v, r=r), dict(o=o, lse=torch.logsumexp(score, -1)), dict(o=o2, lse=lse2),
-                  "torch softmax in f64 over rows gathered by torch.topk", "torch", by="own f64 formula with a mask", params=dict(n=n), note="early rows see no selected key: 0 and -inf")
+    write_pending(
+        f"routed_keys_{s}",
+        "keys selected by top-k",
+        "routed.attn",
+        "routed_keys",
+        dict(B=b, Hq=hq, Hkv=hkv, S=s, D=d),
+        dict(q=q, k=k, v=v, r=r),
+        dict(o=o, lse=torch.logsumexp(score, -1)),
+        dict(o=o2, lse=lse2),
+        "torch softmax in f64 over rows gathered by torch.topk",
+        "torch",
+        by="own f64 formula with a mask",
+        params=dict(n=n),
+        note="early rows see no selected key: 0 and -inf",
+    )
 
     gen, h = generator("routed_queries"), 2
     q, k, v, r = *qkv(gen, b, h, s, d), normal(gen, b, s)
@@ -133,8 +185,20 @@ def parts():
     some = F.scaled_dot_product_attention(some, k.double(), v.double(), attn_mask=mask)
     o = torch.zeros(b, h, s, d, dtype=torch.float64).scatter_(2, at[:, None, :, None].expand(-1, h, -1, d), some)
     o2 = dense(dots(q, k) / math.sqrt(d), v, distances(s) <= 0)[0] * chosen(r, n)[:, None, :, None]
-    write_pending(f"routed_queries_{s}", "queries selected by top-k, scattered", "routed.attn", "routed_queries", dict(B=b, H=h, S=s, D=d), {"some.q": q, "some.k": k, "some.v": v, "r": r}, dict(o=o), dict(o=o2),
-                  "SDPA in f64 on rows gathered by torch.topk, scattered back", "torch", by="own f64 formula, all rows, the others set to 0", params=dict(n=n))
+    write_pending(
+        f"routed_queries_{s}",
+        "queries selected by top-k, scattered",
+        "routed.attn",
+        "routed_queries",
+        dict(B=b, H=h, S=s, D=d),
+        {"some.q": q, "some.k": k, "some.v": v, "r": r},
+        dict(o=o),
+        dict(o=o2),
+        "SDPA in f64 on rows gathered by torch.topk, scattered back",
+        "torch",
+        by="own f64 formula, all rows, the others set to 0",
+        params=dict(n=n),
+    )
 
 
 def main():

@@ -103,8 +103,18 @@ def int8():
     wide = lambda i, s: [gather(i, table, n, x).double() * gather(s, table, n, x).double()[..., None] for n, x in enumerate(lengths)]
     o, lse, o2, lse2 = decode(q, wide(*pools[:2]), wide(*pools[2:]), [at_end(sq, n) for n in lengths])
     dims = dict(B=b, Hq=hq, Hkv=hkv, Sq=sq, Sk=table.shape[1] * PAGE, D=d)
-    write_pending(name, "paged int8 cache, read", SPEC, "read_int8", dims, dict(q=q) | names(pools) | dict(pages=table, kv_len=torch.tensor(lengths)), dict(o=o, lse=lse), dict(o=o2, lse=lse2),
-                  "SDPA(enable_gqa=True) in f64 on k * k_scale, v * v_scale gathered from the pages", "torch")
+    write_pending(
+        name,
+        "paged int8 cache, read",
+        SPEC,
+        "read_int8",
+        dims,
+        dict(q=q) | names(pools) | dict(pages=table, kv_len=torch.tensor(lengths)),
+        dict(o=o, lse=lse),
+        dict(o=o2, lse=lse2),
+        "SDPA(enable_gqa=True) in f64 on k * k_scale, v * v_scale gathered from the pages",
+        "torch",
+    )
 
     name = "decode_int8_3x37"
     gen = generator(name)
@@ -134,10 +144,23 @@ def int8():
                 again[which][at] = by_torch(x[n, t], scale)
     o, lse, o2, lse2 = decode(qr, wide_of(pools[:2], table, lengths), wide_of(pools[2:], table, lengths), [at_end(sq, n) for n in lengths])
     inputs = dict(q=q, k_new=k, v_new=v) | names(before) | dict(pages=table, kv_len=torch.tensor(lengths))
-    write_pending(name, "paged int8 cache: rope, quantise, append, attend", SPEC, "decode_int8", dims, inputs, dict(o=o, lse=lse), dict(o=o2, lse=lse2),
-                  "own: scale = f16(max|x| / 127), torch.round (half to even); SDPA(enable_gqa=True) in f64 on the stored values", "torch",
-                  by="own f64 formula; bytes equal to torch.quantize_per_channel", updated=names(pools), second_updated=names(again), limit=4e-6,
-                  note="rope angles f32; no rounding of a stored row is within 1e-4 of its border")
+    write_pending(
+        name,
+        "paged int8 cache: rope, quantise, append, attend",
+        SPEC,
+        "decode_int8",
+        dims,
+        inputs,
+        dict(o=o, lse=lse),
+        dict(o=o2, lse=lse2),
+        "own: scale = f16(max|x| / 127), torch.round (half to even); SDPA(enable_gqa=True) in f64 on the stored values",
+        "torch",
+        by="own f64 formula; bytes equal to torch.quantize_per_channel",
+        updated=names(pools),
+        second_updated=names(again),
+        limit=4e-6,
+        note="rope angles f32; no rounding of a stored row is within 1e-4 of its border",
+    )
 
 
 def wide_of(pools, table, lengths):
@@ -167,9 +190,21 @@ def floats():
     masks = [at_end(sq, n) & (torch.arange(n)[None] > torch.arange(sq)[:, None] + n - sq - window) for n in lengths]
     o, lse, o2, lse2 = decode(q, *([gather(p, table, n, x) for n, x in enumerate(lengths)] for p in pools), masks)
     dims = dict(B=b, Hq=hq, Hkv=hkv, Sq=sq, Sk=table.shape[1] * PAGE, D=d)
-    write_pending(name, "paged cache: append, window", SPEC, "decode_paged", dims, dict(q=q, k_new=k, v_new=v, k=before[0], v=before[1], pages=table, kv_len=torch.tensor(lengths)), dict(o=o, lse=lse),
-                  dict(o=o2, lse=lse2), "SDPA(enable_gqa=True) in f64 on rows gathered from the pages after the append", "torch", params=dict(window=window), updated=dict(k=pools[0], v=pools[1]),
-                  second_updated=dict(k=again[0], v=again[1]))
+    write_pending(
+        name,
+        "paged cache: append, window",
+        SPEC,
+        "decode_paged",
+        dims,
+        dict(q=q, k_new=k, v_new=v, k=before[0], v=before[1], pages=table, kv_len=torch.tensor(lengths)),
+        dict(o=o, lse=lse),
+        dict(o=o2, lse=lse2),
+        "SDPA(enable_gqa=True) in f64 on rows gathered from the pages after the append",
+        "torch",
+        params=dict(window=window),
+        updated=dict(k=pools[0], v=pools[1]),
+        second_updated=dict(k=again[0], v=again[1]),
+    )
 
     name, sk, sq, lengths = "decode_contiguous_1x40", 40, 1, [33, 40]
     gen = generator(name)
@@ -182,17 +217,38 @@ def floats():
     again = [x.scatter(2, at, y) for x, y in ((kc, k), (vc, v))]
     rows = [[x[n, :, :m].transpose(0, 1) for n, m in enumerate(lengths)] for x in after]
     o, lse, o2, lse2 = decode(q, *rows, [at_end(sq, n) for n in lengths])
-    write_pending(name, "contiguous cache: append", SPEC, "decode_contiguous", dict(B=b, Hq=hq, Hkv=hkv, Sq=sq, Sk=sk, D=d), dict(q=q, k_new=k, v_new=v, k=kc, v=vc, kv_len=torch.tensor(lengths)),
-                  dict(o=o, lse=lse), dict(o=o2, lse=lse2), "SDPA(enable_gqa=True) in f64 on the first kv_len keys after the append", "torch", updated=dict(k=after[0], v=after[1]),
-                  second_updated=dict(k=again[0], v=again[1]))
+    write_pending(
+        name,
+        "contiguous cache: append",
+        SPEC,
+        "decode_contiguous",
+        dict(B=b, Hq=hq, Hkv=hkv, Sq=sq, Sk=sk, D=d),
+        dict(q=q, k_new=k, v_new=v, k=kc, v=vc, kv_len=torch.tensor(lengths)),
+        dict(o=o, lse=lse),
+        dict(o=o2, lse=lse2),
+        "SDPA(enable_gqa=True) in f64 on the first kv_len keys after the append",
+        "torch",
+        updated=dict(k=after[0], v=after[1]),
+        second_updated=dict(k=again[0], v=again[1]),
+    )
 
 
 def latent():
     """DeepSeek-V3: the released attention expands the latent rows, the kernel does not."""
     name, h, r, dr, nope, dv, sq, lengths, width = "mla_absorbed_2x37", 4, 32, 16, 16, 16, 2, [37, 20], 48
     gen = generator(name)
-    config = DeepseekV3Config(hidden_size=width, num_attention_heads=h, num_key_value_heads=h, q_lora_rank=None, kv_lora_rank=r, qk_rope_head_dim=dr, qk_nope_head_dim=nope, v_head_dim=dv,
-                              rope_parameters=dict(rope_type="default", rope_theta=1e4), attn_implementation="eager")
+    config = DeepseekV3Config(
+        hidden_size=width,
+        num_attention_heads=h,
+        num_key_value_heads=h,
+        q_lora_rank=None,
+        kv_lora_rank=r,
+        qk_rope_head_dim=dr,
+        qk_nope_head_dim=nope,
+        v_head_dim=dv,
+        rope_parameters=dict(rope_type="default", rope_theta=1e4),
+        attn_implementation="eager",
+    )
     module = modeling_deepseek_v3.DeepseekV3Attention(config, 0).double().eval()
     for parameter in module.parameters():
         parameter.copy_(normal(gen, *parameter.shape, scale=1.5 * parameter.shape[-1] ** -0.5))
@@ -231,10 +287,22 @@ def latent():
     miss = (torch.einsum("bhir,hdr->bhid", o, w_uv.double()) - y).abs().max().item()
     if miss > 2e-6:
         raise ValueError(f"absorbed and expanded latent attention differ by {miss:.1e}")
-    write_pending(name, "MLA, absorbed decode over a paged latent cache", SPEC, "mla_absorbed", dict(B=2, Hq=h, Sq=sq, Sk=table.shape[1] * PAGE, R=r, Dr=dr),
-                  dict(qc=qc, qr=qr, c=pools[0], kr=pools[1], pages=table, kv_len=torch.tensor(lengths)), dict(o=o, lse=lse), dict(o=o2, lse=lse2),
-                  "absorbed formula in f64 on rows of DeepseekV3Attention.double(); o @ w_uv^T is what the module returns (y)", "transformers",
-                  by=f"own f64 formula; o @ w_uv^T against the module's expanded attention: {miss:.1e}", params=dict(scale=scale), extra=dict(w_uv=w_uv, y=y), note=WIDE)
+    write_pending(
+        name,
+        "MLA, absorbed decode over a paged latent cache",
+        SPEC,
+        "mla_absorbed",
+        dict(B=2, Hq=h, Sq=sq, Sk=table.shape[1] * PAGE, R=r, Dr=dr),
+        dict(qc=qc, qr=qr, c=pools[0], kr=pools[1], pages=table, kv_len=torch.tensor(lengths)),
+        dict(o=o, lse=lse),
+        dict(o=o2, lse=lse2),
+        "absorbed formula in f64 on rows of DeepseekV3Attention.double(); o @ w_uv^T is what the module returns (y)",
+        "transformers",
+        by=f"own f64 formula; o @ w_uv^T against the module's expanded attention: {miss:.1e}",
+        params=dict(scale=scale),
+        extra=dict(w_uv=w_uv, y=y),
+        note=WIDE,
+    )
 
 
 def tree():
@@ -268,9 +336,19 @@ def tree():
         mask = torch.cat([torch.ones(t, ctx[n], dtype=torch.bool), anc[n]], 1)
         a, l = dense(dots(q[n : n + 1], kn) / math.sqrt(d), spread(vn, hq), mask)
         o2.append(a[0]), lse2.append(l[0])
-    write_pending(name, "tree verification", SPEC, "tree_verify", dict(B=b, Hq=hq, Hkv=hkv, T=t, Sk=table.shape[1] * PAGE, D=d),
-                  dict(q=q, k=pools[0], v=pools[1], pages=table, kv_len=torch.tensor(lengths), ctx=torch.tensor(ctx), anc=anc), dict(o=o, lse=lse), dict(o=torch.stack(o2), lse=torch.stack(lse2)),
-                  "each path decoded as a sequence of its own: SDPA(enable_gqa=True) in f64, last row", "torch", by="own f64 formula with the tree's mask")
+    write_pending(
+        name,
+        "tree verification",
+        SPEC,
+        "tree_verify",
+        dict(B=b, Hq=hq, Hkv=hkv, T=t, Sk=table.shape[1] * PAGE, D=d),
+        dict(q=q, k=pools[0], v=pools[1], pages=table, kv_len=torch.tensor(lengths), ctx=torch.tensor(ctx), anc=anc),
+        dict(o=o, lse=lse),
+        dict(o=torch.stack(o2), lse=torch.stack(lse2)),
+        "each path decoded as a sequence of its own: SDPA(enable_gqa=True) in f64, last row",
+        "torch",
+        by="own f64 formula with the tree's mask",
+    )
 
 
 def merged(parts):
@@ -290,16 +368,40 @@ def cascade():
     score = lambda x: dots(q, x) / math.sqrt(d)
     wide = lambda x: x.expand(b, -1, -1, -1)
     second = merged([dense(score(wide(kp)), spread(wide(vp), hq)), dense(score(k), spread(v, hq), at_end(sq, sk))])
-    write_pending(name, "shared prefix, merged by lse", SPEC, "shared_prefix", dict(B=b, Hq=hq, Hkv=hkv, Sq=sq, Sp=sp, Sk=sk, D=d), {"q": q, "prefix.k": kp, "prefix.v": vp, "own.k": k, "own.v": v}, dict(o=o), dict(o=second),
-                  "SDPA(enable_gqa=True) in f64 over prefix and own keys joined", "torch", by="own f64 partials merged by lse", note="the first two rows see no own key")
+    write_pending(
+        name,
+        "shared prefix, merged by lse",
+        SPEC,
+        "shared_prefix",
+        dict(B=b, Hq=hq, Hkv=hkv, Sq=sq, Sp=sp, Sk=sk, D=d),
+        {"q": q, "prefix.k": kp, "prefix.v": vp, "own.k": k, "own.v": v},
+        dict(o=o),
+        dict(o=second),
+        "SDPA(enable_gqa=True) in f64 over prefix and own keys joined",
+        "torch",
+        by="own f64 partials merged by lse",
+        note="the first two rows see no own key",
+    )
 
     name, b, h, s = "merge_thirds_33", 1, 2, 33
     gen = generator(name)
     q, k, v = (normal(gen, b, h, s, d) for _ in range(3))
     o = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=True)
     second = merged([dense(dots(q, k) / math.sqrt(d), v, at_end(s, s) & (torch.arange(s) % 3 == n)) for n in range(3)])
-    write_pending(name, "three partial results, merged by lse", SPEC, "thirds", dict(B=b, H=h, S=s, D=d), dict(q=q, k=k, v=v), dict(o=o), dict(o=second), "SDPA(is_causal=True) in f64 over all keys", "torch",
-                  by="own f64 partials merged by lse", note="the first rows see no key of some parts")
+    write_pending(
+        name,
+        "three partial results, merged by lse",
+        SPEC,
+        "thirds",
+        dict(B=b, H=h, S=s, D=d),
+        dict(q=q, k=k, v=v),
+        dict(o=o),
+        dict(o=second),
+        "SDPA(is_causal=True) in f64 over all keys",
+        "torch",
+        by="own f64 partials merged by lse",
+        note="the first rows see no key of some parts",
+    )
 
 
 def main():

@@ -62,8 +62,20 @@ def longformer():
     a = dense(dots(q, k) / math.sqrt(d), v, near)[0]
     b = dense(dots(qg, kg) / math.sqrt(d), vg)[0]
     inputs = {"near.q": q, "near.k": k, "near.v": v, "far.q": qg, "far.k": kg, "far.v": vg, "glob": glob}
-    write_pending(f"longformer_separate_{s}", "Longformer, separate global projections", "sparse.attn", "longformer_separate", dict(B=1, H=h, S=s, D=d), inputs, dict(o=split_heads(o, h)),
-                  dict(o=torch.where(rows, b, a)), f"LongformerSelfAttention(attention_window={2 * w}).double()(x, ...), global tokens 0, 31, 63, projections fixed", "transformers", params=dict(w=w), note=WIDE)
+    write_pending(
+        f"longformer_separate_{s}",
+        "Longformer, separate global projections",
+        "sparse.attn",
+        "longformer_separate",
+        dict(B=1, H=h, S=s, D=d),
+        inputs,
+        dict(o=split_heads(o, h)),
+        dict(o=torch.where(rows, b, a)),
+        f"LongformerSelfAttention(attention_window={2 * w}).double()(x, ...), global tokens 0, 31, 63, projections fixed",
+        "transformers",
+        params=dict(w=w),
+        note=WIDE,
+    )
 
 
 def tglobal():
@@ -74,7 +86,9 @@ def tglobal():
     q, k, v = qkv(gen, 1, h, s, d)
     q = q * d**-0.5
     ks, vs, rel, side = normal(gen, 1, h, g, d), normal(gen, 1, h, g, d), normal(gen, h, 32), normal(gen, h, 32)
-    config = LongT5Config(d_model=h * d, d_kv=d, num_heads=h, local_radius=radius, global_block_size=16, dropout_rate=0.0, encoder_attention_type="transient-global")
+    config = LongT5Config(
+        d_model=h * d, d_kv=d, num_heads=h, local_radius=radius, global_block_size=16, dropout_rate=0.0, encoder_attention_type="transient-global"
+    )
     module = modeling_longt5.LongT5TransientGlobalAttention(config, True).double().eval()
     module.q = Fixed(merge_heads(q).double())
     module.k, module.v = (ByLength(merge_heads(a).double(), merge_heads(b).double()) for a, b in ((k, ks), (v, vs)))
@@ -89,9 +103,20 @@ def tglobal():
     seen = torch.cat([far.abs() <= radius, torch.ones(s, g, dtype=torch.bool)], -1)
     second = dense(dots(q, torch.cat([k, ks], 2)) + bias, torch.cat([v, vs], 2), seen)[0]
     inputs = dict(q=q, k=k, v=v, k_side=ks, v_side=vs, rel=rel, rel_side=side)
-    write_pending(f"longt5_tglobal_{s}", "LongT5, transient global", "sparse.attn", "longt5_tglobal", dict(B=1, H=h, S=s, G=g, D=d, R=32), inputs, dict(o=o), dict(o=second),
-                  f"LongT5TransientGlobalAttention(local_radius={radius}, global_block_size=16).double()(x, mask=ones), projections fixed", "transformers", params=dict(radius=radius),
-                  note=WIDE + "; the last 9 tokens fill no block and count as the one before")
+    write_pending(
+        f"longt5_tglobal_{s}",
+        "LongT5, transient global",
+        "sparse.attn",
+        "longt5_tglobal",
+        dict(B=1, H=h, S=s, G=g, D=d, R=32),
+        inputs,
+        dict(o=o),
+        dict(o=second),
+        f"LongT5TransientGlobalAttention(local_radius={radius}, global_block_size=16).double()(x, mask=ones), projections fixed",
+        "transformers",
+        params=dict(radius=radius),
+        note=WIDE + "; the last 9 tokens fill no block and count as the one before",
+    )
 
 
 def buckets():
@@ -99,16 +124,29 @@ def buckets():
     s, d, h, w = 77, 16, 2, 16
     far = distances(s)
     step = torch.arange(s)[:, None] // w - torch.arange(s)[None] // w
-    for kernel, mechanism, seen, args in [("block_diagonal", "block-diagonal (local-attention)", step == 0, dict(causal=False, look_backward=0, look_forward=0)),
-                                          ("buckets_causal", "bucketed local window (local-attention)", (far <= 0) & (step <= 1), dict(causal=True))]:
+    for kernel, mechanism, seen, args in [
+        ("block_diagonal", "block-diagonal (local-attention)", step == 0, dict(causal=False, look_backward=0, look_forward=0)),
+        ("buckets_causal", "bucketed local window (local-attention)", (far <= 0) & (step <= 1), dict(causal=True)),
+    ]:
         q, k, v = qkv(generator(kernel), 1, h, s, d)
         module = LocalAttention(window_size=w, autopad=True, exact_windowsize=False, use_rotary_pos_emb=False, **args)
         if args["causal"]:
             o = module(q.double(), k.double(), v.double())
         else:  # padding keys have to be masked by the caller
             o = module(q.double(), k.double(), v.double(), mask=torch.ones(1, s, dtype=torch.bool))
-        write_pending(f"{kernel}_{s}_w{w}", mechanism, "sparse.attn", kernel, dict(B=1, H=h, S=s, D=d), dict(q=q, k=k, v=v), dict(o=o), dict(o=dense(dots(q, k) / math.sqrt(d), v, seen)[0]),
-                      f"LocalAttention(window_size={w}, autopad=True, exact_windowsize=False, use_rotary_pos_emb=False, {args})(q, k, v) in f64", "local-attention", params=dict(w=w))
+        write_pending(
+            f"{kernel}_{s}_w{w}",
+            mechanism,
+            "sparse.attn",
+            kernel,
+            dict(B=1, H=h, S=s, D=d),
+            dict(q=q, k=k, v=v),
+            dict(o=o),
+            dict(o=dense(dots(q, k) / math.sqrt(d), v, seen)[0]),
+            f"LocalAttention(window_size={w}, autopad=True, exact_windowsize=False, use_rotary_pos_emb=False, {args})(q, k, v) in f64",
+            "local-attention",
+            params=dict(w=w),
+        )
 
 
 def block_mask():
@@ -121,8 +159,18 @@ def block_mask():
     o, lse = flex(q, k, v, lambda b, h, i, j: blk[b, h, i // 16, j // 16])
     wide = blk.repeat_interleave(16, 2).repeat_interleave(16, 3)[:, :, :sq, :sk]
     o2, lse2 = dense(dots(q, k) / math.sqrt(d), v, wide)
-    write_pending(f"block_mask_{sq}x{sk}", "block mask from data", "sparse.attn", "block_mask", dict(B=2, H=h, Sq=sq, Sk=sk, D=d, NQ=3, NK=5), dict(q=q, k=k, v=v, blk=blk), dict(o=o, lse=lse),
-                  dict(o=o2, lse=lse2), FLEX, "torch")
+    write_pending(
+        f"block_mask_{sq}x{sk}",
+        "block mask from data",
+        "sparse.attn",
+        "block_mask",
+        dict(B=2, H=h, Sq=sq, Sk=sk, D=d, NQ=3, NK=5),
+        dict(q=q, k=k, v=v, blk=blk),
+        dict(o=o, lse=lse),
+        dict(o=o2, lse=lse2),
+        FLEX,
+        "torch",
+    )
 
 
 def host_blocks():
@@ -138,9 +186,19 @@ def host_blocks():
         t = torch.tensor([[x + [-1] * (n - len(x)) for x in head] for head in rows])[None]
         times = count.repeat_interleave(block, 1).repeat_interleave(block, 2)[None].double()
         second = dense(dots(q, k) / math.sqrt(d) + torch.log(times), v)[0]
-        write_pending(name, "block indices from the host (BigBird's plan)", "sparse.attn", "host_blocks", dict(B=1, H=h, S=s, D=d, N=n, NQ=s // block), dict(q=q, k=k, v=v, t=t), dict(o=o), dict(o=second),
-                      f"BigBirdBlockSparseAttention(block_size={block}, num_random_blocks=3, seed=11).double().train({train})(x, masks of ones), projections fixed", "transformers",
-                      by="own f64 formula with log(count)")
+        write_pending(
+            name,
+            "block indices from the host (BigBird's plan)",
+            "sparse.attn",
+            "host_blocks",
+            dict(B=1, H=h, S=s, D=d, N=n, NQ=s // block),
+            dict(q=q, k=k, v=v, t=t),
+            dict(o=o),
+            dict(o=second),
+            f"BigBirdBlockSparseAttention(block_size={block}, num_random_blocks=3, seed=11).double().train({train})(x, masks of ones), projections fixed",
+            "transformers",
+            by="own f64 formula with log(count)",
+        )
 
 
 def ranked(q, kc, size, stride, block, n, keep, pool, share, scale):
@@ -200,9 +258,11 @@ def fla_selected(q, k, v, t, size):
 def selected():
     """NSA's selected branch, MoBA: the choice is formed by the definition, the attention by fla."""
     s, d, hq, hkv, size = 77, 16, 4, 2, 16
-    cases = [("nsa_max", "NSA, selected blocks, pool = max", 8, 4, ("first", "current"), "max", 2, 1.0),
-             ("nsa_softmax", "NSA, selected blocks, pool = softmax, gated", 8, 4, ("first", "current"), "softmax", 2, d**-0.5),
-             ("moba", "MoBA", 16, 16, ("current",), "max", None, 1.0)]
+    cases = [
+        ("nsa_max", "NSA, selected blocks, pool = max", 8, 4, ("first", "current"), "max", 2, 1.0),
+        ("nsa_softmax", "NSA, selected blocks, pool = softmax, gated", 8, 4, ("first", "current"), "softmax", 2, d**-0.5),
+        ("moba", "MoBA", 16, 16, ("current",), "max", None, 1.0),
+    ]
     for kernel, mechanism, block, stride, keep, pool, share, scale in cases:
         gen = generator(kernel)
         q, k, v = normal(gen, 1, hq, s, d), normal(gen, 1, hkv, s, d), normal(gen, 1, hkv, s, d)
@@ -224,8 +284,20 @@ def selected():
         if kernel == "moba":
             outputs["lse"] = torch.logsumexp((dots(q, k) / math.sqrt(d)).masked_fill(~mask, -math.inf), -1)
             second["lse"] = lse2
-        write_pending(f"{kernel}_{s}", mechanism, "sparse.attn", kernel, dict(B=1, Hq=hq, Hkv=hkv, S=s, D=d), inputs, outputs, second, f"{FLA}(q, k, v, block_indices, 16), indices formed in f64 by the language's rule",
-                      "fla-core", by="own f64 formula; blocks chosen a second time with tensors", note=WIDE)
+        write_pending(
+            f"{kernel}_{s}",
+            mechanism,
+            "sparse.attn",
+            kernel,
+            dict(B=1, Hq=hq, Hkv=hkv, S=s, D=d),
+            inputs,
+            outputs,
+            second,
+            f"{FLA}(q, k, v, block_indices, 16), indices formed in f64 by the language's rule",
+            "fla-core",
+            by="own f64 formula; blocks chosen a second time with tensors",
+            note=WIDE,
+        )
 
 
 def choice(q, kc, size, stride, block, n, keep, pool, share, scale):
@@ -274,8 +346,20 @@ def whole():
     early = 16 * (torch.arange(4)[None] + 1) - 1 <= torch.arange(s)[:, None]
     own = gate[0] * dense(dots(q, kc) / math.sqrt(d), spread(vc, hq), early)[0] + gate[1] * dense(score, spread(v, hq), seen_of(spread(t, hq), 16, s))[0]
     own = own + gate[2] * dense(score, spread(v, hq), (far <= 0) & (far > -window))[0]
-    write_pending(f"nsa_whole_{s}", "NSA: compressed, selected (host's choice) and window", "sparse.attn", "nsa_whole", dict(B=1, Hq=hq, Hkv=hkv, S=s, D=d, N=n), dict(q=q, k=k, v=v, g=g, t=t), dict(o=o), dict(o=own),
-                  f"fla.ops.nsa.naive: naive_nsa_topk(block_counts={n}), naive_nsa_compression, naive_nsa_selection; the window by SDPA with transformers' mask", "fla-core", params=dict(window=window), note=WIDE)
+    write_pending(
+        f"nsa_whole_{s}",
+        "NSA: compressed, selected (host's choice) and window",
+        "sparse.attn",
+        "nsa_whole",
+        dict(B=1, Hq=hq, Hkv=hkv, S=s, D=d, N=n),
+        dict(q=q, k=k, v=v, g=g, t=t),
+        dict(o=o),
+        dict(o=own),
+        f"fla.ops.nsa.naive: naive_nsa_topk(block_counts={n}), naive_nsa_compression, naive_nsa_selection; the window by SDPA with transformers' mask",
+        "fla-core",
+        params=dict(window=window),
+        note=WIDE,
+    )
 
 
 def main():

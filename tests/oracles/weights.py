@@ -35,9 +35,11 @@ def philox(key, counter):
 
 def check_philox(rows):
     """Random123's known answers, and Triton's words for `rows` of (key, counter)."""
-    known = [((0, 0), (0, 0, 0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-             ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 4, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-             ((0xA4093822, 0x299F31D0), (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1))]
+    known = [
+        ((0, 0), (0, 0, 0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 4, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        ((0xA4093822, 0x299F31D0), (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+    ]
     for key, counter, want in known:
         if tuple(int(x) for x in philox(key, counter)) != want:
             raise ValueError(f"Philox gives another answer than Random123 for key {key}")
@@ -55,7 +57,9 @@ def kept(b, h, sq, sk, p, seed, offset):
     key = (seed & 0xFFFFFFFF, seed >> 32)
     words = philox(key, (j // 4, i, bi * h + hi, np.full_like(i, offset)))
     word = np.choose(j % 4, words)
-    rows = np.stack([np.full(i.size, key[0]), np.full(i.size, key[1]), (j // 4).ravel(), i.ravel(), (bi * h + hi).ravel(), np.full(i.size, offset)], -1).astype(np.uint64)
+    rows = np.stack([np.full(i.size, key[0]), np.full(i.size, key[1]), (j // 4).ravel(), i.ravel(), (bi * h + hi).ravel(), np.full(i.size, offset)], -1).astype(
+        np.uint64
+    )
     check_philox(rows)
     return torch.from_numpy(word >= round(p * 2**32)).double()
 
@@ -63,7 +67,10 @@ def kept(b, h, sq, sk, p, seed, offset):
 def fox():
     """fla's forgetting attention."""
     s, d = 65, 16
-    for kernel, b, hq, hkv, window, mechanism in [("fox", 1, 4, 2, None, "forgetting attention, grouped heads"), ("fox_window", 1, 2, 2, 20, "forgetting attention in a window")]:
+    for kernel, b, hq, hkv, window, mechanism in [
+        ("fox", 1, 4, 2, None, "forgetting attention, grouped heads"),
+        ("fox_window", 1, 2, 2, 20, "forgetting attention in a window"),
+    ]:
         gen = generator(kernel)
         q, k, v = normal(gen, b, hq, s, d), normal(gen, b, hkv, s, d), normal(gen, b, hkv, s, d)
         logf = torch.nn.functional.logsigmoid(normal(gen, b, hq, s) + 2)
@@ -81,8 +88,20 @@ def fox():
             by_cumsum = logf.double().cumsum(-1)
             score = (q.double() @ k.double().mT * d**-0.5 + by_cumsum[..., None] - by_cumsum[..., None, :]).masked_fill((far > 0) | (far <= -window), -math.inf)
             outputs["lse"], second["lse"] = torch.logsumexp(score, -1), lse2
-        write_pending(f"{kernel}_{s}", mechanism, "weights.attn", kernel, dims, dict(q=q, k=k, v=v, logf=logf), outputs, second, f"fla.ops.forgetting_attn.naive.naive_forgetting_attn(q, k, v, g, window_size={window})", "fla-core",
-                      params=dict(window=window) if window else None, note=WIDE + ("; lse by torch.logsumexp" if window else ""))
+        write_pending(
+            f"{kernel}_{s}",
+            mechanism,
+            "weights.attn",
+            kernel,
+            dims,
+            dict(q=q, k=k, v=v, logf=logf),
+            outputs,
+            second,
+            f"fla.ops.forgetting_attn.naive.naive_forgetting_attn(q, k, v, g, window_size={window})",
+            "fla-core",
+            params=dict(window=window) if window else None,
+            note=WIDE + ("; lse by torch.logsumexp" if window else ""),
+        )
 
 
 def gated():
@@ -102,8 +121,19 @@ def gated():
     with widened(modeling_qwen3_next):
         o = split_heads(module(torch.zeros(b, s, hq * d, dtype=torch.float64), still, mask)[0], hq)
     o2 = dense(dots(q, k) / math.sqrt(d), spread(v, hq), far <= 0)[0] / (1 + torch.exp(-gate.double()))
-    write_pending(f"gated_output_{s}", "gated output", "weights.attn", "gated_output", dict(B=b, Hq=hq, Hkv=hkv, S=s, D=d), dict(q=q, gate=gate, k=k, v=v), dict(o=o), dict(o=o2),
-                  "Qwen3NextAttention.double()(x, cos = 1, sin = 0, mask), projections fixed, no q and k norm, eager", "transformers", note=WIDE)
+    write_pending(
+        f"gated_output_{s}",
+        "gated output",
+        "weights.attn",
+        "gated_output",
+        dict(B=b, Hq=hq, Hkv=hkv, S=s, D=d),
+        dict(q=q, gate=gate, k=k, v=v),
+        dict(o=o),
+        dict(o=o2),
+        "Qwen3NextAttention.double()(x, cos = 1, sin = 0, mask), projections fixed, no q and k norm, eager",
+        "transformers",
+        note=WIDE,
+    )
 
 
 def dropout():
@@ -116,9 +146,21 @@ def dropout():
         score = (q.double() @ k.double().mT / math.sqrt(d)).masked_fill(far > 0, -math.inf)
         o = (torch.softmax(score, -1) * keep / (1 - p)) @ v.double()
         o2, lse2 = dense(dots(q, k) / math.sqrt(d), v, far <= 0, keep=keep / (1 - p))
-        write_pending(name, "dropout", "weights.attn", "dropped", dict(B=b, H=h, Sq=sq, Sk=sk, D=d), dict(q=q, k=k, v=v), dict(o=o, lse=torch.logsumexp(score, -1)), dict(o=o2, lse=lse2),
-                      "torch softmax in f64 times a mask of Philox4x32-10 words (numpy)", "torch", by="own f64 formula; words equal to Random123's known answers and to triton.language.random.philox_impl (interpreter)",
-                      params=dict(p=p, seed=seed, offset=offset), note=f"{int(keep.sum())} of {keep.numel()} pairs stay; i of the counter is the logical position")
+        write_pending(
+            name,
+            "dropout",
+            "weights.attn",
+            "dropped",
+            dict(B=b, H=h, Sq=sq, Sk=sk, D=d),
+            dict(q=q, k=k, v=v),
+            dict(o=o, lse=torch.logsumexp(score, -1)),
+            dict(o=o2, lse=lse2),
+            "torch softmax in f64 times a mask of Philox4x32-10 words (numpy)",
+            "torch",
+            by="own f64 formula; words equal to Random123's known answers and to triton.language.random.philox_impl (interpreter)",
+            params=dict(p=p, seed=seed, offset=offset),
+            note=f"{int(keep.sum())} of {keep.numel()} pairs stay; i of the counter is the logical position",
+        )
 
 
 def main():
