@@ -1,6 +1,6 @@
 """Derived tensors and feature maps: packed sequences one by one through SDPA, fla's parallel form, joined keys.
 
-Goes out: pending/packed_*, linear_relu_*, squared_then_turned_*, joined_keys_* goldens.
+Goes out: pending/packed_*, linear_relu_*, squared_then_turned_*, diag_norm_*, joined_keys_* goldens.
 """
 
 import math
@@ -71,6 +71,28 @@ def maps():
     )  # fmt: skip
 
 
+def normed():
+    """A norm over all heads after an attention: blocks on the diagonal, one by one and as a mask."""
+    name, b, h, s, d, w = "diag_norm_41", 1, 3, 41, 16, 12
+    gen = generator(name)
+    q, k, v, gate = (normal(gen, b, h, s, d) for _ in range(4))
+    silu, o = lambda x: F.silu(x.double()), torch.zeros(b, h, s, d, dtype=torch.float64)
+    for at in range(0, s, w):
+        part = slice(at, at + w)
+        o[:, :, part] = (silu(q[:, :, part]) @ silu(k[:, :, part]).mT).tril() @ v[:, :, part].double()
+    merged = o.transpose(1, 2).flatten(-2)  # as the layer sees it: [B, S, H D]
+    merged = torch.nn.functional.rms_norm(merged, (h * d,), eps=1e-6)
+    o = merged.unflatten(-1, (h, d)).transpose(1, 2) * gate.double()
+    own = lambda x: x.double() / (1 + torch.exp(-x.double()))
+    block = torch.arange(s) // w
+    rows = (dots(own(q), own(k)) * ((distances(s) <= 0) & (block[:, None] == block))) @ v.double()
+    second = rows / torch.sqrt((rows**2).mean((1, 3), keepdim=True) + 1e-6) * gate.double()
+    write_pending(
+        name, "norm over all heads after plain weights (DiagAttention)", SPEC, "diag_norm", dict(B=b, H=h, S=s, D=d), dict(q=q, k=k, v=v, gate=gate), dict(o=o), dict(o=second),
+        "silu, block by block in f64, torch.nn.functional.rms_norm over H D, gate", "torch", params=dict(w=w), limit=1e-9,
+    )  # fmt: skip
+
+
 def joined():
     """Keys of two tensors one after the other."""
     b, hq, hkv, sq, sp, sk, d = 2, 4, 2, 9, 21, 9, 16
@@ -92,6 +114,7 @@ def main():
     """Writes the whole family."""
     packed()
     maps()
+    normed()
     joined()
 
 
