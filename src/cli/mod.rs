@@ -20,6 +20,7 @@ mod fmt;
 mod measure;
 mod page;
 mod picture;
+mod planned;
 mod problem;
 mod random;
 mod reference;
