@@ -170,7 +170,7 @@ fn kernels(isa: Isa) {
         // SAFETY: both tiles hold `count` values.
         element_line(&format!("vmath {f:?}"), count, || unsafe { (ops.vmath)(f as u32, d, x, count as i64) });
     }
-    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+    for dtype in [DType::F32, DType::F16, DType::Bf16, DType::I8] {
         let mut bytes = vec![0u8; count * dtype.size()];
         let p = bytes.as_mut_ptr();
         // SAFETY: 128 keys (or 64 rows) of 64 (128) elements are `count` elements.
