@@ -24,6 +24,7 @@ mod planned;
 mod problem;
 mod random;
 mod reference;
+mod ring_work;
 mod run;
 mod session;
 mod sizes;
