@@ -21,7 +21,7 @@ pub fn step(layout: RingLayout, ranks: usize) -> usize {
     if layout == RingLayout::Striped { ranks } else { 1 }
 }
 
-/// The runs of one rank. Empty ones are left out.
+/// The runs of one rank, ascending. Empty ones are left out.
 pub fn runs(layout: RingLayout, length: usize, ranks: usize, rank: usize) -> Vec<Run> {
     let chunk = |n: usize, of: usize| {
         let at = |n: usize| (n as u128 * length as u128 / of as u128) as usize;
@@ -35,6 +35,12 @@ pub fn runs(layout: RingLayout, length: usize, ranks: usize, rank: usize) -> Vec
         RingLayout::Zigzag => vec![chunk(rank, 2 * ranks), chunk(2 * ranks - 1 - rank, 2 * ranks)],
     };
     runs.retain(|r| r.len > 0);
+    // Neighbours are one run: the last rank of a zigzag, and the only one of any ring.
+    runs.dedup_by(|next, run| {
+        let joined = run.step == next.step && run.first + run.len * run.step == next.first;
+        run.len += if joined { next.len } else { 0 };
+        joined
+    });
     runs
 }
 
