@@ -1,7 +1,8 @@
 //! Small tensors made by a `let`: `cumsum`, `mean_pool`, `segment`, `concat`.
 //!
-//! Comes in: the value of a `let`. Goes out: a tensor in scope with the shape and type of the result. What holds:
-//! the arguments are tensors that have such a result. Not here: how it is computed.
+//! Comes in: the value of a `let`. Goes out: a tensor in scope with the shape and type of the result, and a
+//! [`MadeFact`]. What holds: the arguments are tensors that have such a result. Not here: the steps that compute
+//! it (`made.rs`).
 
 use std::sync::Arc;
 
@@ -18,7 +19,48 @@ use super::model::{Elem, TensorFact, TensorKind, UnsupportedClause};
 use super::options::word_of;
 
 /// A derived tensor: element type, shape, promise.
-type Derived = (Elem, Vec<Size>, Fact);
+type Derived = (Elem, Vec<Size>, Fact, Made);
+
+/// How a `let` makes a tensor; tensors are positions in the kernel's.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Made {
+    /// Sums of all elements up to and with each, along the last dim.
+    Cumsum(usize),
+    /// Row w is the mean of rows `w * stride ..` of which there are `block`; windows lie wholly inside.
+    MeanPool {
+        /// Pooled.
+        x: usize,
+        /// Rows of a window.
+        block: i64,
+        /// Rows between the starts of windows.
+        stride: i64,
+    },
+    /// The number of the sequence in which each position lies, from cumulative lengths.
+    Segment(usize),
+    /// The rows of one and then of the other.
+    Concat(usize, usize),
+}
+
+impl Made {
+    /// What is read.
+    pub fn sources(&self) -> Vec<usize> {
+        match *self {
+            Made::Cumsum(x) | Made::MeanPool { x, .. } | Made::Segment(x) => vec![x],
+            Made::Concat(x, y) => vec![x, y],
+        }
+    }
+}
+
+/// A tensor that a `let` makes.
+#[derive(Clone, Debug)]
+pub(crate) struct MadeFact {
+    /// Position in the kernel's tensors.
+    pub tensor: usize,
+    /// How.
+    pub made: Made,
+    /// The value of the `let`. `map` and `rotate` that stand before it act before it.
+    pub span: Span,
+}
 
 impl Elab<'_> {
     /// Declares the tensor if the value makes one; false for every other value.
@@ -47,7 +89,13 @@ impl Elab<'_> {
         };
         let n = self.tensors.len();
         match made {
-            Some((elem, shape, fact)) => {
+            Some((elem, shape, fact, made)) => {
+                if matches!(made, Made::MeanPool { .. }) && !self.is_recurrence() {
+                    self.made.push(MadeFact { tensor: n, made, span: value.span });
+                } else {
+                    let nearest = format!("compute `{}` on the host and declare it as an `input`", name.node);
+                    out.push(UnsupportedClause { clause: what.into(), span: value.span, nearest });
+                }
                 if self.declare(name, Entry::Tensor(n)) {
                     let layout = (0..shape.len()).collect();
                     let (kind, span) = (TensorKind::Derived, name.span);
@@ -68,8 +116,6 @@ impl Elab<'_> {
             }
             None => self.declare_erroneous(name),
         }
-        let nearest = format!("compute `{}` on the host and declare it as an `input`", name.node);
-        out.push(UnsupportedClause { clause: what.into(), span: value.span, nearest });
         true
     }
 
@@ -104,7 +150,7 @@ impl Elab<'_> {
         if !t.elem.is_float() || t.shape.is_empty() {
             return self.refuse(e.span, "cumsum", n, "a float tensor over the sequence");
         }
-        Some((Elem::Of(DType::F32), t.shape.clone(), Fact::None))
+        Some((Elem::Of(DType::F32), t.shape.clone(), Fact::None, Made::Cumsum(n)))
     }
 
     fn mean_pool(&mut self, args: &[Arg], span: Span) -> Option<Derived> {
@@ -125,8 +171,12 @@ impl Elab<'_> {
         let room = self.arith(BinaryOp::Sub, &old.expr, &block_node, span);
         let windows = self.int_division(BinaryOp::IDiv, &room, &stride_node, span);
         let expr = self.arith(BinaryOp::Add, &windows, &one, span);
-        shape[at] = Size { expr, text: format!("({} - {block}) div {stride} + 1", old.text), dim: None };
-        Some((elem, shape, Fact::None))
+        // None where the sequence is shorter than a window.
+        let none = self.constant(Value::Int(0), span);
+        let expr = self.arith(BinaryOp::Max, &expr, &none, span);
+        let text = format!("max(({} - {block}) div {stride} + 1, 0)", old.text);
+        shape[at] = Size { expr, text, dim: None };
+        Some((elem, shape, Fact::None, Made::MeanPool { x: n, block, stride }))
     }
 
     /// A positive constant.
@@ -157,7 +207,7 @@ impl Elab<'_> {
         // As long as the sequence that the lengths add up to: no dim says so.
         let expr = Arc::new(Node::new(Kind::Error, Type::Int, span, Uses::NONE));
         let size = Size { expr, text: format!("segment({})", t.name), dim: None };
-        Some((Elem::Of(DType::I32), vec![size], Fact::Sorted))
+        Some((Elem::Of(DType::I32), vec![size], Fact::Sorted, Made::Segment(n)))
     }
 
     fn concat(&mut self, args: &[Arg], span: Span) -> Option<Derived> {
@@ -185,6 +235,6 @@ impl Elab<'_> {
         let (s, t) = (&ta.shape[rank - 2], &tb.shape[rank - 2]);
         let expr = self.arith(BinaryOp::Add, &s.expr, &t.expr, span);
         shape[rank - 2] = Size { expr, text: format!("{} + {}", s.text, t.text), dim: None };
-        Some((ta.elem, shape, Fact::None))
+        Some((ta.elem, shape, Fact::None, Made::Concat(a, b)))
     }
 }

@@ -12,6 +12,7 @@ use crate::expr::UnaryOp;
 use crate::expr::eval::Value;
 use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
+use super::derived::MadeFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
 use super::model::{DimFact, Elem, KernelKind, ParamFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
@@ -103,6 +104,8 @@ pub(crate) struct Elab<'a> {
     pub rotations: Vec<Rotation>,
     /// What `map` and `rotate` do to rows, in the order of the text.
     pub row_ops: Vec<RowOp>,
+    /// Tensors that lets make, in the order of the text.
+    pub made: Vec<MadeFact>,
     /// Lengths of rows that a rotation changed, by tensor.
     pub row_sizes: HashMap<usize, Size>,
     depth: u32,
@@ -132,6 +135,7 @@ impl<'a> Elab<'a> {
             values: None,
             rotations: Vec::new(),
             row_ops: Vec::new(),
+            made: Vec::new(),
             row_sizes: HashMap::new(),
             depth: 0,
         }

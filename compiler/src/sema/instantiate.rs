@@ -365,7 +365,7 @@ fn bind_tensors(
 ) -> Result<Vec<attn_ir::Tensor>> {
     let mut tensors = Vec::new();
     for (n, t) in kernel.tensors.iter().enumerate() {
-        if t.optional && !key.present.contains(&t.name) {
+        if t.kind == TensorKind::Derived || (t.optional && !key.present.contains(&t.name)) {
             continue;
         }
         lower.ids[n] = Some(TensorId(tensors.len() as u32));

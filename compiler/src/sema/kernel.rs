@@ -62,6 +62,7 @@ pub(crate) fn check_kernel(
         mask_clauses: checked.mask_clauses,
         unsupported,
         row_ops: elab.row_ops,
+        made: elab.made,
         body,
     };
     ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)

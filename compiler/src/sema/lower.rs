@@ -121,6 +121,12 @@ impl Lower<'_> {
         }
     }
 
+    /// The sizes of a tensor of the kernel, as declared.
+    pub fn shape(&mut self, tensor: usize) -> Result<Vec<ExprId>, LowerError> {
+        let tensors = self.tensors;
+        tensors[tensor].shape.iter().map(|size| self.expr(&size.expr)).collect()
+    }
+
     fn index_var(&self, var: IndexVar, place: Place) -> VarId {
         match var {
             IndexVar::B => self.index.b,

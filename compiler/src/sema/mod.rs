@@ -22,6 +22,7 @@ pub mod hir;
 mod instantiate;
 mod kernel;
 mod lower;
+mod made;
 pub mod model;
 mod modules;
 mod ops;

@@ -8,6 +8,7 @@ use crate::diagnostic::Span;
 use crate::expr::Ty;
 use crate::expr::eval::Value;
 
+use super::derived::MadeFact;
 use super::hir::{Expr, Kind, Size};
 use super::rows::RowOp;
 
@@ -75,6 +76,8 @@ pub struct CheckedKernel {
     pub(crate) unsupported: Vec<UnsupportedClause>,
     /// What `map` and `rotate` do to rows, in order of the text.
     pub(crate) row_ops: Vec<RowOp>,
+    /// Tensors that lets make, in order of the text.
+    pub(crate) made: Vec<MadeFact>,
     /// The typed body; absent for recurrences and for kernels made of branches.
     pub(crate) body: Option<Body>,
 }
