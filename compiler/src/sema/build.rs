@@ -58,7 +58,9 @@ pub(crate) fn attention(
     let mut roles: Vec<(Rows, Side)> = Vec::new();
     let sides = body.dots.iter().map(|d| (d.x, Side::Query));
     let sides = sides.chain(body.dots.iter().map(|d| (d.y, Side::Key))).chain([(body.value, Side::Key)]);
-    for (fact, side) in sides {
+    for (fact, side) in
+        sides.flat_map(|(fact, side)| sources(kernel, fact).into_iter().map(move |f| (f, side)))
+    {
         roles.extend(lower.ids[fact.tensor].map(|id| (rows_of(fact, id), side)));
     }
     let Bound { params, dims, tensors } = bound;
@@ -72,11 +74,13 @@ pub(crate) fn attention(
         None => rows_of(body.value, steps.lower.rows[body.value.tensor].unwrap_or(dots[0].y.tensor)),
     };
     let score = steps.lower.expr(&body.score)?;
+    let score = super::made::gather_sums(&mut steps.lower.pool, &steps.lower.low, score);
     let mask = match &body.mask {
         Some(m) => steps.lower.expr(m)?,
         None => steps.lower.pool.bool(true),
     };
     let weight = weight(body, &mut steps.lower)?;
+    let dropped = body.dropout.as_ref().map(|d| super::dropout::lowered(&mut steps.lower, d)).transpose()?;
     let (outputs, epilogues) = results(&mut steps, x)?;
     let mut clauses = Vec::new();
     for clause in &kernel.mask_clauses {
@@ -97,6 +101,7 @@ pub(crate) fn attention(
         score,
         mask,
         weight,
+        dropout: dropped,
         value,
         outputs,
         cpu_tiles: cpu_tiles(kernel),
@@ -118,6 +123,17 @@ pub(crate) fn attention(
     let name = kernel.name.clone();
     let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
     Ok(Instance { kernel, mask_clauses: vec![clauses] })
+}
+
+/// The rows, and the rows that they are made of, which have the same roles.
+pub(super) fn sources(kernel: &CheckedKernel, rows: RowsFact) -> Vec<RowsFact> {
+    let mut out = vec![rows];
+    if let Some(fact) = kernel.made.iter().find(|m| m.tensor == rows.tensor) {
+        for tensor in fact.made.sources() {
+            out.extend(sources(kernel, RowsFact { tensor, ..rows }));
+        }
+    }
+    out
 }
 
 fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {

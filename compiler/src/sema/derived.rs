@@ -14,9 +14,10 @@ use crate::expr::eval::Value;
 use crate::syntax::ast::{self, Arg, ExprKind, Spanned};
 
 use super::elab::{Elab, Entry};
-use super::hir::{Kind, Node, Size, Type, Uses};
+use super::hir::{Expr, Kind, Node, Size, Type, Uses, find};
 use super::model::{Elem, TensorFact, TensorKind, UnsupportedClause};
 use super::options::word_of;
+use super::roles::Roles;
 
 /// A derived tensor: element type, shape, promise.
 type Derived = (Elem, Vec<Size>, Fact, Made);
@@ -90,7 +91,11 @@ impl Elab<'_> {
         let n = self.tensors.len();
         match made {
             Some((elem, shape, fact, made)) => {
-                if matches!(made, Made::MeanPool { .. }) && !self.is_recurrence() {
+                if let Made::Segment(cu) = made {
+                    // Ids are in order only if the lengths are: verified at every bind.
+                    self.tensors[cu].fact = Fact::Sorted;
+                }
+                if !self.is_recurrence() {
                     self.made.push(MadeFact { tensor: n, made, span: value.span });
                 } else {
                     let nearest = format!("compute `{}` on the host and declare it as an `input`", name.node);
@@ -204,10 +209,41 @@ impl Elab<'_> {
         if t.elem.is_float() || t.elem == Elem::Of(DType::Bit) || t.shape.len() != 1 {
             return self.refuse(e.span, "segment", n, "cumulative lengths, `i32[N]`");
         }
-        // As long as the sequence that the lengths add up to: no dim says so.
+        // As long as the sequence that they are read along, which `settle_segments` finds.
         let expr = Arc::new(Node::new(Kind::Error, Type::Int, span, Uses::NONE));
         let size = Size { expr, text: format!("segment({})", t.name), dim: None };
         Some((Elem::Of(DType::I32), vec![size], Fact::Sorted, Made::Segment(n)))
+    }
+
+    /// Gives ids of sequences the length of the sequence that they are read along: the keys' if any index in their
+    /// brackets reads `j`, else the query's. Ids that nobody reads are not made.
+    pub fn settle_segments(&mut self, roles: &Roles, exprs: &[&Expr]) {
+        let Some(&(x, y)) = roles.dots.first() else { return };
+        let [queries, keys] = [x, y].map(|r| self.tensors[r.tensor].shape[r.seq].clone());
+        let made = std::mem::take(&mut self.made);
+        for fact in made {
+            if let Made::Segment(_) = fact.made
+                && self.tensors[fact.tensor].shape[0].expr.is_error()
+            {
+                let mut read = Uses::NONE;
+                for e in exprs {
+                    let _: Option<()> = find(e, &mut |n| {
+                        if let Kind::Load(t, index) = &n.kind
+                            && *t == fact.tensor
+                        {
+                            read = index.iter().fold(read.or(Uses::ROWS), |u, x| u.or(x.uses));
+                        }
+                        None
+                    });
+                }
+                if read == Uses::NONE {
+                    continue;
+                }
+                self.tensors[fact.tensor].shape[0] =
+                    if read.any(Uses::J) { keys.clone() } else { queries.clone() };
+            }
+            self.made.push(fact);
+        }
     }
 
     fn concat(&mut self, args: &[Arg], span: Span) -> Option<Derived> {
@@ -218,6 +254,7 @@ impl Elab<'_> {
         let rank = ta.shape.len();
         let fits = rank == tb.shape.len()
             && rank >= 2
+            && ta.elem.is_float()
             && ta.elem == tb.elem
             && (0..rank).all(|d| d + 2 == rank || ta.shape[d].same(&tb.shape[d]));
         if !fits {
@@ -227,7 +264,7 @@ impl Elab<'_> {
                 "these tensors cannot be joined along their sequence",
             )
             .label(format!("{} and {}", ta.type_text(), tb.type_text()))
-            .help("all dims but the sequence, and the element types, must be the same");
+            .help("all dims but the sequence, and the element types, floats, must be the same");
             self.report.push(d);
             return None;
         }

@@ -200,6 +200,7 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         rows: vec![None; kernel.tensors.len()],
         row_at: row_at(kernel),
         elems: [None; 4],
+        low: Vec::new(),
         weighted: None,
     })
 }
@@ -211,10 +212,14 @@ fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     let query = body.dots.first().map(|d| d.x);
     for dot in &body.dots {
         for (rows, query) in [(dot.x, true), (dot.y, false)] {
-            out[rows.tensor].get_or_insert(RowAt { rows, query });
+            for rows in super::build::sources(kernel, rows) {
+                out[rows.tensor].get_or_insert(RowAt { rows, query });
+            }
         }
     }
-    out[body.value.tensor].get_or_insert(RowAt { rows: body.value, query: false });
+    for rows in super::build::sources(kernel, body.value) {
+        out[rows.tensor].get_or_insert(RowAt { rows, query: false });
+    }
     // Gates and other rows over the query's dims are read where the query is.
     if let Some(q) = query {
         let shape = &kernel.tensors[q.tensor].shape;

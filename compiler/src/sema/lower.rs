@@ -48,6 +48,8 @@ pub(crate) struct Lower<'k> {
     pub row_at: Vec<Option<RowAt>>,
     /// What stands for `Elem::X0`, `X1`, `Pos`, `Pair` in the body at hand.
     pub elems: [Option<ExprId>; 4],
+    /// Running sums: the tensor of each, and of what f32 leaves of it.
+    pub low: Vec<(TensorId, TensorId)>,
     /// What `weight @ v` gives at a feature, in a `return`.
     pub weighted: Option<(TensorId, RowsFact)>,
 }
@@ -162,7 +164,14 @@ impl Lower<'_> {
             at.push(self.at(x, Place { row, neutral: place.neutral })?);
         }
         self.check_constant_index(e, t, &at)?;
-        Ok(self.pool.load(id, at, ty))
+        let load = self.pool.load(id, at.clone(), ty);
+        Ok(match self.low.iter().find(|(hi, _)| *hi == id) {
+            Some(&(_, lo)) => {
+                let rest = self.pool.load(lo, at, ty);
+                self.pool.binary(BinaryOp::Add, load, rest)
+            }
+            None => load,
+        })
     }
 
     fn check_constant_index(&self, e: &Expr, t: usize, at: &[ExprId]) -> Result<(), LowerError> {

@@ -17,6 +17,7 @@ mod calls;
 mod clauses;
 mod declare;
 mod derived;
+mod dropout;
 mod elab;
 pub mod hir;
 mod instantiate;

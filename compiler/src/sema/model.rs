@@ -455,6 +455,8 @@ pub(crate) struct Body {
     pub mask: Option<Expr>,
     /// Score to weight.
     pub weight: WeightHir,
+    /// Share, seed and offset of what is dropped.
+    pub dropout: Option<[Expr; 3]>,
     /// The dots of the score, in order of first appearance.
     pub dots: Vec<DotFact>,
     /// Roles of the values; the keys of the first dot where nothing returns `weight @ v`.
