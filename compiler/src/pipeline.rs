@@ -192,6 +192,7 @@ pub fn plan(
                 checks.add_derived(d, shape, pool, &program.tensors);
                 lower::derive::derive(&mut program, d);
             }
+            attn_ir::Step::Accumulate(s) => lower::accumulate::accumulate(&mut program, s),
             attn_ir::Step::Attend(attention) => {
                 let mut tabulated = (**attention).clone();
                 tabulated.pool = program.pool.clone();

@@ -103,6 +103,7 @@ fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
     for step in &kernel.steps {
         match step {
             Step::Derive(d) => roots.push(d.value),
+            Step::Accumulate(_) => {}
             Step::Attend(a) => {
                 let sink = if let Weight::Softmax { sink } = a.weight { sink } else { None };
                 roots.extend([a.score, a.mask].into_iter().chain(sink));

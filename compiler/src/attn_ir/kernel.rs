@@ -42,6 +42,8 @@ pub enum Side {
 pub enum Step {
     /// A tensor computed element by element.
     Derive(Derive),
+    /// Running sums.
+    Accumulate(Accumulate),
     /// Scores, weights, and their sum with the values.
     Attend(Box<Attention>),
 }
@@ -64,6 +66,19 @@ pub struct Derive {
     pub at_bind: bool,
     /// Expressions over `index` whose loads and divisors the host's data decide: checked at bind.
     pub checks: Vec<ExprId>,
+}
+
+/// `hi + lo` is the sum of the elements of `source` up to and with each one, along the last dim: `hi` holds it in
+/// f32 and `lo` what that leaves (0 where hi is not finite), so that differences keep f32 accuracy at any length.
+/// A sum that met -inf stays -inf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accumulate {
+    /// Written, f32, of the source's shape.
+    pub hi: TensorId,
+    /// Written, likewise.
+    pub lo: TensorId,
+    /// Floats.
+    pub source: TensorId,
 }
 
 /// What bounds the elements of an output, by which errors are measured.
@@ -121,7 +136,7 @@ impl Kernel {
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
         self.steps.iter().filter_map(|s| match s {
             Step::Attend(a) => Some(&**a),
-            Step::Derive(_) => None,
+            Step::Derive(_) | Step::Accumulate(_) => None,
         })
     }
 

@@ -39,6 +39,7 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
     let score = clauses.score.map(|(e, span)| (score(elab, e), span));
     let mask = clauses.mask.map(|(e, span)| (mask(elab, e), e, span));
     let weight = clauses.weight.and_then(|(e, _)| weight(elab, e));
+    let dropout = elab.dropout(clauses);
     let (outputs, values) = results(elab, clauses, weight.as_ref(), &mut unsupported);
     let mut roles = score.as_ref().map(|(e, _)| elab.roles(e)).unwrap_or_default();
     let value = value_rows(elab, &mut roles, &values);
@@ -52,6 +53,12 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
     for (e, at) in &exprs {
         excluded_blocks(e, *at, &mut unsupported);
     }
+    let epilogues = outputs.iter().filter_map(|o| match &o.kind {
+        OutputHir::O { epilogue, .. } => epilogue.as_ref(),
+        _ => None,
+    });
+    let read: Vec<&Expr> = exprs.iter().map(|(e, _)| *e).chain(epilogues).collect();
+    elab.settle_segments(&roles, &read);
     let mut mask_clauses = Vec::new();
     if let Some((typed, ast, _)) = &mask {
         split(elab, ast, typed, &mut mask_clauses);
@@ -61,6 +68,7 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
             score: score.clone(),
             mask: mask.map(|(e, _, _)| e),
             weight,
+            dropout,
             dots: dots(&score, &roles),
             value: value.unwrap_or(key),
             value_row: values.first().cloned(),

@@ -40,18 +40,22 @@ pub(crate) fn attention(
     let (x, y) = (body.dots[0].x, body.dots[0].y);
     present(kernel, &lower, body)?;
     let shard = Shard::bind(kernel, key, body, &mut lower, &mut bound)?;
-    let size = |lower: &Lower<'_>, rows: RowsFact, dim: Option<usize>| -> Option<ExprId> {
-        let id = lower.ids[rows.tensor]?;
-        dim.map(|d| bound.tensors[id.0 as usize].shape[d])
-    };
     let one = lower.pool.int(1);
-    let batch = size(&lower, x, x.batch).unwrap_or(one);
-    let seq_q = size(&lower, x, Some(x.seq)).unwrap_or(one);
-    let seq_k = size(&lower, y, Some(y.seq)).unwrap_or(one);
-    let n_heads = constant(kernel, &lower, size(&lower, x, x.head), x)?;
+    let mut size = |rows: RowsFact, dim: Option<usize>| match dim {
+        Some(d) => lower.expr(&kernel.tensors[rows.tensor].shape[d].expr),
+        None => Ok(one),
+    };
+    let batch = size(x, x.batch)?;
+    let (seq_q, seq_k) = match shard {
+        Some(shard) => shard.lengths,
+        None => (size(x, Some(x.seq))?, size(y, Some(y.seq))?),
+    };
+    let heads = size(x, x.head)?;
     let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
-    let n_kv_heads = match key_rows {
-        Some(r) => constant(kernel, &lower, size(&lower, r, r.head), r)?,
+    let key_heads = key_rows.map(|r| Ok::<_, CompileError>((size(r, r.head)?, r))).transpose()?;
+    let n_heads = constant(kernel, &lower, heads, x)?;
+    let n_kv_heads = match key_heads {
+        Some((size, r)) => constant(kernel, &lower, size, r)?,
         None => 1,
     };
     let kv_head = kv_head(kernel, &mut lower, n_heads, n_kv_heads)?;
@@ -60,14 +64,16 @@ pub(crate) fn attention(
     let mut roles: Vec<(Rows, Side)> = Vec::new();
     let sides = body.dots.iter().map(|d| (d.x, Side::Query));
     let sides = sides.chain(body.dots.iter().map(|d| (d.y, Side::Key))).chain([(body.value, Side::Key)]);
-    for (fact, side) in sides {
+    for (fact, side) in
+        sides.flat_map(|(fact, side)| sources(kernel, fact).into_iter().map(move |f| (f, side)))
+    {
         roles.extend(lower.ids[fact.tensor].map(|id| (rows_of(fact, id), side)));
     }
     let Bound { params, dims, tensors } = bound;
     let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
     let mut steps =
         Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, shard, axes, hoisted: vec![] };
-    declare_outputs(&mut steps, key, x, body.value);
+    declare_outputs(&mut steps, key, x, body.value)?;
     steps.row_ops()?;
     let dots = dots(&mut steps, body)?;
     let value = match &body.value_row {
@@ -83,10 +89,12 @@ pub(crate) fn attention(
         score = shard.localised(&mut steps.lower, score);
         mask = shard.localised(&mut steps.lower, mask);
     }
+    let score = super::made::gather_sums(&mut steps.lower.pool, &steps.lower.low, score);
     let mut weight = weight(body, &mut steps.lower)?;
     if let (Some(shard), Weight::Softmax { sink: Some(sink) }) = (shard, &mut weight) {
         *sink = shard.once(&mut steps.lower, *sink);
     }
+    let dropped = body.dropout.as_ref().map(|d| super::dropout::lowered(&mut steps.lower, d)).transpose()?;
     let (outputs, epilogues) = results(&mut steps, x)?;
     let mut clauses = Vec::new();
     for clause in &kernel.mask_clauses {
@@ -107,6 +115,7 @@ pub(crate) fn attention(
         score,
         mask,
         weight,
+        dropout: dropped,
         value,
         outputs,
         cpu_tiles: cpu_tiles(kernel),
@@ -130,6 +139,17 @@ pub(crate) fn attention(
     Ok(Instance { kernel, mask_clauses: vec![clauses] })
 }
 
+/// The rows, and the rows that they are made of, which have the same roles.
+pub(super) fn sources(kernel: &CheckedKernel, rows: RowsFact) -> Vec<RowsFact> {
+    let mut out = vec![rows];
+    if let Some(fact) = kernel.made.iter().find(|m| m.tensor == rows.tensor) {
+        for tensor in fact.made.sources() {
+            out.extend(sources(kernel, RowsFact { tensor, ..rows }));
+        }
+    }
+    out
+}
+
 fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
     Rows { tensor, batch: r.batch, head: r.head, seq: r.seq, feature: r.feature }
 }
@@ -137,9 +157,13 @@ fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
 /// Tensors whose rows meet cannot be absent.
 fn present(kernel: &CheckedKernel, lower: &Lower<'_>, body: &Body) -> Result<()> {
     let read = body.dots.iter().flat_map(|d| [d.x, d.y]).chain([body.value]);
-    for r in read.filter(|r| lower.ids[r.tensor].is_none()) {
-        let t = &kernel.tensors[r.tensor];
-        let message = format!("`{}` is read by a dot and cannot be absent", t.name);
+    let made = kernel.made.iter().flat_map(|m| m.made.sources());
+    for n in read.map(|r| r.tensor).chain(made).filter(|&n| lower.ids[n].is_none()) {
+        let t = &kernel.tensors[n];
+        if t.kind == TensorKind::Derived {
+            continue;
+        }
+        let message = format!("`{}` has no neutral value here and cannot be absent", t.name);
         let help = Some(format!("bind `{}`, or remove `optional`", t.name));
         return Err(CompileError::spec(Code::BadPlanValue, t.span, message, "declared optional", help));
     }
@@ -159,15 +183,11 @@ fn dots(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<attn_ir::Dot>> {
 }
 
 /// Declares what the host gets.
-fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: RowsFact) {
+fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: RowsFact) -> Result<()> {
     let kernel = steps.kernel;
     let query = &kernel.tensors[x.tensor];
-    let shape_of = |t: usize| {
-        let id = steps.lower.ids[t].unwrap_or(TensorId(0));
-        steps.tensors[id.0 as usize].shape.clone()
-    };
-    let mut o_shape = shape_of(x.tensor);
-    o_shape[x.feature] = shape_of(value.tensor)[value.feature];
+    let mut o_shape = steps.lower.shape(x.tensor)?;
+    o_shape[x.feature] = steps.lower.shape(value.tensor)?[value.feature];
     let mut vector_shape = o_shape.clone();
     vector_shape.remove(x.feature);
     for fact in &kernel.outputs {
@@ -187,6 +207,7 @@ fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: Row
         let (dtype, shape, fact, origin) = (DType::F32, vector_shape, Fact::None, Origin::Output);
         steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
     }
+    Ok(())
 }
 
 /// A shard that must return an `lse` which the text does not return.
@@ -255,8 +276,7 @@ fn epilogue(
     Ok(())
 }
 
-fn constant(kernel: &CheckedKernel, lower: &Lower<'_>, size: Option<ExprId>, rows: RowsFact) -> Result<i64> {
-    let Some(size) = size else { return Ok(1) };
+fn constant(kernel: &CheckedKernel, lower: &Lower<'_>, size: ExprId, rows: RowsFact) -> Result<i64> {
     lower.pool.as_int(size).ok_or_else(|| {
         let t = &kernel.tensors[rows.tensor];
         let message = format!("the head count of `{}` is not a constant of the plan", t.name);

@@ -12,6 +12,7 @@ use crate::expr::UnaryOp;
 use crate::expr::eval::Value;
 use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
+use super::derived::MadeFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
 use super::model::{DimFact, Elem, KernelKind, ParamFact, RingFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
@@ -105,6 +106,8 @@ pub(crate) struct Elab<'a> {
     pub row_ops: Vec<RowOp>,
     /// `distribute`
     pub ring: Option<RingFact>,
+    /// Tensors that lets make, in the order of the text.
+    pub made: Vec<MadeFact>,
     /// Lengths of rows that a rotation changed, by tensor.
     pub row_sizes: HashMap<usize, Size>,
     depth: u32,
@@ -135,6 +138,7 @@ impl<'a> Elab<'a> {
             rotations: Vec::new(),
             row_ops: Vec::new(),
             ring: None,
+            made: Vec::new(),
             row_sizes: HashMap::new(),
             depth: 0,
         }

@@ -203,6 +203,7 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         row_at: row_at(kernel),
         elems: [None; 4],
         local: None,
+        low: Vec::new(),
         weighted: None,
     })
 }
@@ -214,10 +215,14 @@ fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     let query = body.dots.first().map(|d| d.x);
     for dot in &body.dots {
         for (rows, query) in [(dot.x, true), (dot.y, false)] {
-            out[rows.tensor].get_or_insert(RowAt { rows, query });
+            for rows in super::build::sources(kernel, rows) {
+                out[rows.tensor].get_or_insert(RowAt { rows, query });
+            }
         }
     }
-    out[body.value.tensor].get_or_insert(RowAt { rows: body.value, query: false });
+    for rows in super::build::sources(kernel, body.value) {
+        out[rows.tensor].get_or_insert(RowAt { rows, query: false });
+    }
     // Gates and other rows over the query's dims are read where the query is.
     if let Some(q) = query {
         let shape = &kernel.tensors[q.tensor].shape;
@@ -368,7 +373,7 @@ fn bind_tensors(
 ) -> Result<Vec<attn_ir::Tensor>> {
     let mut tensors = Vec::new();
     for (n, t) in kernel.tensors.iter().enumerate() {
-        if t.optional && !key.present.contains(&t.name) {
+        if t.kind == TensorKind::Derived || (t.optional && !key.present.contains(&t.name)) {
             continue;
         }
         lower.ids[n] = Some(TensorId(tensors.len() as u32));

@@ -63,6 +63,7 @@ pub(crate) fn check_kernel(
         unsupported,
         ring: elab.ring,
         row_ops: elab.row_ops,
+        made: elab.made,
         body,
     };
     ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)
@@ -122,6 +123,10 @@ impl Elab<'_> {
     ) -> CheckedBody {
         let at = kernel.name.span;
         if clauses.any(|k| matches!(k, ClauseKind::Branch { .. })) {
+            for clause in clauses.all.iter().filter(|c| matches!(c.kind, ClauseKind::Dropout(_))) {
+                let nearest = "write `dropout` inside each branch whose weights it drops".into();
+                unsupported.push(UnsupportedClause { clause: "dropout".into(), span: clause.span, nearest });
+            }
             return self.branches(clauses, at, unsupported);
         }
         self.selects(clauses, unsupported);

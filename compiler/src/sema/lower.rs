@@ -50,6 +50,8 @@ pub(crate) struct Lower<'k> {
     pub elems: [Option<ExprId>; 4],
     /// Variables of local rows, where they are not the positions: one shard of a distributed kernel.
     pub local: Option<Local>,
+    /// Running sums: the tensor of each, and of what f32 leaves of it.
+    pub low: Vec<(TensorId, TensorId)>,
     /// What `weight @ v` gives at a feature, in a `return`.
     pub weighted: Option<(TensorId, RowsFact)>,
 }
@@ -132,6 +134,12 @@ impl Lower<'_> {
         }
     }
 
+    /// The sizes of a tensor of the kernel, as declared.
+    pub fn shape(&mut self, tensor: usize) -> Result<Vec<ExprId>, LowerError> {
+        let tensors = self.tensors;
+        tensors[tensor].shape.iter().map(|size| self.expr(&size.expr)).collect()
+    }
+
     fn index_var(&self, var: IndexVar, place: Place) -> VarId {
         match var {
             IndexVar::B => self.index.b,
@@ -167,7 +175,14 @@ impl Lower<'_> {
             at.push(self.at(x, Place { row, neutral: place.neutral })?);
         }
         self.check_constant_index(e, t, &at)?;
-        Ok(self.pool.load(id, at, ty))
+        let load = self.pool.load(id, at.clone(), ty);
+        Ok(match self.low.iter().find(|(hi, _)| *hi == id) {
+            Some(&(_, lo)) => {
+                let rest = self.pool.load(lo, at, ty);
+                self.pool.binary(BinaryOp::Add, load, rest)
+            }
+            None => load,
+        })
     }
 
     fn check_constant_index(&self, e: &Expr, t: usize, at: &[ExprId]) -> Result<(), LowerError> {

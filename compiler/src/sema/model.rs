@@ -8,6 +8,7 @@ use crate::diagnostic::Span;
 use crate::expr::Ty;
 use crate::expr::eval::Value;
 
+use super::derived::MadeFact;
 use super::hir::{Expr, Kind, Size};
 use super::rows::RowOp;
 
@@ -77,6 +78,8 @@ pub struct CheckedKernel {
     pub ring: Option<RingFact>,
     /// What `map` and `rotate` do to rows, in order of the text.
     pub(crate) row_ops: Vec<RowOp>,
+    /// Tensors that lets make, in order of the text.
+    pub(crate) made: Vec<MadeFact>,
     /// The typed body; absent for recurrences and for kernels made of branches.
     pub(crate) body: Option<Body>,
 }
@@ -492,6 +495,8 @@ pub(crate) struct Body {
     pub mask: Option<Expr>,
     /// Score to weight.
     pub weight: WeightHir,
+    /// Share, seed and offset of what is dropped.
+    pub dropout: Option<[Expr; 3]>,
     /// The dots of the score, in order of first appearance.
     pub dots: Vec<DotFact>,
     /// Roles of the values; the keys of the first dot where nothing returns `weight @ v`.

@@ -1,4 +1,4 @@
-//! `map`, `rotate`, `dropout` and `distribute`.
+//! `map`, `rotate` and `distribute`.
 //!
 //! Comes in: their clauses. Goes out: checks, and the length of rows that a rotation changes (`lrpe` doubles it).
 //! What holds: schemes and their options are known, positions are ints at which the tensor can be read, the body
@@ -44,21 +44,9 @@ impl Elab<'_> {
     /// Every clause that acts on rows, in order.
     pub fn row_clauses(&mut self, clauses: &Clauses<'_>, out: &mut Vec<UnsupportedClause>) {
         for clause in &clauses.all {
-            let mut refuse = |nearest: &str| {
-                let clause = UnsupportedClause {
-                    clause: clause.kind.keyword().into(),
-                    span: clause.span,
-                    nearest: nearest.into(),
-                };
-                out.push(clause);
-            };
             match &clause.kind {
                 ClauseKind::Map { names, by } => self.map_rows(names, by),
                 ClauseKind::Rotate { names, by, at } => self.rotate(names, by, at),
-                ClauseKind::Dropout(args) => {
-                    refuse("leave it out, as at inference");
-                    self.dropout(args, clause.span);
-                }
                 ClauseKind::Distribute(e) => self.ring = self.distribute(e, clause.span),
                 ClauseKind::Append(names) => self.append(names, clause.span, out),
                 _ => {}
@@ -462,35 +450,6 @@ impl Elab<'_> {
         self.frames.pop();
         self.report.calls.pop();
         <[Expr; 2]>::try_from(out).ok().filter(|pair| pair.iter().all(|x| !x.is_error()))
-    }
-
-    fn dropout(&mut self, args: &[Arg], span: Span) {
-        let Some(bound) = self.bind("dropout", &["p", "seed", "offset"], 3, args, span) else { return };
-        let (Some(p), Some(seed), Some(offset)) = (bound[0], bound[1], bound[2]) else { return };
-        let x = self.expr(p);
-        let x = self.widen(&x);
-        let outside = matches!(x.value, Some(Value::Float(v)) if !(0.0..1.0).contains(&v));
-        if outside || x.uses.any(Uses::INDEX.or(Uses::FLOAT_LOAD).or(Uses::INT_LOAD)) {
-            let d = Diagnostic::error(
-                Code::BadDropout,
-                p.span,
-                "the probability of dropping is one number from 0 to below 1",
-            )
-            .label("not such a number")
-            .help("for instance `dropout (0.1, seed, offset)`");
-            self.report.push(d);
-        }
-        for (e, what) in [(seed, "the seed"), (offset, "the offset")] {
-            let x = self.expr(e);
-            let x = self.want_int(&x, what);
-            if x.uses.any(Uses::INDEX) {
-                let d =
-                    Diagnostic::error(Code::BadDropout, e.span, format!("{what} is one int for the launch"))
-                        .label("depends on the position")
-                        .help("make it a run-time parameter");
-                self.report.push(d);
-            }
-        }
     }
 
     /// `ring(axis, ranks, layout)`

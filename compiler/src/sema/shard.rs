@@ -14,7 +14,7 @@ use crate::expr::{ExprId, Ty, VarId};
 use super::build::Bound;
 use super::instantiate::{CompileError, PlanKey, Result, unsupported};
 use super::lower::{Local, Lower};
-use super::model::{Body, CheckedKernel, OutputHir};
+use super::model::{Body, CheckedKernel, OutputHir, RowsFact, TensorKind};
 
 /// Name of the parameter that holds the position of a shard's first query.
 pub const Q_FIRST: &str = "ring.q_first";
@@ -26,6 +26,8 @@ pub const K_FIRST: &str = "ring.k_first";
 pub(crate) struct Shard {
     /// Positions of neighbours lie this far apart.
     pub step: i64,
+    /// Queries and keys of the shard.
+    pub lengths: (ExprId, ExprId),
     q_first: VarId,
     k_first: VarId,
 }
@@ -46,7 +48,7 @@ impl Shard {
             let label = "planned as a shard";
             return Err(CompileError::spec(Code::BadDistribute, kernel.span, message, label, help));
         };
-        refuse(kernel, key)?;
+        refuse(kernel, key, body)?;
         let axis = &kernel.dims[ring.dim].name;
         let whole = lower.dims[ring.dim];
         let mut local = Vec::new();
@@ -75,7 +77,8 @@ impl Shard {
             query: lower.pool.add_var("q_row", Ty::Int),
             key: lower.pool.add_var("k_row", Ty::Int),
         });
-        Ok(Some(Shard { step, q_first: local[0].1, k_first: local[1].1 }))
+        let lengths = (local[0].0, local[1].0);
+        Ok(Some(Shard { step, lengths, q_first: local[0].1, k_first: local[1].1 }))
     }
 
     /// The position of local row `row` of the queries (or keys).
@@ -112,7 +115,16 @@ fn whole_is_a_parameter(axis: &str, bound: &mut Bound, lower: &Lower<'_>, whole:
 }
 
 /// What cannot be divided yet.
-fn refuse(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
+fn refuse(kernel: &CheckedKernel, key: &PlanKey, body: &Body) -> Result<()> {
+    if let (Some(_), Some(ring)) = (&body.dropout, kernel.ring) {
+        return Err(unsupported(key, ring.span, "dropout over a ring", "leave one of the two clauses out"));
+    }
+    let rows = || body.dots.iter().flat_map(|d| [d.x, d.y]).chain([body.value]);
+    let made = |r: &RowsFact| kernel.tensors[r.tensor].kind == TensorKind::Derived;
+    if let (Some(r), Some(ring)) = (rows().find(made), kernel.ring) {
+        let clause = format!("`{}` over a ring", kernel.tensors[r.tensor].name);
+        return Err(unsupported(key, ring.span, &clause, "rows that are inputs"));
+    }
     for out in &kernel.outputs {
         if let OutputHir::O { epilogue: Some(_), .. } | OutputHir::Other = &out.kind {
             let clause = format!("return {} over a ring", out.text);
