@@ -98,8 +98,8 @@ impl Kernel {
         for a in self.attentions() {
             let kind = a.outputs.iter().find(|o| o.name == output).map(|o| o.kind);
             match (kind, a.weight) {
-                (Some(OutputKind::O), Weight::Softmax { .. } | Weight::Sigmoid) => return Measure::Average,
-                (Some(OutputKind::O), Weight::Relu | Weight::Plain) => return Measure::Sum,
+                (Some(OutputKind::O), Weight::Softmax { .. }) => return Measure::Average,
+                (Some(OutputKind::O), _) => return Measure::Sum,
                 (Some(OutputKind::Lse | OutputKind::MaxLogit), _) => return Measure::Logarithm,
                 (None, _) => {}
             }

@@ -223,7 +223,7 @@ impl Elab<'_> {
         let made = std::mem::take(&mut self.made);
         for fact in made {
             if let Made::Segment(_) = fact.made
-                && self.tensors[fact.tensor].shape[0].expr.is_error()
+                && matches!(self.tensors[fact.tensor].shape[0].expr.kind, Kind::Error)
             {
                 let mut read = Uses::NONE;
                 for e in exprs {

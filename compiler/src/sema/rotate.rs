@@ -4,6 +4,7 @@
 //! What holds: schemes and their options are known, positions are ints at which the tensor can be read, the body
 //! of a `position` types. Not here: angles.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Span};
@@ -28,9 +29,9 @@ const SCALINGS: [(&str, &[&str]); 6] = [
     ("pi", &["f"]),
     ("ntk", &["f"]),
     ("dyn_ntk", &["f", "original", "len"]),
-    ("yarn", &["factor", "original", "fast", "slow", "attn_factor"]),
+    ("yarn", &["factor", "original", "fast", "slow", "attn_factor", "truncate"]),
     ("llama3", &["factor", "low", "high", "original"]),
-    ("longrope", &["short", "long", "original"]),
+    ("longrope", &["short", "long", "original", "len", "factor", "attn_factor"]),
 ];
 
 /// A rotation, kept until it is known who reads the tensor.
@@ -231,14 +232,22 @@ impl Elab<'_> {
         positions.iter().all(|x| !x.is_error()).then_some(positions)
     }
 
-    /// A query is read at i, a key at j: a rotation must not use the other.
+    /// A query is read at i, a key at j: a rotation must not use the other. One clause for both may say `i`.
     pub fn check_rotations(&mut self, dots: &[DotFact]) {
+        let queries: HashSet<Span> = self
+            .rotations
+            .iter()
+            .filter(|r| dots.iter().any(|d| d.x.tensor == r.tensor))
+            .map(|r| r.at)
+            .collect();
         for r in std::mem::take(&mut self.rotations) {
             let query = dots.iter().any(|d| d.x.tensor == r.tensor);
             let key = dots.iter().any(|d| d.y.tensor == r.tensor);
+            // Beside a query in one clause `i` is each row's own position.
+            let shared = queries.contains(&r.at);
             let (wrong, side, right) = match (query, key) {
                 (true, false) if r.uses.any(Uses::J) => ("j", "query", "i"),
-                (false, true) if r.uses.any(Uses::I.or(Uses::ROW)) => ("i", "key", "j"),
+                (false, true) if !shared && r.uses.any(Uses::I.or(Uses::ROW)) => ("i", "key", "j"),
                 _ => continue,
             };
             let text = self.text(r.at);
@@ -361,9 +370,13 @@ impl Elab<'_> {
         };
         let bound = self.bind(name, params, required, args, e.span)?;
         let mut values = Vec::new();
-        for x in bound {
+        for (x, param) in bound.into_iter().zip(params) {
             values.push(match x {
                 None => Vec::new(),
+                Some(x) if *param == "truncate" => {
+                    let x = self.expr(x);
+                    vec![self.want_bool(&x)]
+                }
                 Some(x) => self.scaling_argument(x),
             });
         }

@@ -143,7 +143,8 @@ impl<'k> Steps<'k> {
         let of = |pool: &mut Pool, d: Option<usize>| d.map_or(zero, |d| pool.var(vars.index[d]));
         let (b, h) = (of(pool, vars.rows.batch), of(pool, vars.rows.head));
         let s = pool.var(vars.index[vars.rows.seq]);
-        let i = if shifted { pool.add(s, offset) } else { s };
+        // Of a key `i` is its own position: `rotate q, k by .. at i`.
+        let i = if shifted && vars.query { pool.add(s, offset) } else { s };
         let mut subst = vec![(ix.b, b), (ix.h, h)];
         match (self.shard, self.lower.local) {
             (Some(shard), Some(local)) => {
