@@ -6,6 +6,7 @@
 //! tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
 //! Not here: how a step is tiled, what is fused with what.
 
+use super::recur::Recurrence;
 use super::{Attention, Dim, Origin, OutputKind, Param, Rows, Tensor, Weight};
 use crate::expr::{ExprId, Pool, TensorId, VarId};
 
@@ -44,6 +45,8 @@ pub enum Step {
     Derive(Derive),
     /// Scores, weights, and their sum with the values.
     Attend(Box<Attention>),
+    /// A state carried along a sequence; its expressions live in the kernel's pool.
+    Recur(Box<Recurrence>),
 }
 
 /// `out[index] = sum over the summed variables of value`; without summed variables just `value`.
@@ -121,8 +124,13 @@ impl Kernel {
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
         self.steps.iter().filter_map(|s| match s {
             Step::Attend(a) => Some(&**a),
-            Step::Derive(_) => None,
+            Step::Derive(_) | Step::Recur(_) => None,
         })
+    }
+
+    /// The recurrences among the steps, in order.
+    pub fn recurrences(&self) -> impl Iterator<Item = &Recurrence> {
+        self.steps.iter().filter_map(|s| if let Step::Recur(r) = s { Some(&**r) } else { None })
     }
 
     /// The dims whose sizes are only known at launch: (name, variable).

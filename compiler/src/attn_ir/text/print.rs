@@ -63,6 +63,7 @@ pub fn print_kernel(k: &Kernel) -> String {
         match step {
             Step::Derive(d) => out += &derive(k, d),
             Step::Attend(a) => out += &print(a),
+            Step::Recur(r) => out += &super::recur::print(k, r),
         }
     }
     out
