@@ -17,7 +17,7 @@ use attnc::{DType, ErrorKind, Kernel, Target, Tensor, Value};
 
 /// (beginning of the golden's name, clause that the compiler names)
 const UNSUPPORTED: &[(&str, &str)] =
-    &[("doc_packed_rope", "rotate"), ("rope_", "rotate"), ("lightning_", "recurrence")];
+    &[("doc_packed_rope", "rotate"), ("rope_", "rotate")];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")

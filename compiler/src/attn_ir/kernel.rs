@@ -95,6 +95,12 @@ impl Kernel {
         Measure::Sum
     }
 
+    /// How many runs of elements of an output of this shape have an error of their own: one for each (b, h) of a
+    /// recurrence, since nothing says how large another's state is; else 1.
+    pub fn groups(&self, shape: &[usize]) -> usize {
+        self.recurrences().next().map_or(1, |r| shape.iter().take(r.leading()).product())
+    }
+
     /// The declaration of a tensor.
     pub fn tensor(&self, id: TensorId) -> &Tensor {
         &self.tensors[id.0 as usize]
