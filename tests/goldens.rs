@@ -16,7 +16,7 @@ use attnc::io::{HostTensor, TensorFile};
 use attnc::{DType, ErrorKind, Kernel, Target, Tensor, Value};
 
 /// (beginning of the golden's name, clause that the compiler names)
-const UNSUPPORTED: &[(&str, &str)] = &[("lightning_", "recurrence")];
+const UNSUPPORTED: &[(&str, &str)] = &[];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")

@@ -240,7 +240,7 @@ fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>
             OutputHir::O { .. } => attended.push(Output { name, kind: OutputKind::O, dtype }),
             OutputHir::Lse => attended.push(Output { name, kind: OutputKind::Lse, dtype }),
             OutputHir::MaxLogit => attended.push(Output { name, kind: OutputKind::MaxLogit, dtype }),
-            OutputHir::Other => {}
+            OutputHir::State(_) | OutputHir::Row(..) | OutputHir::Other => {}
         }
     }
     if merged_by_lse(steps) {

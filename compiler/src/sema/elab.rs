@@ -14,7 +14,7 @@ use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
 use super::derived::MadeFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
-use super::model::{DimFact, Elem, KernelKind, ParamFact, RingFact, TensorFact};
+use super::model::{DimFact, Elem, InitHir, KernelKind, ParamFact, RecurBody, RingFact, RowsFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
 use super::rotate::Rotation;
@@ -50,8 +50,12 @@ pub(crate) struct Let {
 
 /// A recurrence state.
 pub(crate) struct State {
+    /// Name.
+    pub name: String,
     /// Rows and columns.
     pub ty: Type,
+    /// Where it begins.
+    pub init: InitHir,
 }
 
 /// A definition being inlined.
@@ -92,6 +96,10 @@ pub(crate) struct Elab<'a> {
     pub states: Vec<State>,
     /// The sequence dim of a recurrence.
     pub step_dim: Option<Size>,
+    /// The rows of a recurrence that have the most of batch and head dims; results have their dims.
+    pub step_rows: Option<RowsFact>,
+    /// The body of a recurrence.
+    pub recurrence: Option<RecurBody>,
     /// Definitions being inlined, outermost first.
     pub frames: Vec<Frame>,
     /// Nodes made.
@@ -131,6 +139,8 @@ impl<'a> Elab<'a> {
             lets: Vec::new(),
             states: Vec::new(),
             step_dim: None,
+            step_rows: None,
+            recurrence: None,
             frames: Vec::new(),
             steps: 0,
             stopped: false,
@@ -297,11 +307,9 @@ impl<'a> Elab<'a> {
 
     fn tensor(&mut self, n: usize, span: Span) -> Expr {
         let t = &self.tensors[n];
-        let rank = t.shape.len();
         let Some(last) = t.shape.last().cloned() else { return self.load(n, Vec::new(), span) };
         if let (KernelKind::Recurrence, Some(step)) = (self.kind, &self.step_dim)
             && last.same(step)
-            && rank > 1
         {
             let ty = match t.elem {
                 Elem::Of(DType::Bit) => Type::Bool,
