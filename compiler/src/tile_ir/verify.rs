@@ -13,7 +13,7 @@
 //! - I6 Every node has operands of the types that it takes, and every expression the type that its place wants.
 //! - I7 Buffer ids are of the launch; a buffer has at least one row, and one column or a multiple of 16.
 //! - I8 Row states, scales and stored vectors have one column; tiles have more.
-//! - I9 Constants fit: 0 < d <= cols of the buffer, and constant rows, cols, k and n lie within the buffers.
+//! - I9 A search runs over one span or more. Constants fit: 0 < d <= cols of the buffer, and constant rows, cols, k and n lie within the buffers.
 //! - I10 Tensor ids are of the table, there is an index for each dim, rows run along two different dims of the
 //!   tensor and a stored vector along one.
 //! - I11 Panels lie in f32 workspace, flags in i32 workspace.

@@ -10,7 +10,7 @@ use super::rows::{finish_softmax, softmax_step, weight_step};
 use crate::artifact::{MathFn, PANEL};
 use crate::expr::eval::{Value, unary};
 use crate::expr::{ExprId, UnaryOp};
-use crate::tile_ir::{Access, BufId, Buffer, Launch, PanelRef, RowsRef, Stmt, text};
+use crate::tile_ir::{Access, BufId, Buffer, Launch, PanelRef, RowsRef, Span, Stmt, text};
 
 type Done<T = ()> = Result<T, String>;
 
@@ -66,7 +66,7 @@ impl<'a> Task<'_, 'a> {
             self.structured(stmt)?;
         }
         for stmt in body {
-            if let Stmt::Let { var, .. } = stmt {
+            if let Stmt::Let { var, .. } | Stmt::Any { var, .. } = stmt {
                 self.machine.unset(*var);
             }
         }
@@ -101,6 +101,12 @@ impl<'a> Task<'_, 'a> {
             Stmt::Let { var, value } => {
                 let value = self.machine.eval(*value)?;
                 self.machine.set(*var, value);
+                Ok(())
+            }
+            Stmt::Any { var, over, cond } => {
+                let found = self.any(over, *cond)?;
+                over.iter().for_each(|span| self.machine.unset(span.var));
+                self.machine.set(*var, Value::Bool(found));
                 Ok(())
             }
             Stmt::Fill { dst, value } => {
@@ -153,6 +159,18 @@ impl<'a> Task<'_, 'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Does `cond` hold at a point of the spans?
+    fn any(&mut self, over: &[Span], cond: ExprId) -> Done<bool> {
+        let Some((span, rest)) = over.split_first() else { return Ok(self.machine.eval(cond)?.bool()) };
+        for n in self.machine.int(span.lo)?..self.machine.int(span.hi)? {
+            self.machine.set(span.var, Value::Int(n));
+            if self.any(rest, cond)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn tile(&mut self, id: BufId) -> &mut Tile<'a> {

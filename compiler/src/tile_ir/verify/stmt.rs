@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{Checked, Verifier};
 use crate::artifact::DType;
-use crate::expr::{ExprId, Op, TensorId, Ty};
+use crate::expr::{ExprId, Op, TensorId, Ty, VarId};
 use crate::tile_ir::{
-    Access, BufId, Buffer, Launch, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
+    Access, BufId, Buffer, Launch, PanelRef, Program, RowsRef, Span, Stmt, TensorDecl, TensorKind,
 };
 
 /// A product writes columns rounded up to this.
@@ -18,7 +18,7 @@ impl<'a> Verifier<'a> {
         for stmt in body {
             self.stmt = Some(stmt);
             self.stmt(stmt)?;
-            if let Stmt::Let { var, .. } = stmt {
+            if let Stmt::Let { var, .. } | Stmt::Any { var, .. } = stmt {
                 defined.push(*var);
             }
         }
@@ -34,6 +34,7 @@ impl<'a> Verifier<'a> {
                 self.expr(*value, self.program.pool.var_info(*var).ty)?;
                 self.define(*var)
             }
+            Stmt::Any { var, over, cond } => self.search(*var, over, *cond),
             Stmt::For { var, lo, hi, body } => {
                 self.expr(*lo, Ty::Int)?;
                 self.expr(*hi, Ty::Int)?;
@@ -98,6 +99,20 @@ impl<'a> Verifier<'a> {
                 self.written_rows(dst)
             }
         }
+    }
+
+    fn search(&mut self, var: VarId, over: &[Span], cond: ExprId) -> Checked {
+        self.ensure(!over.is_empty(), "I9", "a search runs over one span or more")?;
+        for span in over {
+            self.expr(span.lo, Ty::Int)?;
+            self.expr(span.hi, Ty::Int)?;
+            self.define(span.var)?;
+            self.var_ty(span.var, Ty::Int)?;
+        }
+        self.expr(cond, Ty::Bool)?;
+        self.leave(over.iter().map(|span| span.var));
+        self.define(var)?;
+        self.var_ty(var, Ty::Bool)
     }
 
     fn gemm(&self, stmt: &Stmt) -> Checked {
@@ -306,6 +321,7 @@ impl Touched {
                     self.writes.insert(dst.tensor);
                 }
                 Stmt::Let { .. }
+                | Stmt::Any { .. }
                 | Stmt::Fill { .. }
                 | Stmt::Map { .. }
                 | Stmt::Math { .. }

@@ -3,7 +3,7 @@
 use super::super::print::{ACCESSES, MATH_FNS, WEIGHTS};
 use super::{Parser, Result};
 use crate::expr::{ExprId, Ty};
-use crate::tile_ir::{BufId, Stmt};
+use crate::tile_ir::{BufId, Span, Stmt};
 
 impl Parser<'_> {
     /// Statements up to the closing brace, which is taken.
@@ -21,6 +21,7 @@ impl Parser<'_> {
     fn stmt(&mut self, depth: usize) -> Result<Stmt> {
         match self.r.word()?.as_str() {
             "let" => self.let_(),
+            "any" => self.any(),
             "for" => self.for_(depth),
             "if" => self.if_(depth),
             "fill" => {
@@ -60,14 +61,31 @@ impl Parser<'_> {
         Ok(Stmt::Let { var, value })
     }
 
-    fn for_(&mut self, depth: usize) -> Result<Stmt> {
+    fn any(&mut self) -> Result<Stmt> {
+        let name = self.r.word()?;
+        self.r.expect_word("over")?;
+        let mut over = vec![self.span()?];
+        while self.r.eat(",")? {
+            over.push(self.span()?);
+        }
+        self.r.expect(":")?;
+        let cond = self.expr()?;
+        Ok(Stmt::Any { var: self.variable(&name, Ty::Bool)?, over, cond })
+    }
+
+    /// `x in lo..hi`
+    fn span(&mut self) -> Result<Span> {
         let name = self.r.word()?;
         self.r.expect_word("in")?;
         let lo = self.expr()?;
         self.r.expect("..")?;
         let hi = self.expr()?;
+        Ok(Span { var: self.variable(&name, Ty::Int)?, lo, hi })
+    }
+
+    fn for_(&mut self, depth: usize) -> Result<Stmt> {
+        let Span { var, lo, hi } = self.span()?;
         self.r.expect("{")?;
-        let var = self.variable(&name, Ty::Int)?;
         Ok(Stmt::For { var, lo, hi, body: self.block(depth - 1)? })
     }
 
