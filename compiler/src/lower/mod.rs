@@ -11,6 +11,7 @@
 mod attend;
 pub mod checks;
 mod pack;
+mod parts;
 mod scale;
 pub mod tabulate;
 
