@@ -140,7 +140,7 @@ fn gate(class: &str, output: &str, max_abs_score: f64) -> Gate {
         ("f16" | "bf16", true) => (1e-4, 0.0, None),
         other => panic!("no gate for {other:?}"),
     };
-    Gate { atol, rtol, rel_l2 }
+    Gate { atol, rtol, rel_l2, groups: 1 }
 }
 
 /// Plans and runs; what went wrong, or which clause is not supported.

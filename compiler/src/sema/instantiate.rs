@@ -131,7 +131,9 @@ pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result
     match (&kernel.body, &kernel.recurrence) {
         (Some(body), _) => super::build::attention(kernel, key, body, lower, bound),
         (None, Some(body)) => super::recurs::recurrence(kernel, key, body, lower, bound),
-        (None, None) => Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches")),
+        (None, None) => {
+            Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches"))
+        }
     }
 }
 

@@ -149,11 +149,7 @@ impl Elab<'_> {
     }
 
     /// Checks a recurrence.
-    pub fn recurrence(
-        &mut self,
-        kernel: &ast::Kernel,
-        clauses: &Clauses<'_>,
-    ) -> CheckedBody {
+    pub fn recurrence(&mut self, kernel: &ast::Kernel, clauses: &Clauses<'_>) -> CheckedBody {
         let at = kernel.name.span;
         if self.states.is_empty() && !clauses.any(|k| matches!(k, ClauseKind::State { .. })) {
             let d = Diagnostic::error(Code::MissingClause, at, "there is no `state`")
@@ -380,8 +376,7 @@ impl Elab<'_> {
             return;
         };
         let start = self.start(&updates, outputs);
-        let fact =
-            |s: &State| StateFact { name: s.name.clone(), ty: s.ty.clone(), init: s.init.clone() };
+        let fact = |s: &State| StateFact { name: s.name.clone(), ty: s.ty.clone(), init: s.init.clone() };
         let states = self.states.iter().map(fact).collect();
         self.recurrence = Some(RecurBody { states, updates, rows, start });
     }
@@ -413,7 +408,13 @@ impl Elab<'_> {
             None => {
                 let span = self.tensors[self.step_rows?.tensor].span;
                 let default = Some(Value::Int(0));
-                self.params.push(ParamFact { name: name.into(), is_static: false, ty: Ty::Int, default, span });
+                self.params.push(ParamFact {
+                    name: name.into(),
+                    is_static: false,
+                    ty: Ty::Int,
+                    default,
+                    span,
+                });
                 Some(self.params.len() - 1)
             }
         }

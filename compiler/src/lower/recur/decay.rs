@@ -154,7 +154,14 @@ fn first_one(pool: &mut Pool, r: ExprId) -> ExprId {
     pool.select(first, one, none)
 }
 
-fn store(e: &mut Emit<'_>, tensor: TensorId, src: crate::tile_ir::BufId, at: Place, t: Option<ExprId>, n: ExprId) -> Stmt {
+fn store(
+    e: &mut Emit<'_>,
+    tensor: TensorId,
+    src: crate::tile_ir::BufId,
+    at: Place,
+    t: Option<ExprId>,
+    n: ExprId,
+) -> Stmt {
     let t = t.unwrap_or_else(|| e.int(0));
     let dst = RowsRef { tensor, index: vec![at.b, at.h, t], row_dim: 2, col_dim: 2 };
     Stmt::StoreVec { dst, src, rows: n }
