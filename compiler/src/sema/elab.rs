@@ -13,7 +13,9 @@ use crate::expr::eval::Value;
 use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
-use super::model::{DimFact, Elem, InitHir, KernelKind, ParamFact, RecurBody, RowsFact, TensorFact};
+use super::model::{
+    DimFact, Elem, InitHir, KernelKind, ParamFact, RecurBody, RingFact, RowsFact, TensorFact,
+};
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
 use super::rotate::Rotation;
@@ -111,6 +113,8 @@ pub(crate) struct Elab<'a> {
     pub rotations: Vec<Rotation>,
     /// What `map` and `rotate` do to rows, in the order of the text.
     pub row_ops: Vec<RowOp>,
+    /// `distribute`
+    pub ring: Option<RingFact>,
     /// Lengths of rows that a rotation changed, by tensor.
     pub row_sizes: HashMap<usize, Size>,
     depth: u32,
@@ -142,6 +146,7 @@ impl<'a> Elab<'a> {
             values: None,
             rotations: Vec::new(),
             row_ops: Vec::new(),
+            ring: None,
             row_sizes: HashMap::new(),
             depth: 0,
         }

@@ -35,6 +35,8 @@ pub struct PlanKey {
     pub statics: BTreeMap<String, Value>,
     /// Optional inputs that will be bound.
     pub present: BTreeSet<String>,
+    /// One shard of a `distribute`d kernel instead of the whole: positions of its rows lie this far apart.
+    pub shard: Option<i64>,
 }
 
 /// Why a kernel cannot be compiled for a plan.
@@ -133,7 +135,7 @@ pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result
     }
 }
 
-fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
+pub(super) fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
     CompileError::Unsupported(Box::new(Unsupported {
         clause: clause.into(),
         target: match key.target {
@@ -205,6 +207,7 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         rows: vec![None; kernel.tensors.len()],
         row_at: row_at(kernel),
         elems: [None; 4],
+        local: None,
         weighted: None,
         held: Vec::new(),
         batched: batched(kernel),

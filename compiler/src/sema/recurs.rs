@@ -49,7 +49,8 @@ pub(crate) fn recurrence(
     };
     let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
     let seq_k = shape[base.seq];
-    let steps = Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, axes, hoisted: vec![] };
+    let steps =
+        Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, shard: None, axes, hoisted: vec![] };
     let vars = steps.vars_of(base, true);
     let mut build = Build { steps, vars, base, shape, nodes: Vec::new(), reads: Vec::new() };
     let states = build.states(key, body)?;
