@@ -16,6 +16,7 @@ use super::hir::Expr;
 use super::instantiate::{CompileError, Instance, PlanKey, Result};
 use super::lower::Lower;
 use super::model::*;
+use super::shard::Shard;
 use super::turn::Steps;
 
 /// What was bound before the body is lowered.
@@ -34,27 +35,29 @@ pub(crate) fn attention(
     key: &PlanKey,
     body: &Body,
     mut lower: Lower<'_>,
-    bound: Bound,
+    mut bound: Bound,
 ) -> Result<Instance> {
     let (x, y) = (body.dots[0].x, body.dots[0].y);
     present(kernel, &lower, body)?;
+    let shard = Shard::bind(kernel, key, body, &mut lower, &mut bound)?;
     let one = lower.pool.int(1);
     let mut size = |rows: RowsFact, dim: Option<usize>| match dim {
-        Some(d) => lower.expr(&kernel.tensors[rows.tensor].shape[d].expr),
-        None => Ok(one),
+        Some(d) => Ok(lower.shape(&bound.tensors, rows.tensor)?[d]),
+        None => Ok::<_, CompileError>(one),
     };
     let batch = size(x, x.batch)?;
     let (seq_q, seq_k) = (size(x, Some(x.seq))?, size(y, Some(y.seq))?);
     let heads = size(x, x.head)?;
     let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
-    let key_heads = key_rows.map(|r| Ok::<_, CompileError>((size(r, r.head)?, r))).transpose()?;
+    let key_heads = key_rows.map(|r| size(r, r.head).map(|size| (size, r))).transpose()?;
     let n_heads = constant(kernel, &lower, heads, x)?;
     let n_kv_heads = match key_heads {
         Some((size, r)) => constant(kernel, &lower, size, r)?,
         None => 1,
     };
     let kv_head = kv_head(kernel, &mut lower, n_heads, n_kv_heads)?;
-    let offset = if kernel.align.bottom_right { lower.pool.sub(seq_k, seq_q) } else { lower.pool.int(0) };
+    let aligned = kernel.align.bottom_right && shard.is_none();
+    let offset = if aligned { lower.pool.sub(seq_k, seq_q) } else { lower.pool.int(0) };
     let mut roles: Vec<(Rows, Side)> = Vec::new();
     let sides = body.dots.iter().map(|d| (d.x, Side::Query));
     let sides = sides.chain(body.dots.iter().map(|d| (d.y, Side::Key))).chain([(body.value, Side::Key)]);
@@ -65,22 +68,31 @@ pub(crate) fn attention(
     }
     let Bound { params, dims, tensors } = bound;
     let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
-    let mut steps = Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, axes, hoisted: vec![] };
+    let mut steps =
+        Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, shard, axes, hoisted: vec![] };
     declare_outputs(&mut steps, key, x, body.value)?;
     steps.row_ops()?;
     let dots = dots(&mut steps, body)?;
+    body.relative.iter().try_for_each(|r| steps.relative(r))?;
     let value = match &body.value_row {
         Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
         None => rows_of(body.value, steps.lower.rows[body.value.tensor].unwrap_or(dots[0].y.tensor)),
     };
     let score = steps.lower.expr(&body.score)?;
-    let score = super::made::gather_sums(&mut steps.lower.pool, &steps.lower.low, score);
-    let mask = match &body.mask {
+    let mut score = super::made::gather_sums(&mut steps.lower.pool, &steps.lower.low, score);
+    let mut mask = match &body.mask {
         Some(m) => steps.lower.expr(m)?,
         None => steps.lower.pool.bool(true),
     };
-    let weight = weight(body, &mut steps.lower)?;
+    if let Some(shard) = shard {
+        score = shard.localised(&mut steps.lower, score);
+        mask = shard.localised(&mut steps.lower, mask);
+    }
+    let mut weight = weight(body, &mut steps.lower)?;
     let dropped = body.dropout.as_ref().map(|d| super::dropout::lowered(&mut steps.lower, d)).transpose()?;
+    if let (Some(shard), Weight::Softmax { sink: Some(sink) }) = (shard, &mut weight) {
+        *sink = shard.once(&mut steps.lower, *sink);
+    }
     let (outputs, epilogues) = results(&mut steps, x)?;
     let mut clauses = Vec::new();
     for clause in &kernel.mask_clauses {
@@ -172,12 +184,14 @@ fn dots(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<attn_ir::Dot>> {
 fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: RowsFact) -> Result<()> {
     let kernel = steps.kernel;
     let query = &kernel.tensors[x.tensor];
-    let mut o_shape = steps.lower.shape(x.tensor)?;
-    o_shape[x.feature] = steps.lower.shape(value.tensor)?[value.feature];
+    let mut o_shape = steps.lower.shape(&steps.tensors, x.tensor)?;
+    o_shape[x.feature] = steps.lower.shape(&steps.tensors, value.tensor)?[value.feature];
     let mut vector_shape = o_shape.clone();
     vector_shape.remove(x.feature);
     for fact in &kernel.outputs {
         let (dtype, shape, layout) = match &fact.kind {
+            // Parts are merged in f32, and rounded once.
+            OutputHir::O { .. } if key.shard.is_some() => (DType::F32, o_shape.clone(), query.layout.clone()),
             OutputHir::O { cast, .. } => {
                 (cast.unwrap_or(query.elem.dtype(key.float)), o_shape.clone(), query.layout.clone())
             }
@@ -186,7 +200,19 @@ fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: Row
         let (name, fact, origin) = (fact.name.clone(), Fact::None, Origin::Output);
         steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
     }
+    if merged_by_lse(steps) {
+        let (name, layout) = ("lse".into(), (0..vector_shape.len()).collect());
+        let (dtype, shape, fact, origin) = (DType::F32, vector_shape, Fact::None, Origin::Output);
+        steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
+    }
     Ok(())
+}
+
+/// A shard that must return an `lse` which the text does not return.
+fn merged_by_lse(steps: &Steps<'_>) -> bool {
+    let softmax = steps.kernel.body.as_ref().is_some_and(|b| matches!(b.weight, WeightHir::Softmax(_)));
+    let returned = steps.kernel.outputs.iter().any(|o| matches!(o.kind, OutputHir::Lse));
+    steps.shard.is_some() && softmax && !returned
 }
 
 /// What the attention writes, and the steps that make results of it.
@@ -214,6 +240,9 @@ fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>
             OutputHir::MaxLogit => attended.push(Output { name, kind: OutputKind::MaxLogit, dtype }),
             OutputHir::Other => {}
         }
+    }
+    if merged_by_lse(steps) {
+        attended.push(Output { name: "lse".into(), kind: OutputKind::Lse, dtype: DType::F32 });
     }
     Ok((attended, epilogues))
 }

@@ -14,7 +14,7 @@ use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
 use super::derived::MadeFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
-use super::model::{DimFact, Elem, KernelKind, ParamFact, TensorFact};
+use super::model::{DimFact, Elem, KernelKind, ParamFact, RingFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
 use super::rotate::Rotation;
@@ -106,6 +106,8 @@ pub(crate) struct Elab<'a> {
     pub row_ops: Vec<RowOp>,
     /// Tensors that lets make, in the order of the text.
     pub made: Vec<MadeFact>,
+    /// `distribute`
+    pub ring: Option<RingFact>,
     /// Lengths of rows that a rotation changed, by tensor.
     pub row_sizes: HashMap<usize, Size>,
     depth: u32,
@@ -136,6 +138,7 @@ impl<'a> Elab<'a> {
             rotations: Vec::new(),
             row_ops: Vec::new(),
             made: Vec::new(),
+            ring: None,
             row_sizes: HashMap::new(),
             depth: 0,
         }

@@ -35,6 +35,8 @@ pub struct PlanKey {
     pub statics: BTreeMap<String, Value>,
     /// Optional inputs that will be bound.
     pub present: BTreeSet<String>,
+    /// One shard of a `distribute`d kernel instead of the whole: positions of its rows lie this far apart.
+    pub shard: Option<i64>,
 }
 
 /// Why a kernel cannot be compiled for a plan.
@@ -128,7 +130,7 @@ pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result
     super::build::attention(kernel, key, body, lower, super::build::Bound { params, dims, tensors })
 }
 
-fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
+pub(super) fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
     CompileError::Unsupported(Box::new(Unsupported {
         clause: clause.into(),
         target: match key.target {
@@ -201,6 +203,8 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         row_at: row_at(kernel),
         elems: [None; 4],
         low: Vec::new(),
+        products: Vec::new(),
+        local: None,
         weighted: None,
     })
 }
@@ -216,6 +220,9 @@ fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
                 out[rows.tensor].get_or_insert(RowAt { rows, query });
             }
         }
+    }
+    for fact in &body.relative {
+        out[fact.rows.tensor].get_or_insert(RowAt { rows: fact.rows, query: true });
     }
     for rows in super::build::sources(kernel, body.value) {
         out[rows.tensor].get_or_insert(RowAt { rows, query: false });

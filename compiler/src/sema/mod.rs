@@ -29,11 +29,13 @@ mod modules;
 mod ops;
 mod options;
 mod recurrence;
+mod relative;
 mod report;
 mod roles;
 mod rotate;
 mod rows;
 mod select;
+pub mod shard;
 mod suggest;
 mod turn;
 

@@ -10,6 +10,7 @@ use crate::expr::eval::Value;
 
 use super::derived::MadeFact;
 use super::hir::{Expr, Kind, Size};
+use super::relative::RelativeFact;
 use super::rows::RowOp;
 
 /// The kernels of a file, in order, that have no errors.
@@ -74,6 +75,8 @@ pub struct CheckedKernel {
     pub mask_clauses: Vec<MaskClause>,
     /// Clauses that the attention IR cannot express yet, in order of the text.
     pub(crate) unsupported: Vec<UnsupportedClause>,
+    /// `distribute ring(...)`
+    pub ring: Option<RingFact>,
     /// What `map` and `rotate` do to rows, in order of the text.
     pub(crate) row_ops: Vec<RowOp>,
     /// Tensors that lets make, in order of the text.
@@ -369,6 +372,44 @@ pub(crate) enum HeadMap {
     By(Expr),
 }
 
+/// Which positions a rank of a ring holds: n positions over P ranks, chunks differing by at most one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingLayout {
+    /// Rank r holds the r-th of P chunks.
+    Contiguous,
+    /// Rank r holds positions r, r + P, r + 2 P, ...
+    Striped,
+    /// Rank r holds chunks r and 2 P - 1 - r of 2 P.
+    Zigzag,
+}
+
+impl RingLayout {
+    /// Names in the text.
+    pub const ALL: [(&'static str, RingLayout); 3] = [
+        ("contiguous", RingLayout::Contiguous),
+        ("striped", RingLayout::Striped),
+        ("zigzag", RingLayout::Zigzag),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|l| l.1 == self).map_or("contiguous", |l| l.0)
+    }
+}
+
+/// `distribute ring(axis, ranks, layout)`
+#[derive(Clone, Copy, Debug)]
+pub struct RingFact {
+    /// The distributed dim, by position.
+    pub dim: usize,
+    /// Ranks that the text asks for; the transport's number otherwise.
+    pub ranks: Option<i64>,
+    /// Who holds which positions.
+    pub layout: RingLayout,
+    /// The clause.
+    pub span: Span,
+}
+
 /// A top-level conjunct of the mask.
 #[derive(Clone, Debug)]
 pub struct MaskClause {
@@ -459,6 +500,8 @@ pub(crate) struct Body {
     pub dropout: Option<[Expr; 3]>,
     /// The dots of the score, in order of first appearance.
     pub dots: Vec<DotFact>,
+    /// Dots of a query with a row that both positions choose.
+    pub relative: Vec<RelativeFact>,
     /// Roles of the values; the keys of the first dot where nothing returns `weight @ v`.
     pub value: RowsFact,
     /// The row of values: a tensor's, or computed from one.
