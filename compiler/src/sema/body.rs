@@ -13,6 +13,7 @@ use super::declare::end_of;
 use super::elab::Elab;
 use super::hir::{Expr, Kind, Type, Uses, find, find_use};
 use super::model::*;
+use super::relative::{RelativeFact, is_relative};
 use super::roles::{Roles, first_tensor};
 use super::suggest::nearest;
 
@@ -70,6 +71,7 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
             weight,
             dropout,
             dots: dots(&score, &roles),
+            relative: relative_dots(&score, &roles),
             value: value.unwrap_or(key),
             value_row: values.first().cloned(),
         }),
@@ -401,10 +403,28 @@ fn dots(score: &Expr, roles: &Roles) -> Vec<DotFact> {
     let _: Option<()> = find(score, &mut |n| {
         if let Kind::Dot(x, y) = &n.kind
             && let (Some(tx), Some(ty)) = (first_tensor(x), first_tensor(y))
+            && !is_relative(y)
             && let Some(&(rx, ry)) = roles.dots.iter().find(|(a, b)| a.tensor == tx && b.tensor == ty)
             && !out.iter().any(|d| d.is(x, y))
         {
             out.push(DotFact { x: rx, y: ry, x_row: x.clone(), y_row: y.clone() });
+        }
+        None
+    });
+    out
+}
+
+/// The dots of a query with a row that both positions choose.
+fn relative_dots(score: &Expr, roles: &Roles) -> Vec<RelativeFact> {
+    let mut out = Vec::new();
+    let Some(&(rows, _)) = roles.dots.first() else { return out };
+    let _: Option<()> = find(score, &mut |n| {
+        if let Kind::Dot(x, y) = &n.kind
+            && is_relative(y)
+            && let Some(tensor) = first_tensor(x)
+        {
+            let (rows, x, y) = (RowsFact { tensor, ..rows }, x.clone(), y.clone());
+            out.push(RelativeFact { rows, x, y });
         }
         None
     });

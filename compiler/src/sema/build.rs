@@ -42,8 +42,8 @@ pub(crate) fn attention(
     let shard = Shard::bind(kernel, key, body, &mut lower, &mut bound)?;
     let one = lower.pool.int(1);
     let mut size = |rows: RowsFact, dim: Option<usize>| match dim {
-        Some(d) => lower.expr(&kernel.tensors[rows.tensor].shape[d].expr),
-        None => Ok(one),
+        Some(d) => Ok(lower.shape(&bound.tensors, rows.tensor)?[d]),
+        None => Ok::<_, CompileError>(one),
     };
     let batch = size(x, x.batch)?;
     let (seq_q, seq_k) = match shard {
@@ -52,7 +52,7 @@ pub(crate) fn attention(
     };
     let heads = size(x, x.head)?;
     let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
-    let key_heads = key_rows.map(|r| Ok::<_, CompileError>((size(r, r.head)?, r))).transpose()?;
+    let key_heads = key_rows.map(|r| size(r, r.head).map(|size| (size, r))).transpose()?;
     let n_heads = constant(kernel, &lower, heads, x)?;
     let n_kv_heads = match key_heads {
         Some((size, r)) => constant(kernel, &lower, size, r)?,
@@ -76,11 +76,13 @@ pub(crate) fn attention(
     declare_outputs(&mut steps, key, x, body.value)?;
     steps.row_ops()?;
     let dots = dots(&mut steps, body)?;
+    body.relative.iter().try_for_each(|r| steps.relative(r))?;
     let value = match &body.value_row {
         Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
         None => rows_of(body.value, steps.lower.rows[body.value.tensor].unwrap_or(dots[0].y.tensor)),
     };
-    let mut score = steps.lower.expr(&body.score)?;
+    let score = steps.lower.expr(&body.score)?;
+    let mut score = super::made::gather_sums(&mut steps.lower.pool, &steps.lower.low, score);
     let mut mask = match &body.mask {
         Some(m) => steps.lower.expr(m)?,
         None => steps.lower.pool.bool(true),
@@ -89,12 +91,11 @@ pub(crate) fn attention(
         score = shard.localised(&mut steps.lower, score);
         mask = shard.localised(&mut steps.lower, mask);
     }
-    let score = super::made::gather_sums(&mut steps.lower.pool, &steps.lower.low, score);
     let mut weight = weight(body, &mut steps.lower)?;
+    let dropped = body.dropout.as_ref().map(|d| super::dropout::lowered(&mut steps.lower, d)).transpose()?;
     if let (Some(shard), Weight::Softmax { sink: Some(sink) }) = (shard, &mut weight) {
         *sink = shard.once(&mut steps.lower, *sink);
     }
-    let dropped = body.dropout.as_ref().map(|d| super::dropout::lowered(&mut steps.lower, d)).transpose()?;
     let (outputs, epilogues) = results(&mut steps, x)?;
     let mut clauses = Vec::new();
     for clause in &kernel.mask_clauses {
@@ -186,8 +187,8 @@ fn dots(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<attn_ir::Dot>> {
 fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: RowsFact) -> Result<()> {
     let kernel = steps.kernel;
     let query = &kernel.tensors[x.tensor];
-    let mut o_shape = steps.lower.shape(x.tensor)?;
-    o_shape[x.feature] = steps.lower.shape(value.tensor)?[value.feature];
+    let mut o_shape = steps.lower.shape(&steps.tensors, x.tensor)?;
+    o_shape[x.feature] = steps.lower.shape(&steps.tensors, value.tensor)?[value.feature];
     let mut vector_shape = o_shape.clone();
     vector_shape.remove(x.feature);
     for fact in &kernel.outputs {

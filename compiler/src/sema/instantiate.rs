@@ -209,8 +209,9 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         rows: vec![None; kernel.tensors.len()],
         row_at: row_at(kernel),
         elems: [None; 4],
-        local: None,
         low: Vec::new(),
+        products: Vec::new(),
+        local: None,
         weighted: None,
         held: Vec::new(),
         batched: batched(kernel),
@@ -233,6 +234,9 @@ fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
                 out[rows.tensor].get_or_insert(RowAt { rows, query });
             }
         }
+    }
+    for fact in &body.relative {
+        out[fact.rows.tensor].get_or_insert(RowAt { rows: fact.rows, query: true });
     }
     for rows in super::build::sources(kernel, body.value) {
         out[rows.tensor].get_or_insert(RowAt { rows, query: false });

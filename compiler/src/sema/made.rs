@@ -57,7 +57,7 @@ impl Steps<'_> {
         let source = self.source_of(x, fact)?;
         let mut shape = self.shape(source).to_vec();
         let seq = shape.len() - 2;
-        shape[seq] = self.lower.shape(fact.tensor)?[seq];
+        shape[seq] = self.lower.shape(&self.tensors, fact.tensor)?[seq];
         let (out, index) = self.declare_made(fact, DType::F32, shape, Fact::None);
         let pool = &mut self.lower.pool;
         let t = pool.add_var("t", Ty::Int);
@@ -95,7 +95,7 @@ impl Steps<'_> {
     fn segment(&mut self, fact: &MadeFact, cu: usize) -> Result<()> {
         let source = self.source_of(cu, fact)?;
         let extent = self.shape(source)[0];
-        let shape = self.lower.shape(fact.tensor)?;
+        let shape = self.lower.shape(&self.tensors, fact.tensor)?;
         let (out, index) = self.declare_made(fact, DType::I32, shape, Fact::Sorted);
         let pool = &mut self.lower.pool;
         let n = pool.add_var("n", Ty::Int);
@@ -115,7 +115,7 @@ impl Steps<'_> {
         let mut shape = self.shape(sources[0]).to_vec();
         let seq = shape.len() - 2;
         let first = shape[seq];
-        shape[seq] = self.lower.shape(fact.tensor)?[seq];
+        shape[seq] = self.lower.shape(&self.tensors, fact.tensor)?[seq];
         let (out, index) = self.declare_made(fact, DType::F32, shape, Fact::None);
         let pool = &mut self.lower.pool;
         let at: Vec<ExprId> = index.iter().map(|v| pool.var(*v)).collect();

@@ -30,6 +30,7 @@ mod ops;
 mod options;
 mod recurrence;
 mod recurs;
+mod relative;
 mod report;
 mod roles;
 mod rotate;

@@ -10,6 +10,7 @@ use crate::expr::eval::Value;
 
 use super::derived::MadeFact;
 use super::hir::{Expr, Kind, Size};
+use super::relative::RelativeFact;
 use super::rows::RowOp;
 
 /// The kernels of a file, in order, that have no errors.
@@ -505,6 +506,8 @@ pub(crate) struct Body {
     pub dropout: Option<[Expr; 3]>,
     /// The dots of the score, in order of first appearance.
     pub dots: Vec<DotFact>,
+    /// Dots of a query with a row that both positions choose.
+    pub relative: Vec<RelativeFact>,
     /// Roles of the values; the keys of the first dot where nothing returns `weight @ v`.
     pub value: RowsFact,
     /// The row of values: a tensor's, or computed from one.

@@ -14,7 +14,7 @@ use crate::expr::{ExprId, Ty, VarId};
 use super::build::Bound;
 use super::instantiate::{CompileError, PlanKey, Result, unsupported};
 use super::lower::{Local, Lower};
-use super::model::{Body, CheckedKernel, OutputHir, RowsFact, TensorKind};
+use super::model::{Body, CheckedKernel, OutputHir};
 
 /// Name of the parameter that holds the position of a shard's first query.
 pub const Q_FIRST: &str = "ring.q_first";
@@ -48,7 +48,7 @@ impl Shard {
             let label = "planned as a shard";
             return Err(CompileError::spec(Code::BadDistribute, kernel.span, message, label, help));
         };
-        refuse(kernel, key, body)?;
+        refuse(kernel, key)?;
         let axis = &kernel.dims[ring.dim].name;
         let whole = lower.dims[ring.dim];
         let mut local = Vec::new();
@@ -115,15 +115,14 @@ fn whole_is_a_parameter(axis: &str, bound: &mut Bound, lower: &Lower<'_>, whole:
 }
 
 /// What cannot be divided yet.
-fn refuse(kernel: &CheckedKernel, key: &PlanKey, body: &Body) -> Result<()> {
-    if let (Some(_), Some(ring)) = (&body.dropout, kernel.ring) {
-        return Err(unsupported(key, ring.span, "dropout over a ring", "leave one of the two clauses out"));
+fn refuse(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
+    // Sums, pools and ids run over the whole sequence, and dropped weights are numbered along rows.
+    let nearest = "a kernel without it, or one device";
+    if let Some(fact) = kernel.made.first() {
+        return Err(unsupported(key, fact.span, "a tensor made by `let` over a ring", nearest));
     }
-    let rows = || body.dots.iter().flat_map(|d| [d.x, d.y]).chain([body.value]);
-    let made = |r: &RowsFact| kernel.tensors[r.tensor].kind == TensorKind::Derived;
-    if let (Some(r), Some(ring)) = (rows().find(made), kernel.ring) {
-        let clause = format!("`{}` over a ring", kernel.tensors[r.tensor].name);
-        return Err(unsupported(key, ring.span, &clause, "rows that are inputs"));
+    if let Some([p, ..]) = kernel.body.as_ref().and_then(|b| b.dropout.as_ref()) {
+        return Err(unsupported(key, p.span, "dropout over a ring", nearest));
     }
     for out in &kernel.outputs {
         if let OutputHir::O { epilogue: Some(_), .. } | OutputHir::Other = &out.kind {
