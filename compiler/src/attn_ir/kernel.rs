@@ -6,7 +6,7 @@
 //! tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
 //! Not here: how a step is tiled, what is fused with what.
 
-use super::{Attention, Dim, Origin, OutputKind, Param, Rows, Tensor, Weight};
+use super::{Attention, Count, Dim, Origin, OutputKind, Param, Rank, Rows, Tensor, Top, Weight};
 use crate::expr::{ExprId, Pool, TensorId, VarId};
 
 /// Steps over shared tensors.
@@ -44,6 +44,12 @@ pub enum Step {
     Derive(Derive),
     /// Scores, weights, and their sum with the values.
     Attend(Box<Attention>),
+    /// The largest elements of rows.
+    Top(Top),
+    /// How often lists name a number.
+    Count(Count),
+    /// The blocks of largest score.
+    Rank(Box<Rank>),
 }
 
 /// `out[index] = sum over the summed variables of value`; without summed variables just `value`.
@@ -121,7 +127,7 @@ impl Kernel {
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
         self.steps.iter().filter_map(|s| match s {
             Step::Attend(a) => Some(&**a),
-            Step::Derive(_) => None,
+            _ => None,
         })
     }
 

@@ -13,11 +13,13 @@
 //! A [`Kernel`] is one or more such steps: tensors derived from others ([`Derive`]: rotated rows, feature maps,
 //! gates), attentions between them. [`evaluate`] evaluates all of it.
 
+pub mod choose;
 pub mod dense;
 pub mod evaluate;
 pub mod kernel;
 pub mod text;
 
+pub use choose::{Count, RANK_ROWS, Rank, Top};
 pub use kernel::{Derive, Kernel, Measure, Side, Step};
 
 use crate::artifact::DType;

@@ -13,7 +13,7 @@ use crate::diagnostic::Code;
 use crate::expr::{ExprId, Pool, TensorId, Ty};
 
 use super::hir::Expr;
-use super::instantiate::{CompileError, Instance, PlanKey, Result};
+use super::instantiate::{CompileError, Instance, MaskClauses, PlanKey, Result};
 use super::lower::Lower;
 use super::model::*;
 use super::turn::Steps;
@@ -33,39 +33,100 @@ pub(crate) fn attention(
     kernel: &CheckedKernel,
     key: &PlanKey,
     body: &Body,
-    mut lower: Lower<'_>,
+    lower: Lower<'_>,
     bound: Bound,
 ) -> Result<Instance> {
-    let (x, y) = (body.dots[0].x, body.dots[0].y);
-    present(kernel, &lower, body)?;
-    let size = |lower: &Lower<'_>, rows: RowsFact, dim: Option<usize>| -> Option<ExprId> {
-        let id = lower.ids[rows.tensor]?;
-        dim.map(|d| bound.tensors[id.0 as usize].shape[d])
-    };
-    let one = lower.pool.int(1);
-    let batch = size(&lower, x, x.batch).unwrap_or(one);
-    let seq_q = size(&lower, x, Some(x.seq)).unwrap_or(one);
-    let seq_k = size(&lower, y, Some(y.seq)).unwrap_or(one);
-    let n_heads = constant(kernel, &lower, size(&lower, x, x.head), x)?;
-    let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
-    let n_kv_heads = match key_rows {
-        Some(r) => constant(kernel, &lower, size(&lower, r, r.head), r)?,
-        None => 1,
-    };
-    let kv_head = kv_head(kernel, &mut lower, n_heads, n_kv_heads)?;
-    let offset = if kernel.align.bottom_right { lower.pool.sub(seq_k, seq_q) } else { lower.pool.int(0) };
+    let Bound { params, dims, tensors } = bound;
+    let mut steps = start(kernel, lower, tensors);
+    declare_outputs(&mut steps, key, body)?;
+    let x = body.dots[0].x;
+    let clauses = attend(&mut steps, body, kernel.name.clone(), &mut |steps| results(steps, x))?;
+    let roles = roles(&steps.lower, body);
+    Ok(finish(steps, params, dims, roles, vec![(kernel.name.clone(), clauses)]))
+}
+
+/// A kernel without steps.
+pub(crate) fn start<'k>(
+    kernel: &'k CheckedKernel,
+    mut lower: Lower<'k>,
+    tensors: Vec<attn_ir::Tensor>,
+) -> Steps<'k> {
+    let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
+    let zero = lower.pool.int(0);
+    let (offset, seq_k) = (zero, zero);
+    let (steps, hoisted, branches, pooled) = (vec![], vec![], vec![], vec![]);
+    Steps { kernel, lower, tensors, steps, offset, seq_k, axes, hoisted, branches, pooled }
+}
+
+/// The kernel of all steps; attentions get copies of the declarations.
+pub(crate) fn finish(
+    steps: Steps<'_>,
+    params: Vec<attn_ir::Param>,
+    dims: Vec<attn_ir::Dim>,
+    roles: Vec<(Rows, Side)>,
+    mut clauses: Vec<(String, MaskClauses)>,
+) -> Instance {
+    let Steps { kernel, lower, tensors, mut steps, .. } = steps;
+    let pool = lower.pool;
+    let mut mask_clauses = Vec::new();
+    for step in &mut steps {
+        if let Step::Attend(a) = step {
+            let own = clauses.iter_mut().find(|(name, _)| *name == a.name);
+            mask_clauses.push(own.map(|(_, c)| std::mem::take(c)).unwrap_or_default());
+            a.pool = pool.clone();
+            a.tensors = tensors.clone();
+            a.params = params.clone();
+            a.dims = dims.clone();
+        }
+    }
+    let name = kernel.name.clone();
+    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
+    Instance { kernel, mask_clauses }
+}
+
+/// Inputs of rows with their roles.
+pub(crate) fn roles(lower: &Lower<'_>, body: &Body) -> Vec<(Rows, Side)> {
     let mut roles: Vec<(Rows, Side)> = Vec::new();
     let sides = body.dots.iter().map(|d| (d.x, Side::Query));
     let sides = sides.chain(body.dots.iter().map(|d| (d.y, Side::Key))).chain([(body.value, Side::Key)]);
     for (fact, side) in sides {
         roles.extend(lower.ids[fact.tensor].map(|id| (rows_of(fact, id), side)));
     }
-    let Bound { params, dims, tensors } = bound;
-    let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
-    let mut steps = Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, axes, hoisted: vec![] };
-    declare_outputs(&mut steps, key, x, body.value);
+    roles
+}
+
+/// Adds the attention of a body and what it reads; what it gives is said by `results`.
+pub(crate) fn attend(
+    steps: &mut Steps<'_>,
+    body: &Body,
+    name: String,
+    results: &mut dyn FnMut(&mut Steps<'_>) -> Result<(Vec<Output>, Vec<Step>)>,
+) -> Result<MaskClauses> {
+    let kernel = steps.kernel;
+    let (x, y) = (body.dots[0].x, body.dots[0].y);
+    steps.declare_pools(body)?;
+    present(kernel, &steps.lower, body)?;
+    let size = |steps: &Steps<'_>, rows: RowsFact, dim: Option<usize>| -> Option<ExprId> {
+        let id = steps.lower.ids[rows.tensor]?;
+        dim.map(|d| steps.shape(id)[d])
+    };
+    let one = steps.lower.pool.int(1);
+    let batch = size(steps, x, x.batch).unwrap_or(one);
+    let seq_q = size(steps, x, Some(x.seq)).unwrap_or(one);
+    let seq_k = size(steps, y, Some(y.seq)).unwrap_or(one);
+    let n_heads = constant(kernel, &steps.lower, size(steps, x, x.head), x)?;
+    let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
+    let n_kv_heads = match key_rows {
+        Some(r) => constant(kernel, &steps.lower, size(steps, r, r.head), r)?,
+        None => 1,
+    };
+    let kv_head = kv_head(kernel, &mut steps.lower, n_heads, n_kv_heads)?;
+    let pool = &mut steps.lower.pool;
+    let offset = if kernel.align.bottom_right { pool.sub(seq_k, seq_q) } else { pool.int(0) };
+    (steps.offset, steps.seq_k) = (offset, seq_k);
     steps.row_ops()?;
-    let dots = dots(&mut steps, body)?;
+    steps.make_pools()?;
+    let dots = dots(steps, body)?;
     let value = match &body.value_row {
         Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
         None => rows_of(body.value, steps.lower.rows[body.value.tensor].unwrap_or(dots[0].y.tensor)),
@@ -76,13 +137,12 @@ pub(crate) fn attention(
         None => steps.lower.pool.bool(true),
     };
     let weight = weight(body, &mut steps.lower)?;
-    let (outputs, epilogues) = results(&mut steps, x)?;
     let mut clauses = Vec::new();
     for clause in &kernel.mask_clauses {
         clauses.push((clause.text.clone(), clause.span, steps.lower.expr(&clause.expr)?));
     }
-    let attention = Attention {
-        name: kernel.name.clone(),
+    let mut attention = Attention {
+        name,
         pool: Pool::new(),
         index: steps.lower.index,
         batch,
@@ -97,29 +157,22 @@ pub(crate) fn attention(
         mask,
         weight,
         value,
-        outputs,
+        outputs: Vec::new(),
         cpu_tiles: cpu_tiles(kernel),
         numerics: Numerics { exact_dot: kernel.numerics.exact_dot },
-        params: params.clone(),
-        dims: dims.clone(),
+        params: Vec::new(),
+        dims: Vec::new(),
         tensors: Vec::new(),
     };
+    steps.choose(&mut attention, &mut clauses)?;
+    let (outputs, epilogues) = results(steps)?;
+    attention.outputs = outputs;
     steps.steps.push(Step::Attend(Box::new(attention)));
     steps.steps.extend(epilogues);
-    let Steps { lower, tensors, mut steps, .. } = steps;
-    let pool = lower.pool;
-    for step in &mut steps {
-        if let Step::Attend(a) = step {
-            a.pool = pool.clone();
-            a.tensors = tensors.clone();
-        }
-    }
-    let name = kernel.name.clone();
-    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
-    Ok(Instance { kernel, mask_clauses: vec![clauses] })
+    Ok(clauses)
 }
 
-fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
+pub(crate) fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
     Rows { tensor, batch: r.batch, head: r.head, seq: r.seq, feature: r.feature }
 }
 
@@ -147,16 +200,24 @@ fn dots(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<attn_ir::Dot>> {
     Ok(dots)
 }
 
-/// Declares what the host gets.
-fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: RowsFact) {
+/// The shape of the rows that a body gives: the query's dims with the value's features.
+pub(crate) fn result_shape(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<ExprId>> {
+    let (x, value) = (body.dots[0].x, body.value);
     let kernel = steps.kernel;
+    let mut shape = Vec::new();
+    for size in &kernel.tensors[x.tensor].shape {
+        shape.push(steps.lower.expr(&size.expr)?);
+    }
+    shape[x.feature] = steps.lower.expr(&kernel.tensors[value.tensor].shape[value.feature].expr)?;
+    Ok(shape)
+}
+
+/// Declares what the host gets.
+fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, body: &Body) -> Result<()> {
+    let kernel = steps.kernel;
+    let x = body.dots[0].x;
     let query = &kernel.tensors[x.tensor];
-    let shape_of = |t: usize| {
-        let id = steps.lower.ids[t].unwrap_or(TensorId(0));
-        steps.tensors[id.0 as usize].shape.clone()
-    };
-    let mut o_shape = shape_of(x.tensor);
-    o_shape[x.feature] = shape_of(value.tensor)[value.feature];
+    let o_shape = result_shape(steps, body)?;
     let mut vector_shape = o_shape.clone();
     vector_shape.remove(x.feature);
     for fact in &kernel.outputs {
@@ -169,6 +230,7 @@ fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: Row
         let (name, fact, origin) = (fact.name.clone(), Fact::None, Origin::Output);
         steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
     }
+    Ok(())
 }
 
 /// What the attention writes, and the steps that make results of it.
@@ -188,28 +250,28 @@ fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>
                 let name = steps.tensors[raw.0 as usize].name.clone();
                 attended.push(Output { name, kind: OutputKind::O, dtype: DType::F32 });
                 let before = steps.steps.len();
-                epilogue(steps, e, raw, x, &shape, TensorId(n as u32))?;
+                epilogue(steps, e, Some(raw), x, &shape, TensorId(n as u32))?;
                 epilogues.extend(steps.steps.drain(before..));
             }
             OutputHir::O { .. } => attended.push(Output { name, kind: OutputKind::O, dtype }),
             OutputHir::Lse => attended.push(Output { name, kind: OutputKind::Lse, dtype }),
             OutputHir::MaxLogit => attended.push(Output { name, kind: OutputKind::MaxLogit, dtype }),
-            OutputHir::Other => {}
+            OutputHir::Other | OutputHir::Combined { .. } => {}
         }
     }
     Ok((attended, epilogues))
 }
 
 /// `out = e`, where `weight @ v` is what the attention wrote into `raw`.
-fn epilogue(
+pub(crate) fn epilogue(
     steps: &mut Steps<'_>,
     e: &Expr,
-    raw: TensorId,
+    raw: Option<TensorId>,
     x: RowsFact,
     shape: &[ExprId],
     out: TensorId,
 ) -> Result<()> {
-    steps.lower.weighted = Some((raw, x));
+    steps.lower.weighted = raw.map(|raw| (raw, x));
     let vars = steps.vars_of(x, true);
     let feature = steps.lower.pool.var(vars.index[x.feature]);
     let value = steps.result_element(e, &vars, feature, shape)?;

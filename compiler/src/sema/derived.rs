@@ -12,6 +12,7 @@ use crate::expr::BinaryOp;
 use crate::expr::eval::Value;
 use crate::syntax::ast::{self, Arg, ExprKind, Spanned};
 
+use super::choice::PoolFact;
 use super::elab::{Elab, Entry};
 use super::hir::{Kind, Node, Size, Type, Uses};
 use super::model::{Elem, TensorFact, TensorKind, UnsupportedClause};
@@ -67,6 +68,9 @@ impl Elab<'_> {
                 }
             }
             None => self.declare_erroneous(name),
+        }
+        if what == "mean_pool" {
+            return true;
         }
         let nearest = format!("compute `{}` on the host and declare it as an `input`", name.node);
         out.push(UnsupportedClause { clause: what.into(), span: value.span, nearest });
@@ -125,7 +129,10 @@ impl Elab<'_> {
         let room = self.arith(BinaryOp::Sub, &old.expr, &block_node, span);
         let windows = self.int_division(BinaryOp::IDiv, &room, &stride_node, span);
         let expr = self.arith(BinaryOp::Add, &windows, &one, span);
+        let none = self.constant(Value::Int(0), span);
+        let expr = self.arith(BinaryOp::Max, &expr, &none, span);
         shape[at] = Size { expr, text: format!("({} - {block}) div {stride} + 1", old.text), dim: None };
+        self.pools.push(PoolFact { tensor: self.tensors.len(), source: n, block, stride });
         Some((elem, shape, Fact::None))
     }
 

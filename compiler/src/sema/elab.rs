@@ -12,6 +12,7 @@ use crate::expr::UnaryOp;
 use crate::expr::eval::Value;
 use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
+use super::choice::PoolFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
 use super::model::{DimFact, Elem, KernelKind, ParamFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
@@ -35,8 +36,8 @@ pub(crate) enum Entry {
     Let(usize),
     /// Position in `states`.
     State(usize),
-    /// The result of a branch.
-    Branch,
+    /// The result of a branch, by position.
+    Branch(usize),
     /// A name bound by the host that no expression reads (`pages`, `kv_len`, `s0`).
     Bound,
 }
@@ -99,6 +100,10 @@ pub(crate) struct Elab<'a> {
     pub stopped: bool,
     /// Inside `return`: `weight @ v` has a meaning, and each `v` is noted here.
     pub values: Option<Vec<Expr>>,
+    /// Inside the `return` of a kernel of branches: the length of each branch's row, if it is known.
+    pub results: Option<Vec<Option<Size>>>,
+    /// Pooled tensors.
+    pub pools: Vec<PoolFact>,
     /// Rotations seen so far.
     pub rotations: Vec<Rotation>,
     /// What `map` and `rotate` do to rows, in the order of the text.
@@ -130,6 +135,8 @@ impl<'a> Elab<'a> {
             steps: 0,
             stopped: false,
             values: None,
+            results: None,
+            pools: Vec::new(),
             rotations: Vec::new(),
             row_ops: Vec::new(),
             row_sizes: HashMap::new(),
@@ -259,7 +266,13 @@ impl<'a> Elab<'a> {
                 let ty = self.states[n].ty.clone();
                 self.node(Kind::State(n), ty, span, Uses::STEP)
             }
-            Entry::Branch => self.misplaced(span, "a branch is a result, not a number", "return it"),
+            Entry::Branch(n) => match &self.results {
+                Some(rows) => {
+                    let ty = rows[n].clone().map_or(Type::Error, Type::Row);
+                    self.node(Kind::Branch(n), ty, span, Uses::ROWS)
+                }
+                None => self.misplaced(span, "a branch is a result, not a number", "return it"),
+            },
             Entry::Bound => self.misplaced(
                 span,
                 "this name is bound by the host and read by a clause only",

@@ -117,18 +117,22 @@ pub fn instantiate(kernel: &CheckedKernel, key: &PlanKey) -> Result<attn_ir::Ker
 /// As [`instantiate`].
 pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result<Instance> {
     refuse_unsupported(kernel, key)?;
-    let Some(body) = &kernel.body else {
+    if kernel.body.is_none() && kernel.branches.is_empty() {
         return Err(unsupported(key, kernel.span, "recurrence", "an `attention` kernel"));
-    };
+    }
     check_key(kernel, key)?;
     let mut lower = prepare(kernel)?;
     let params = bind_params(kernel, key, &mut lower)?;
     let dims = bind_dims(kernel, key, &mut lower)?;
     let tensors = bind_tensors(kernel, key, &mut lower)?;
-    super::build::attention(kernel, key, body, lower, super::build::Bound { params, dims, tensors })
+    let bound = super::build::Bound { params, dims, tensors };
+    match &kernel.body {
+        Some(body) => super::build::attention(kernel, key, body, lower, bound),
+        None => super::parts::branches(kernel, key, lower, bound),
+    }
 }
 
-fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
+pub(super) fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
     CompileError::Unsupported(Box::new(Unsupported {
         clause: clause.into(),
         target: match key.target {
@@ -184,10 +188,14 @@ fn check_key(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
 }
 
 fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
-    let mut pool = Pool::new();
+    Ok(prepare_in(kernel, Pool::new()))
+}
+
+/// Names of a kernel over a pool that may hold more; dims, params and tensors are bound later.
+pub(super) fn prepare_in(kernel: &CheckedKernel, mut pool: Pool) -> Lower<'_> {
     let mut var = |name| pool.add_var(name, Ty::Int);
     let index = IndexVars { b: var("b"), h: var("h"), i: var("i"), j: var("j"), row: var("row") };
-    Ok(Lower {
+    Lower {
         pool,
         index,
         dims: Vec::new(),
@@ -200,8 +208,9 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         rows: vec![None; kernel.tensors.len()],
         row_at: row_at(kernel),
         elems: [None; 4],
+        chosen: None,
         weighted: None,
-    })
+    }
 }
 
 /// Where the rows of each tensor are read.
@@ -215,6 +224,22 @@ fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
         }
     }
     out[body.value.tensor].get_or_insert(RowAt { rows: body.value, query: false });
+    // What is pooled is read as its windows are.
+    for p in &kernel.pools {
+        if let Some(at) = out[p.tensor] {
+            out[p.source].get_or_insert(RowAt { rows: RowsFact { tensor: p.source, ..at.rows }, ..at });
+        }
+    }
+    if let Some(super::choice::KeyChoice::Ranked(rank)) = &kernel.choices.keys {
+        for dot in &rank.dots {
+            for (rows, query) in [(dot.x, true), (dot.y, false)] {
+                out[rows.tensor].get_or_insert(RowAt { rows, query });
+            }
+            for p in kernel.pools.iter().filter(|p| p.tensor == dot.y.tensor) {
+                out[p.source].get_or_insert(RowAt { rows: RowsFact { tensor: p.source, ..dot.y }, query: false });
+            }
+        }
+    }
     // Gates and other rows over the query's dims are read where the query is.
     if let Some(q) = query {
         let shape = &kernel.tensors[q.tensor].shape;

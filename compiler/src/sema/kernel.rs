@@ -63,6 +63,9 @@ pub(crate) fn check_kernel(
         unsupported,
         row_ops: elab.row_ops,
         body,
+        branches: checked.branches,
+        choices: checked.choices,
+        pools: elab.pools,
     };
     ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)
 }
@@ -123,11 +126,14 @@ impl Elab<'_> {
         if clauses.any(|k| matches!(k, ClauseKind::Branch { .. })) {
             return self.branches(clauses, at, unsupported);
         }
-        self.selects(clauses, unsupported);
-        let checked = check_body(self, clauses, at);
+        let choices = self.selects(clauses);
+        let mut checked = check_body(self, clauses, at);
         if let Some(body) = &checked.body {
             self.check_rotations(&body.dots);
+            self.check_choices(&choices, body);
         }
+        self.routed_outside(&choices);
+        checked.choices = choices;
         checked
     }
 
@@ -223,7 +229,7 @@ impl Elab<'_> {
             Entry::Tensor(_) => "input",
             Entry::Let(_) => "let",
             Entry::Dim(_) => "dim",
-            Entry::State(_) | Entry::Branch | Entry::Bound => return,
+            Entry::State(_) | Entry::Branch(_) | Entry::Bound => return,
         };
         let d = Diagnostic::warning(Code::Unused, span, format!("`{name}` is never read"))
             .label(format!("unused {what}"))

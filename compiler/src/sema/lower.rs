@@ -48,8 +48,19 @@ pub(crate) struct Lower<'k> {
     pub row_at: Vec<Option<RowAt>>,
     /// What stands for `Elem::X0`, `X1`, `Pos`, `Pair` in the body at hand.
     pub elems: [Option<ExprId>; 4],
+    /// How queries were chosen.
+    pub chosen: Option<Chosen>,
     /// What `weight @ v` gives at a feature, in a `return`.
     pub weighted: Option<(TensorId, RowsFact)>,
+}
+
+/// Chosen queries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chosen {
+    /// How many.
+    pub count: ExprId,
+    /// Where each query stands among them, or -1.
+    pub ranks: TensorId,
 }
 
 /// Where a row of a tensor is read.
@@ -282,6 +293,11 @@ impl Lower<'_> {
         };
         let index = self.row_index(at.rows, at.query, x);
         Ok(self.pool.load(id, index, Ty::Float))
+    }
+
+    /// The variable of the query's row.
+    pub fn query_var(&self) -> VarId {
+        if self.shifted { self.index.row } else { self.index.i }
     }
 
     /// The index of feature `x` of the row at hand, over `b`, `h` and `row` or `j`.

@@ -8,6 +8,7 @@ use crate::diagnostic::Span;
 use crate::expr::Ty;
 use crate::expr::eval::Value;
 
+use super::choice::{BranchFact, Choices, PoolFact};
 use super::hir::{Expr, Kind, Size};
 use super::rows::RowOp;
 
@@ -77,6 +78,12 @@ pub struct CheckedKernel {
     pub(crate) row_ops: Vec<RowOp>,
     /// The typed body; absent for recurrences and for kernels made of branches.
     pub(crate) body: Option<Body>,
+    /// The branches, in order.
+    pub(crate) branches: Vec<BranchFact>,
+    /// How keys are chosen outside branches.
+    pub(crate) choices: Choices,
+    /// Pooled tensors.
+    pub(crate) pools: Vec<PoolFact>,
 }
 
 impl CheckedKernel {
@@ -261,6 +268,15 @@ pub(crate) enum OutputHir {
     Lse,
     /// `max_logit`
     MaxLogit,
+    /// Rows combined from those of branches.
+    Combined {
+        /// Target of a `cast`.
+        cast: Option<DType>,
+        /// The row.
+        value: Expr,
+        /// The branch whose query, heads and alignment give the row its place.
+        of: usize,
+    },
     /// Something that the attention IR cannot express; an [`UnsupportedClause`] says what.
     Other,
 }

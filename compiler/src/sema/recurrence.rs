@@ -91,6 +91,8 @@ impl Elab<'_> {
         let outputs = self.recurrence_results(clauses, at);
         self.specialise_recurrence();
         CheckedBody {
+            branches: Vec::new(),
+            choices: super::choice::Choices::default(),
             body: None,
             outputs,
             align: AlignFact::default(),

@@ -248,7 +248,11 @@ impl Elab<'_> {
 
     /// A query is read at i, a key at j: a rotation must not use the other.
     pub fn check_rotations(&mut self, dots: &[DotFact]) {
-        for r in std::mem::take(&mut self.rotations) {
+        let elsewhere = |r: &Rotation| !dots.iter().any(|d| d.x.tensor == r.tensor || d.y.tensor == r.tensor);
+        let (others, own) = std::mem::take(&mut self.rotations).into_iter().partition(elsewhere);
+        self.rotations = others;
+        let own: Vec<Rotation> = own;
+        for r in own {
             let query = dots.iter().any(|d| d.x.tensor == r.tensor);
             let key = dots.iter().any(|d| d.y.tensor == r.tensor);
             let (wrong, side, right) = match (query, key) {
