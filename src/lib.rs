@@ -31,6 +31,7 @@ mod error;
 pub mod io;
 mod kernel;
 mod plan;
+pub mod ring;
 mod target;
 
 pub use attn_compiler as compiler;
@@ -43,4 +44,5 @@ pub use bind::{AsInput, AsOutput, Input, Output};
 pub use error::{Error, ErrorKind};
 pub use kernel::{Kernel, ParamValue};
 pub use plan::{CompileStats, Origin, Plan};
+pub use ring::RingPlan;
 pub use target::Target;

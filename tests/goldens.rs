@@ -16,8 +16,7 @@ use attnc::io::{HostTensor, TensorFile};
 use attnc::{DType, ErrorKind, Kernel, Target, Tensor, Value};
 
 /// (beginning of the golden's name, clause that the compiler names)
-const UNSUPPORTED: &[(&str, &str)] =
-    &[("doc_packed_rope", "rotate"), ("rope_", "rotate"), ("lightning_", "recurrence")];
+const UNSUPPORTED: &[(&str, &str)] = &[("lightning_", "recurrence")];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -108,6 +107,7 @@ fn max_abs_score(golden: &Golden, kernel: &Kernel, params: &BTreeMap<String, Val
         dims: golden.dims().into_iter().filter(|(name, _)| !run_time(name)).collect(),
         statics: params.iter().filter(|(n, _)| is_static(n)).map(|(n, v)| (n.clone(), *v)).collect(),
         present: present.map(|t| t.name.clone()).collect(),
+        shard: None,
     };
     let ir = sema::instantiate(spec, &key).unwrap();
     let params = params.iter().map(|(n, v)| (n.clone(), *v)).collect();

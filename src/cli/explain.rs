@@ -14,6 +14,7 @@ use attn_compiler::sema::model::{Ensure, Promise};
 use attn_compiler::target::Target;
 
 use super::explain_show as show;
+use super::ring_work::{self, RingWork};
 use super::study::{Study, StudyArgs};
 use super::tiles::Ground;
 use super::traffic::{self, Moved};
@@ -113,6 +114,8 @@ pub struct Report<'a> {
     pub warnings: Vec<String>,
     /// (GFLOP/s, GB/s, ms)
     pub roofline: Option<(f64, f64, f64)>,
+    /// Work of each rank, for distributed kernels whose mask is known.
+    pub ring: Option<RingWork>,
 }
 
 /// Does it.
@@ -147,6 +150,7 @@ fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
         moved,
         verdicts: spec.ensures.iter().map(|e| verdict(study, spec, e, &mask)).collect(),
         warnings: Vec::new(),
+        ring: ring_work::count(study)?,
         roofline: None,
         mask,
         clauses,

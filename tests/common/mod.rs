@@ -65,6 +65,7 @@ pub fn key(kernel: &str, float: DType, dims: &[(&str, i64)]) -> PlanKey {
         dims: dims.iter().map(|(n, v)| ((*n).to_string(), *v)).collect(),
         statics: BTreeMap::new(),
         present: BTreeSet::new(),
+        shard: None,
     }
 }
 

@@ -16,6 +16,7 @@ use super::hir::Expr;
 use super::instantiate::{CompileError, Instance, MaskClauses, PlanKey, Result};
 use super::lower::Lower;
 use super::model::*;
+use super::shard::Shard;
 use super::turn::Steps;
 
 /// What was bound before the body is lowered.
@@ -33,11 +34,14 @@ pub(crate) fn attention(
     kernel: &CheckedKernel,
     key: &PlanKey,
     body: &Body,
-    lower: Lower<'_>,
-    bound: Bound,
+    mut lower: Lower<'_>,
+    mut bound: Bound,
 ) -> Result<Instance> {
+    present(kernel, &lower, body)?;
+    let shard = Shard::bind(kernel, key, body, &mut lower, &mut bound)?;
     let Bound { params, dims, tensors } = bound;
     let mut steps = start(kernel, lower, tensors);
+    steps.shard = shard;
     declare_outputs(&mut steps, key, body)?;
     let x = body.dots[0].x;
     let clauses = attend(&mut steps, body, kernel.name.clone(), &mut |steps| results(steps, x))?;
@@ -55,7 +59,8 @@ pub(crate) fn start<'k>(
     let zero = lower.pool.int(0);
     let (offset, seq_k) = (zero, zero);
     let (steps, hoisted, branches, pooled) = (vec![], vec![], vec![], vec![]);
-    Steps { kernel, lower, tensors, steps, offset, seq_k, axes, hoisted, branches, pooled }
+    let shard = None;
+    Steps { kernel, lower, tensors, steps, offset, seq_k, shard, axes, hoisted, branches, pooled }
 }
 
 /// The kernel of all steps; attentions get copies of the declarations.
@@ -122,7 +127,8 @@ pub(crate) fn attend(
     };
     let kv_head = kv_head(kernel, &mut steps.lower, n_heads, n_kv_heads)?;
     let pool = &mut steps.lower.pool;
-    let offset = if kernel.align.bottom_right { pool.sub(seq_k, seq_q) } else { pool.int(0) };
+    let aligned = kernel.align.bottom_right && steps.shard.is_none();
+    let offset = if aligned { pool.sub(seq_k, seq_q) } else { pool.int(0) };
     (steps.offset, steps.seq_k) = (offset, seq_k);
     steps.row_ops()?;
     steps.make_pools()?;
@@ -131,12 +137,19 @@ pub(crate) fn attend(
         Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
         None => rows_of(body.value, steps.lower.rows[body.value.tensor].unwrap_or(dots[0].y.tensor)),
     };
-    let score = steps.lower.expr(&body.score)?;
-    let mask = match &body.mask {
+    let mut score = steps.lower.expr(&body.score)?;
+    let mut mask = match &body.mask {
         Some(m) => steps.lower.expr(m)?,
         None => steps.lower.pool.bool(true),
     };
-    let weight = weight(body, &mut steps.lower)?;
+    if let Some(shard) = steps.shard {
+        score = shard.localised(&mut steps.lower, score);
+        mask = shard.localised(&mut steps.lower, mask);
+    }
+    let mut weight = weight(body, &mut steps.lower)?;
+    if let (Some(shard), Weight::Softmax { sink: Some(sink) }) = (steps.shard, &mut weight) {
+        *sink = shard.once(&mut steps.lower, *sink);
+    }
     let mut clauses = Vec::new();
     for clause in &kernel.mask_clauses {
         clauses.push((clause.text.clone(), clause.span, steps.lower.expr(&clause.expr)?));
@@ -181,6 +194,9 @@ fn present(kernel: &CheckedKernel, lower: &Lower<'_>, body: &Body) -> Result<()>
     let read = body.dots.iter().flat_map(|d| [d.x, d.y]).chain([body.value]);
     for r in read.filter(|r| lower.ids[r.tensor].is_none()) {
         let t = &kernel.tensors[r.tensor];
+        if t.kind == TensorKind::Derived {
+            continue;
+        }
         let message = format!("`{}` is read by a dot and cannot be absent", t.name);
         let help = Some(format!("bind `{}`, or remove `optional`", t.name));
         return Err(CompileError::spec(Code::BadPlanValue, t.span, message, "declared optional", help));
@@ -204,10 +220,13 @@ fn dots(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<attn_ir::Dot>> {
 pub(crate) fn result_shape(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<ExprId>> {
     let (x, value) = (body.dots[0].x, body.value);
     let kernel = steps.kernel;
-    let mut shape = Vec::new();
-    for size in &kernel.tensors[x.tensor].shape {
-        shape.push(steps.lower.expr(&size.expr)?);
-    }
+    let mut shape = match steps.lower.ids[x.tensor] {
+        Some(id) => steps.shape(id).to_vec(),
+        None => {
+            let sizes = kernel.tensors[x.tensor].shape.iter();
+            sizes.map(|size| steps.lower.expr(&size.expr)).collect::<std::result::Result<Vec<_>, _>>()?
+        }
+    };
     shape[x.feature] = steps.lower.expr(&kernel.tensors[value.tensor].shape[value.feature].expr)?;
     Ok(shape)
 }
@@ -222,6 +241,8 @@ fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, body: &Body) -> Result<
     vector_shape.remove(x.feature);
     for fact in &kernel.outputs {
         let (dtype, shape, layout) = match &fact.kind {
+            // Parts are merged in f32, and rounded once.
+            OutputHir::O { .. } if key.shard.is_some() => (DType::F32, o_shape.clone(), query.layout.clone()),
             OutputHir::O { cast, .. } => {
                 (cast.unwrap_or(query.elem.dtype(key.float)), o_shape.clone(), query.layout.clone())
             }
@@ -230,7 +251,19 @@ fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, body: &Body) -> Result<
         let (name, fact, origin) = (fact.name.clone(), Fact::None, Origin::Output);
         steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
     }
+    if merged_by_lse(steps) {
+        let (name, layout) = ("lse".into(), (0..vector_shape.len()).collect());
+        let (dtype, shape, fact, origin) = (DType::F32, vector_shape, Fact::None, Origin::Output);
+        steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
+    }
     Ok(())
+}
+
+/// A shard that must return an `lse` which the text does not return.
+fn merged_by_lse(steps: &Steps<'_>) -> bool {
+    let softmax = steps.kernel.body.as_ref().is_some_and(|b| matches!(b.weight, WeightHir::Softmax(_)));
+    let returned = steps.kernel.outputs.iter().any(|o| matches!(o.kind, OutputHir::Lse));
+    steps.shard.is_some() && softmax && !returned
 }
 
 /// What the attention writes, and the steps that make results of it.
@@ -258,6 +291,9 @@ fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>
             OutputHir::MaxLogit => attended.push(Output { name, kind: OutputKind::MaxLogit, dtype }),
             OutputHir::Other | OutputHir::Combined { .. } => {}
         }
+    }
+    if merged_by_lse(steps) {
+        attended.push(Output { name: "lse".into(), kind: OutputKind::Lse, dtype: DType::F32 });
     }
     Ok((attended, epilogues))
 }

@@ -14,7 +14,7 @@ use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
 use super::choice::PoolFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
-use super::model::{DimFact, Elem, KernelKind, ParamFact, TensorFact};
+use super::model::{DimFact, Elem, KernelKind, ParamFact, RingFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
 use super::rotate::Rotation;
@@ -108,6 +108,8 @@ pub(crate) struct Elab<'a> {
     pub rotations: Vec<Rotation>,
     /// What `map` and `rotate` do to rows, in the order of the text.
     pub row_ops: Vec<RowOp>,
+    /// `distribute`
+    pub ring: Option<RingFact>,
     /// Lengths of rows that a rotation changed, by tensor.
     pub row_sizes: HashMap<usize, Size>,
     depth: u32,
@@ -139,6 +141,7 @@ impl<'a> Elab<'a> {
             pools: Vec::new(),
             rotations: Vec::new(),
             row_ops: Vec::new(),
+            ring: None,
             row_sizes: HashMap::new(),
             depth: 0,
         }

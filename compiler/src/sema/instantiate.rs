@@ -35,6 +35,8 @@ pub struct PlanKey {
     pub statics: BTreeMap<String, Value>,
     /// Optional inputs that will be bound.
     pub present: BTreeSet<String>,
+    /// One shard of a `distribute`d kernel instead of the whole: positions of its rows lie this far apart.
+    pub shard: Option<i64>,
 }
 
 /// Why a kernel cannot be compiled for a plan.
@@ -209,6 +211,7 @@ pub(super) fn prepare_in(kernel: &CheckedKernel, mut pool: Pool) -> Lower<'_> {
         row_at: row_at(kernel),
         elems: [None; 4],
         chosen: None,
+        local: None,
         weighted: None,
     }
 }
@@ -390,7 +393,7 @@ fn bind_tensors(
 ) -> Result<Vec<attn_ir::Tensor>> {
     let mut tensors = Vec::new();
     for (n, t) in kernel.tensors.iter().enumerate() {
-        if t.optional && !key.present.contains(&t.name) {
+        if t.kind == TensorKind::Derived || (t.optional && !key.present.contains(&t.name)) {
             continue;
         }
         lower.ids[n] = Some(TensorId(tensors.len() as u32));

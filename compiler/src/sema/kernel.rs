@@ -61,6 +61,7 @@ pub(crate) fn check_kernel(
         decode: facts.decode,
         mask_clauses: checked.mask_clauses,
         unsupported,
+        ring: elab.ring,
         row_ops: elab.row_ops,
         body,
         branches: checked.branches,

@@ -50,6 +50,8 @@ pub(crate) struct Lower<'k> {
     pub elems: [Option<ExprId>; 4],
     /// How queries were chosen.
     pub chosen: Option<Chosen>,
+    /// Variables of local rows, where they are not the positions: one shard of a distributed kernel.
+    pub local: Option<Local>,
     /// What `weight @ v` gives at a feature, in a `return`.
     pub weighted: Option<(TensorId, RowsFact)>,
 }
@@ -70,6 +72,15 @@ pub(crate) struct RowAt {
     pub rows: RowsFact,
     /// At (b, h, row); else at (b, head, j).
     pub query: bool,
+}
+
+/// Rows of a shard's queries and keys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Local {
+    /// Of the queries.
+    pub query: VarId,
+    /// Of the keys.
+    pub key: VarId,
 }
 
 /// Where an expression stands.
@@ -304,10 +315,12 @@ impl Lower<'_> {
     pub fn row_index(&mut self, rows: RowsFact, query: bool, x: ExprId) -> Vec<ExprId> {
         let rank = [rows.batch, rows.head, Some(rows.seq), Some(rows.feature)].into_iter().flatten().count();
         let mut at = vec![x; rank];
-        let seq = match (query, self.shifted) {
-            (false, _) => self.index.j,
-            (true, true) => self.index.row,
-            (true, false) => self.index.i,
+        let seq = match (query, self.shifted, self.local) {
+            (true, _, Some(local)) => local.query,
+            (false, _, Some(local)) => local.key,
+            (false, ..) => self.index.j,
+            (true, true, _) => self.index.row,
+            (true, false, _) => self.index.i,
         };
         at[rows.seq] = self.pool.var(seq);
         if let Some(d) = rows.head {

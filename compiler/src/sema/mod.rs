@@ -36,6 +36,7 @@ mod roles;
 mod rotate;
 mod rows;
 mod select;
+pub mod shard;
 mod suggest;
 mod turn;
 

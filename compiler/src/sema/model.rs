@@ -74,6 +74,8 @@ pub struct CheckedKernel {
     pub mask_clauses: Vec<MaskClause>,
     /// Clauses that the attention IR cannot express yet, in order of the text.
     pub(crate) unsupported: Vec<UnsupportedClause>,
+    /// `distribute ring(...)`
+    pub ring: Option<RingFact>,
     /// What `map` and `rotate` do to rows, in order of the text.
     pub(crate) row_ops: Vec<RowOp>,
     /// The typed body; absent for recurrences and for kernels made of branches.
@@ -380,6 +382,44 @@ pub(crate) enum HeadMap {
     Mqa,
     /// An int expression of h.
     By(Expr),
+}
+
+/// Which positions a rank of a ring holds: n positions over P ranks, chunks differing by at most one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingLayout {
+    /// Rank r holds the r-th of P chunks.
+    Contiguous,
+    /// Rank r holds positions r, r + P, r + 2 P, ...
+    Striped,
+    /// Rank r holds chunks r and 2 P - 1 - r of 2 P.
+    Zigzag,
+}
+
+impl RingLayout {
+    /// Names in the text.
+    pub const ALL: [(&'static str, RingLayout); 3] = [
+        ("contiguous", RingLayout::Contiguous),
+        ("striped", RingLayout::Striped),
+        ("zigzag", RingLayout::Zigzag),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|l| l.1 == self).map_or("contiguous", |l| l.0)
+    }
+}
+
+/// `distribute ring(axis, ranks, layout)`
+#[derive(Clone, Copy, Debug)]
+pub struct RingFact {
+    /// The distributed dim, by position.
+    pub dim: usize,
+    /// Ranks that the text asks for; the transport's number otherwise.
+    pub ranks: Option<i64>,
+    /// Who holds which positions.
+    pub layout: RingLayout,
+    /// The clause.
+    pub span: Span,
 }
 
 /// A top-level conjunct of the mask.

@@ -13,7 +13,7 @@ use crate::expr::{BinaryOp, ExprId, TensorId, Ty, UnaryOp};
 use super::build::{self, Bound};
 use super::choice::BranchFact;
 use super::hir::{Expr, Kind, find};
-use super::instantiate::{Instance, PlanKey, Result, prepare_in};
+use super::instantiate::{Instance, PlanKey, Result, prepare_in, unsupported};
 use super::lower::{Lower, LowerError};
 use super::model::*;
 use super::turn::{RowVars, Steps};
@@ -55,6 +55,10 @@ pub(crate) fn branches(
     lower: Lower<'_>,
     bound: Bound,
 ) -> Result<Instance> {
+    if key.shard.is_some() {
+        let nearest = "distribute each branch as a kernel of its own";
+        return Err(unsupported(key, kernel.span, "branches over a ring", nearest));
+    }
     let views: Vec<CheckedKernel> = kernel.branches.iter().map(|b| seen_by(kernel, b)).collect();
     let bodies: Vec<&Body> = views.iter().filter_map(|v| v.body.as_ref()).collect();
     let Bound { params, dims, tensors } = bound;

@@ -14,7 +14,7 @@ use crate::syntax::ast::{self, Arg, ClauseKind, DefKind, ExprKind};
 use super::clauses::Clauses;
 use super::elab::{Elab, Frame};
 use super::hir::{Elem, Expr, Kind, Node, Size, Type, Uses};
-use super::model::{DotFact, KernelKind, UnsupportedClause};
+use super::model::{DotFact, KernelKind, RingFact, RingLayout, UnsupportedClause};
 use super::modules::DefId;
 use super::options::word_of;
 use super::rows::{Pairs, RowOp, RowOpKind, Scaling, Turn};
@@ -59,10 +59,7 @@ impl Elab<'_> {
                     refuse("leave it out, as at inference");
                     self.dropout(args, clause.span);
                 }
-                ClauseKind::Distribute(e) => {
-                    refuse("run on one device: leave the clause out");
-                    self.distribute(e);
-                }
+                ClauseKind::Distribute(e) => self.ring = self.distribute(e, clause.span),
                 ClauseKind::Append(names) => self.append(names, clause.span, out),
                 _ => {}
             }
@@ -500,7 +497,8 @@ impl Elab<'_> {
         }
     }
 
-    fn distribute(&mut self, e: &ast::Expr) {
+    /// `ring(axis, ranks, layout)`
+    fn distribute(&mut self, e: &ast::Expr, clause: Span) -> Option<RingFact> {
         let ExprKind::Call { name, args } = &e.node else {
             self.report.error(
                 Code::BadDistribute,
@@ -508,7 +506,7 @@ impl Elab<'_> {
                 "a distribution is a call",
                 "for instance ring(axis = S)",
             );
-            return;
+            return None;
         };
         if name.node != "ring" {
             let d = Diagnostic::error(
@@ -519,12 +517,15 @@ impl Elab<'_> {
             .label("expected ring")
             .suggest(name.span, "ring", "write `ring`");
             self.report.push(d);
-            return;
+            return None;
         }
-        let Some(bound) = self.bind("ring", &["axis", "ranks", "layout"], 1, args, e.span) else { return };
+        let bound = self.bind("ring", &["axis", "ranks", "layout"], 1, args, e.span)?;
+        let mut dim = None;
         if let Some(axis) = bound[0] {
             let x = self.expr(axis);
-            if !matches!(x.kind, Kind::Dim(_)) && !x.is_error() {
+            if let Kind::Dim(n) = x.kind {
+                dim = Some(n);
+            } else if !x.is_error() {
                 self.report.error(
                     Code::BadDistribute,
                     axis.span,
@@ -533,14 +534,18 @@ impl Elab<'_> {
                 );
             }
         }
-        if let Some(ranks) = bound[1] {
-            let x = self.expr(ranks);
-            self.want_int(&x, "the number of ranks");
+        let mut ranks = None;
+        if let Some(e) = bound[1] {
+            let x = self.expr(e);
+            ranks = self.want_int(&x, "the number of ranks").int();
         }
+        let mut ring_layout = RingLayout::Contiguous;
         if let Some(layout) = bound[2] {
-            let known = ["contiguous", "striped", "zigzag"];
+            let known = RingLayout::ALL.map(|l| l.0);
             let word = word_of(layout).unwrap_or("");
-            if !known.contains(&word) {
+            if let Some((_, found)) = RingLayout::ALL.iter().find(|l| l.0 == word) {
+                ring_layout = *found;
+            } else {
                 let mut d = Diagnostic::error(Code::BadDistribute, layout.span, "a ring has no such layout")
                     .label(format!("expected {}", known.join(", ")));
                 d = match nearest(word, known) {
@@ -550,6 +555,7 @@ impl Elab<'_> {
                 self.report.push(d);
             }
         }
+        Some(RingFact { dim: dim?, ranks, layout: ring_layout, span: clause })
     }
 
     /// True in a kernel that carries a state.

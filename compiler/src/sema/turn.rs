@@ -14,6 +14,7 @@ use super::hir::{Expr, NormOver, Size};
 use super::lower::{Lower, LowerError};
 use super::model::{CheckedKernel, HeadMap, RowsFact};
 use super::rows::{Frequencies, Pairs, RowOp, RowOpKind, Turn};
+use super::shard::Shard;
 
 type Result<T> = std::result::Result<T, LowerError>;
 
@@ -31,6 +32,8 @@ pub(crate) struct Steps<'k> {
     pub offset: ExprId,
     /// Keys.
     pub seq_k: ExprId,
+    /// The shard that is made, if not the whole.
+    pub shard: Option<Shard>,
     /// b, h, s and x of derived rows, and the index of a pair.
     pub axes: [VarId; 5],
     /// What was hoisted: value and extents, and the load that stands for it.
@@ -135,11 +138,19 @@ impl<'k> Steps<'k> {
         let (b, h) = (of(pool, vars.rows.batch), of(pool, vars.rows.head));
         let s = pool.var(vars.index[vars.rows.seq]);
         let i = if shifted { pool.add(s, offset) } else { s };
-        let mut subst = vec![(ix.b, b), (ix.h, h), (ix.row, s), (ix.i, i)];
-        if !vars.query {
-            subst.push((ix.j, s));
+        let mut subst = vec![(ix.b, b), (ix.h, h)];
+        match (self.shard, self.lower.local) {
+            (Some(shard), Some(local)) => {
+                let at = shard.position(&mut self.lower, s, vars.query);
+                subst.extend([(ix.row, at), (ix.i, at), (local.query, s), (local.key, s)]);
+                subst.extend((!vars.query).then_some((ix.j, at)));
+            }
+            _ => {
+                subst.extend([(ix.row, s), (ix.i, i)]);
+                subst.extend((!vars.query).then_some((ix.j, s)));
+            }
         }
-        pool.substitute(e, &subst)
+        self.pool().substitute(e, &subst)
     }
 
     /// A tensor of the shape of the rows (`feature` features) whose element is `value`, over b, h, row and j.

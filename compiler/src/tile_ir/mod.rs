@@ -127,6 +127,8 @@ pub struct Buffer {
 }
 
 /// A run of rows of a tensor: element (r, x) is at `index` with `index[row_dim] + r` and `index[col_dim] + x`.
+/// The elements may be of any storage type. What reads rows takes ints and bits as numbers, which are exact below
+/// 2^24; what stores f32 rounds half to even and saturates for ints (NaN gives 0) and asks `!= 0` for bits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowsRef {
     /// The tensor.

@@ -161,11 +161,8 @@ impl<'m, 'a> Task<'m, 'a> {
                 let index = self.index(&dst.index)?;
                 for r in 0..rows {
                     let x = self.get(*src, r, 0)?;
-                    self.machine.memory.write(
-                        dst.tensor,
-                        &moved(&index, dst.row_dim, r, dst.row_dim, 0),
-                        Value::Float(x),
-                    )?;
+                    let at = moved(&index, dst.row_dim, r, dst.row_dim, 0);
+                    self.machine.memory.write_number(dst.tensor, &at, x)?;
                 }
                 Ok(())
             }
@@ -196,7 +193,9 @@ impl<'m, 'a> Task<'m, 'a> {
     fn source(&self, rows: &RowsRef, index: &[i64], r: usize, x: usize) -> Done<f64> {
         let at = moved(index, rows.row_dim, r, rows.col_dim, x);
         match self.machine.memory.load(rows.tensor, &at)? {
-            Some(value) => Ok(value.float()),
+            Some(Value::Float(x)) => Ok(x),
+            Some(Value::Int(x)) => Ok(x as f64),
+            Some(Value::Bool(x)) => Ok(f64::from(u8::from(x))),
             None => Err(format!("reads the tensor at {at:?}, out of its range")),
         }
     }
@@ -392,7 +391,7 @@ impl<'m, 'a> Task<'m, 'a> {
             for x in 0..d {
                 let value = if scale == 0.0 { 0.0 } else { self.get(src, r, x)? * scale };
                 let at = moved(&index, dst.row_dim, r, dst.col_dim, x);
-                self.machine.memory.write(dst.tensor, &at, Value::Float(value))?;
+                self.machine.memory.write_number(dst.tensor, &at, value)?;
             }
         }
         Ok(())

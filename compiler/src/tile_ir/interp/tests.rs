@@ -250,6 +250,50 @@ fn what_a_program_must_not_do_is_an_error() {
 }
 
 #[test]
+fn what_a_step_must_not_do_is_an_error() {
+    let header = "input x: f32[n, d] output o: f32[n, d] workspace w: f32[n, d] workspace at: i32[4]";
+    let case = |body: &str, message: &str| {
+        let launches: &'static str = Box::leak(format!("launch l {{ {body} }}").into_boxed_str());
+        let error = Case { header, launches, n: 6, d: 5 }.error();
+        assert!(error.contains(message), "{error}, expected {message}");
+    };
+    let buffers = "buffer a[8, 16] buffer b[16, 32] buffer c[8, 32] buffer v[8, 1]";
+    let with = |body: &str| format!("{buffers} load_rows a <- x[0 : r, 0 : x], rows = n, d = d {body}");
+    let unset = "which nothing has written";
+    case(&with("load_rows a <- x[0 : r, 0 : x], rows = n, d = n"), "reads the tensor at [0, 5]");
+    case(&with("load_rows a <- x[0 : r, 0 : x], rows = n, d = n * 3"), "a count of 18");
+    case(
+        &with("gemm c = a * b, rows = n, k = d, n = 3, skip_zero = false"),
+        &format!("reads b[0, 0], {unset}"),
+    );
+    case(&with("gemm c = a * b, rows = n, k = n * 3, n = 3, skip_zero = false"), "a count of 18");
+    case(&with("transpose b <- a, rows = 7, cols = d"), &format!("reads a[6, 0], {unset}"));
+    case(&with("transpose b <- a, rows = n, cols = d * 4"), "a count of 20");
+    case(&with("scan_rows a, rows = n + 1, cols = 1"), &format!("reads a[6, 0], {unset}"));
+    case(&with("scan_rows a, rows = n, cols = 1, decay = v"), &format!("reads v[1, 0], {unset}"));
+    case(&with("reduce_rows sum v <- a, rows = 8, cols = 2"), &format!("reads a[6, 0], {unset}"));
+    let random = "row0 = 0, stream = 0, offset = 0, seed = 0, threshold = 0, keep_scale = 1.0";
+    let random = |cols: &str, col0: &str| {
+        format!(
+            "random a, rows = n, cols = {cols}, {}",
+            random.replace("stream", &format!("col0 = {col0}, stream"))
+        )
+    };
+    case(&with(&random("d", "d - 6")), "column -1, which is negative");
+    case(&with(&random("d * 4", "0")), "a count of 20");
+    case("prefix_sum flat(w, 0), flat(w, n * d - 1) <- x[0, 0 : rx], n = d", "writes outside of 30");
+    case("prefix_sum flat(w, 0), flat(w, 5) <- x[0, 0 : rx], n = n", "reads the tensor at [0, 5]");
+    case("grid t < 2 prefix_sum flat(w, t), flat(w, t + 10) <- x[0, 0 : rx], n = 2", "write one element");
+    case("top_k flat(at, 0) <- x[0 : rx, 0], n = n, m = 3, width = 2", "3 positions for a row of 2");
+    case("top_k flat(at, 1) <- x[0 : rx, 0], n = n, m = 3, width = 4", "writes outside of 4");
+    case(&with("store_map o[0 : r, 1 : x] [i < n, j < d]: 0.0"), "writes at [0, 5]");
+    case(
+        &with("store_map o[0 : r, 0 : x] [i < n, j < d], e = row(v): e"),
+        &format!("reads v[0, 0], {unset}"),
+    );
+}
+
+#[test]
 fn poisoned_workspace_is_an_error() {
     let case = |pack: &str, product: &str, message: &str| {
         let text = format!(

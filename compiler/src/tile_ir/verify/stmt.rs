@@ -201,7 +201,7 @@ impl<'a> Verifier<'a> {
 
     fn store_map(&mut self, stmt: &Stmt) -> Checked {
         let Stmt::StoreMap { dst, rows, cols, row, col, reads, value } = stmt else { return Ok(()) };
-        let decl = self.place_of(dst)?;
+        let decl = self.rows(dst)?;
         self.writable(decl)?;
         let one = self.program.pool.as_int(*cols) == Some(1);
         self.ensure(dst.row_dim != dst.col_dim || one, "I10", "along one dim there is one column")?;
@@ -318,17 +318,11 @@ impl<'a> Verifier<'a> {
         self.expr(flat.offset, Ty::Int)
     }
 
-    fn place_of(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
+    fn rows(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
         let decl = self.tensor(rows.tensor)?;
         self.indices(decl, &rows.index)?;
         let rank = decl.shape.len();
         self.ensure(rows.row_dim < rank && rows.col_dim < rank, "I10", "rows run along dims of the tensor")?;
-        Ok(decl)
-    }
-
-    fn rows(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
-        let decl = self.place_of(rows)?;
-        self.ensure(decl.dtype.is_float(), "I12", "rows hold floats")?;
         Ok(decl)
     }
 

@@ -160,7 +160,6 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "prefix_sum flat(hi, 0), flat(lo, 0) <- x[0 : r, 3 : x]",
     ),
     ("I10", "top_k flat(at, 0) <- x[0 : rx, 3]", "top_k flat(at, 0) <- x[0 : r, 3 : x]"),
-    ("I12", "top_k flat(at, 0) <- x[0 : rx, 3]", "top_k flat(at, 0) <- ids[0 : rx]"),
     ("I13", "top_k flat(at, 0) <- x[0 : rx, 3]", "top_k flat(at, 0) <- hi[0 : rx]"),
     ("I14", "flat(hi, 0), flat(lo, 0) <- x[0 : rx, 3]", "flat(lo, 0), flat(lo, 0) <- hi[0 : rx]"),
     ("I6", "width = 4", "width = c"),

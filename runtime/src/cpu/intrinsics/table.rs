@@ -349,7 +349,7 @@ macro_rules! isa_table {
                     offset: i64, seed: i64, threshold: i64, keep_scale: f32) {
                     let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
                     let draw = random::Draw { row0, col0, stream, offset, seed, threshold, keep_scale };
-                    random::random(tile, draw)
+                    random::random::<$simd>(tile, draw)
                 }
                 fn prefix_sum(hi: *mut f32, lo: *mut f32, src: *const u8, dtype: u32, n: i64, stride: i64) {
                     if let Some(dtype) = dtype_of(dtype) {

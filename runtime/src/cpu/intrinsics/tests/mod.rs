@@ -8,6 +8,7 @@ mod functions;
 mod products;
 mod softmax;
 mod storage;
+mod tiles;
 
 use super::*;
 
