@@ -210,7 +210,7 @@ impl Elab<'_> {
         OutputHir::Combined { cast, value, of }
     }
 
-    /// Rows that meet have the same batch, heads and sequence.
+    /// Rows that meet have the same batch and sequence; how many heads there are, a plan knows.
     fn same_places(&mut self, a: &BranchFact, b: &BranchFact, at: Span) {
         let (Some(x), Some(y)) = (a.body.as_ref(), b.body.as_ref()) else { return };
         let (Some(x), Some(y)) = (x.dots.first().map(|d| d.x), y.dots.first().map(|d| d.x)) else { return };
@@ -218,7 +218,7 @@ impl Elab<'_> {
         let alike = x.batch.is_some() == y.batch.is_some()
             && x.head.is_some() == y.head.is_some()
             && shape(x).len() == shape(y).len()
-            && (0..x.feature).all(|d| shape(x)[d].same(&shape(y)[d]));
+            && (0..x.feature).all(|d| Some(d) == x.head || shape(x)[d].same(&shape(y)[d]));
         if alike {
             return;
         }

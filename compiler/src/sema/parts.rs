@@ -7,13 +7,14 @@
 //! (`build.rs`), selections (`choose.rs`).
 
 use crate::artifact::DType;
+use crate::diagnostic::Code;
 use crate::attn_ir::{self, Derive, Fact, Origin, Output, OutputKind, Step};
 use crate::expr::{BinaryOp, ExprId, TensorId, Ty, UnaryOp};
 
 use super::build::{self, Bound};
 use super::choice::BranchFact;
 use super::hir::{Expr, Kind, find};
-use super::instantiate::{Instance, PlanKey, Result, prepare_in, unsupported};
+use super::instantiate::{CompileError, Instance, PlanKey, Result, prepare_in, unsupported};
 use super::lower::{Lower, LowerError};
 use super::model::*;
 use super::turn::{RowVars, Steps};
@@ -65,6 +66,7 @@ pub(crate) fn branches(
     let ids = lower.ids.clone();
     let mut steps = build::start(kernel, lower, tensors);
     for output in &kernel.outputs {
+        same_heads(&mut steps, kernel, &bodies, output)?;
         declare_output(&mut steps, key, &bodies, output)?;
     }
     let (mut roles, mut clauses) = (Vec::new(), Vec::new());
@@ -148,6 +150,31 @@ fn is_merged(kernel: &CheckedKernel, branch: usize) -> bool {
         OutputHir::Combined { value, .. } => find(value, &mut |n| merges(n)).is_some(),
         _ => false,
     })
+}
+
+/// Rows that meet have the same number of heads.
+fn same_heads(
+    steps: &mut Steps<'_>,
+    kernel: &CheckedKernel,
+    bodies: &[&Body],
+    output: &OutputFact,
+) -> Result<()> {
+    let mut first: Option<(usize, ExprId)> = None;
+    for n in (0..bodies.len()).filter(|&n| reads(output, n)) {
+        let x = bodies[n].dots[0].x;
+        let Some(head) = x.head else { continue };
+        let size = steps.lower.expr(&kernel.tensors[x.tensor].shape[head].expr)?;
+        match first {
+            Some((m, other)) if other != size => {
+                let (a, b) = (&kernel.branches[m].name, &kernel.branches[n].name);
+                let message = format!("the rows of `{a}` and `{b}` have different heads");
+                let help = Some("combine branches of as many heads, or return them by themselves".into());
+                return Err(CompileError::spec(Code::BadPlanValue, output.span, message, "combined here", help));
+            }
+            _ => first = first.or(Some((n, size))),
+        }
+    }
+    Ok(())
 }
 
 /// Declares an output with the shape and layout of the rows of its branch.
