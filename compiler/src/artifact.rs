@@ -51,6 +51,8 @@ pub struct ScalarSpec {
     pub is_dim: bool,
     /// Default of a parameter.
     pub default: Option<Value>,
+    /// An int parameter that may hold any 64 bits: it only keys random words. Others fit 32 bits.
+    pub wide: bool,
 }
 
 /// What a tensor of the argument table is.

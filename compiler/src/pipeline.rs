@@ -204,6 +204,7 @@ pub fn plan(
                 checks.add_rank(rank, &mut program);
                 lower::rank::rank(&mut program, rank);
             }
+            attn_ir::Step::Accumulate(s) => lower::accumulate::accumulate(&mut program, s),
             attn_ir::Step::Attend(attention) => {
                 let mut tabulated = (**attention).clone();
                 tabulated.pool = program.pool.clone();
@@ -254,11 +255,13 @@ pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, Compil
         Err(e) => e.to_string(),
     };
     let program = &plan.program;
-    let scalars = |args: &[ScalarArg], is_dim| {
-        args.iter()
-            .map(|a| ScalarSpec { name: a.name.clone(), var: a.var, is_dim, default: a.default })
-            .collect::<Vec<_>>()
+    let wide = tile_ir::wide::wide_params(program);
+    let scalar = |a: &ScalarArg, is_dim| {
+        let (name, wide) = (a.name.clone(), wide.contains(&a.var));
+        ScalarSpec { name, var: a.var, is_dim, default: a.default, wide }
     };
+    let scalars =
+        |args: &[ScalarArg], is_dim| args.iter().map(|a| scalar(a, is_dim)).collect::<Vec<ScalarSpec>>();
     let launches = program.launches.iter().enumerate().map(|(n, launch)| LaunchSpec {
         name: launch.name.clone(),
         grid: launch.grid.iter().map(|(_, extent)| *extent).collect(),

@@ -120,6 +120,7 @@ fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
             Step::Derive(d) => roots.push(d.value),
             Step::Top(_) | Step::Count(_) => {}
             Step::Rank(r) => roots.extend([r.value, r.seen]),
+            Step::Accumulate(_) => {}
             Step::Attend(a) => {
                 let sink = if let Weight::Softmax { sink } = a.weight { sink } else { None };
                 roots.extend([a.score, a.mask].into_iter().chain(sink));

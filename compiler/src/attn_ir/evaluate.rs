@@ -10,7 +10,7 @@ mod choose;
 use std::collections::HashMap;
 
 use super::dense::{self, RowResults};
-use super::{Attention, Derive, Kernel, Origin, OutputKind, Step, Tensor};
+use super::{Accumulate, Attention, Derive, Kernel, Origin, OutputKind, Step, Tensor};
 use crate::artifact::DType;
 use crate::expr::eval::{Env, Value, eval};
 use crate::expr::{ExprId, TensorId, Ty, VarId};
@@ -68,6 +68,11 @@ pub fn evaluate_with(
             Step::Rank(rank) => {
                 let made = choose::rank(kernel, rank, At::new(kernel, &vars, &inputs))?;
                 keep_all(kernel, made, &mut inputs, &mut results);
+            }
+            Step::Accumulate(s) => {
+                let [hi, lo] = accumulate(kernel, s, &inputs)?;
+                keep(kernel.tensor(s.hi), hi, &mut inputs, &mut results);
+                keep(kernel.tensor(s.lo), lo, &mut inputs, &mut results);
             }
             Step::Attend(a) => {
                 let found = attend(a, &inputs)?;
@@ -194,6 +199,26 @@ fn derive(kernel: &Kernel, d: &Derive, vars: &[Value], inputs: &Inputs) -> Resul
         Ty::Bool => Data::Bool(values.iter().map(|v| v.bool()).collect()),
     };
     View::contiguous(shape, data)
+}
+
+/// Running sums in f64: their f32 parts, and what those leave.
+fn accumulate(kernel: &Kernel, s: &Accumulate, inputs: &Inputs) -> Result<[View; 2], BindError> {
+    let name = &kernel.tensor(s.source).name;
+    let Some(source) = inputs.tensors.get(name) else {
+        return Err(BindError(format!("tensor `{name}` is missing")));
+    };
+    let shape = source.shape().to_vec();
+    let n = shape.last().copied().unwrap_or(1);
+    let (mut hi, mut lo, mut sum) = (Vec::new(), Vec::new(), 0.0);
+    for at in 0..shape.iter().product::<usize>() {
+        let index: Vec<i64> = unflatten(at, &shape).into_iter().map(|x| x as i64).collect();
+        let x = source.get(&index).map_or(0.0, |v| v.float());
+        sum = if at % n == 0 { x } else { sum + x };
+        let part = f64::from(sum as f32);
+        hi.push(part);
+        lo.push(if part.is_finite() { sum - part } else { 0.0 });
+    }
+    Ok([View::contiguous(shape.clone(), Data::Float(hi))?, View::contiguous(shape, Data::Float(lo))?])
 }
 
 /// A table is what every target reads: rounded as it is stored.

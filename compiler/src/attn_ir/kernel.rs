@@ -42,6 +42,8 @@ pub enum Side {
 pub enum Step {
     /// A tensor computed element by element.
     Derive(Derive),
+    /// Running sums.
+    Accumulate(Accumulate),
     /// Scores, weights, and their sum with the values.
     Attend(Box<Attention>),
     /// The largest elements of rows.
@@ -72,6 +74,19 @@ pub struct Derive {
     pub checks: Vec<ExprId>,
 }
 
+/// `hi + lo` is the sum of the elements of `source` up to and with each one, along the last dim: `hi` holds it in
+/// f32 and `lo` what that leaves (0 where hi is not finite), so that differences keep f32 accuracy at any length.
+/// A sum that met -inf stays -inf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accumulate {
+    /// Written, f32, of the source's shape.
+    pub hi: TensorId,
+    /// Written, likewise.
+    pub lo: TensorId,
+    /// Floats.
+    pub source: TensorId,
+}
+
 /// What bounds the elements of an output, by which errors are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
@@ -89,8 +104,8 @@ impl Kernel {
         for a in self.attentions() {
             let kind = a.outputs.iter().find(|o| o.name == output).map(|o| o.kind);
             match (kind, a.weight) {
-                (Some(OutputKind::O), Weight::Softmax { .. } | Weight::Sigmoid) => return Measure::Average,
-                (Some(OutputKind::O), Weight::Relu | Weight::Plain) => return Measure::Sum,
+                (Some(OutputKind::O), Weight::Softmax { .. }) => return Measure::Average,
+                (Some(OutputKind::O), _) => return Measure::Sum,
                 (Some(OutputKind::Lse | OutputKind::MaxLogit), _) => return Measure::Logarithm,
                 (None, _) => {}
             }

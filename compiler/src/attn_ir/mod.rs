@@ -20,7 +20,7 @@ pub mod kernel;
 pub mod text;
 
 pub use choose::{Count, RANK_ROWS, Rank, Top};
-pub use kernel::{Derive, Kernel, Measure, Side, Step};
+pub use kernel::{Accumulate, Derive, Kernel, Measure, Side, Step};
 
 use crate::artifact::DType;
 use crate::expr::eval::Value;
@@ -130,6 +130,22 @@ pub enum Weight {
     Plain,
 }
 
+/// Weights dropped at random, after normalisation: the weight of (b, h, i, j) becomes 0 where
+/// `expr::rand::word(j, i, b * n_heads + h, offset, seed)` is below the threshold, else it grows by the scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropout {
+    /// Float, 0 to below 1: the share that is dropped.
+    pub p: ExprId,
+    /// Int: `round(p * 2^32)`, formed in f64.
+    pub threshold: ExprId,
+    /// Float: `1 / (1 - p)`.
+    pub keep_scale: ExprId,
+    /// Int: the key.
+    pub seed: ExprId,
+    /// Int: the draw.
+    pub offset: ExprId,
+}
+
 /// What an output holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputKind {
@@ -220,6 +236,8 @@ pub struct Attention {
     pub mask: ExprId,
     /// Score to weight.
     pub weight: Weight,
+    /// Which weights are dropped.
+    pub dropout: Option<Dropout>,
     /// The values, read at (b, kv_head(h), j).
     pub value: Rows,
     /// Outputs in order of `return`.

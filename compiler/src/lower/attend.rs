@@ -282,6 +282,7 @@ impl Attend<'_> {
         let nonfinite = self.define(&mut step, "nonfinite", flag);
         let scale = self.builder.pool().float(factor);
         step.push(self.weights(tiles, task, cols, scale, nonfinite));
+        step.extend(self.dropped(tiles, task, at, cols));
         let panels = self.values.panels(self.builder, self.input, b, g, j0);
         let n = self.builder.pool().int(self.values.d);
         let softmax = matches!(self.input.attn.weight, Weight::Softmax { .. });
@@ -340,6 +341,27 @@ impl Attend<'_> {
             Weight::Plain => WeightKind::Plain,
         };
         Stmt::WeightStep { kind, s, rows, cols, scale, row_max, floor_unmasked }
+    }
+
+    /// Drops some of the weights of a tile.
+    fn dropped(&mut self, tiles: &Tiles, task: &Task, at: &TileBox, cols: ExprId) -> Option<Stmt> {
+        let d = self.input.attn.dropout?;
+        let n_heads = self.input.attn.n_heads;
+        let pool = self.builder.pool();
+        let heads = pool.int(n_heads);
+        let before = pool.mul(task.b, heads);
+        Some(Stmt::Random {
+            dst: tiles.s[0],
+            rows: task.rows,
+            cols,
+            row0: at.i_lo,
+            col0: at.j_lo,
+            stream: pool.add(before, task.h),
+            offset: d.offset,
+            seed: d.seed,
+            threshold: d.threshold,
+            keep_scale: d.keep_scale,
+        })
     }
 
     fn finish(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {

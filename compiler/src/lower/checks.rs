@@ -137,7 +137,7 @@ fn of(pool: &Pool, roots: &[ExprId], tensors: &[TensorDecl]) -> Vec<BindCheck> {
     let mut checks = Vec::new();
     for id in pool.reachable(roots) {
         match pool.op(id) {
-            Op::Load(tensor, index, _) if tensors[tensor.0 as usize].kind == TensorKind::Input => {
+            Op::Load(tensor, index, _) if bound_or_made(&tensors[tensor.0 as usize]) => {
                 let text = print(pool, id, &name);
                 checks.extend(index.iter().enumerate().map(|(dim, &index)| BindCheck::Index {
                     tensor: *tensor,
@@ -155,6 +155,11 @@ fn of(pool: &Pool, roots: &[ExprId], tensors: &[TensorDecl]) -> Vec<BindCheck> {
         }
     }
     checks
+}
+
+/// Tables are as large as what indexes them; everything else is checked.
+fn bound_or_made(t: &TensorDecl) -> bool {
+    matches!(t.kind, TensorKind::Input | TensorKind::Workspace)
 }
 
 /// The interval of each index variable of an attention.

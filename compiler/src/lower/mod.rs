@@ -8,6 +8,7 @@
 //! Not done here: simplification (constant branches, identity maps), splitting of elementary functions; those
 //! are `passes`.
 
+pub mod accumulate;
 mod attend;
 pub mod checks;
 pub mod choose;
@@ -51,6 +52,7 @@ pub fn attention(program: &mut Program, input: &Input) {
     let attn = input.attn;
     let mut builder = Builder { program: std::mem::replace(program, empty()), outputs: Vec::new() };
     builder.declare_outputs(attn);
+    builder.program.requires.extend(probability(attn, &mut builder.program.pool));
     let keys: Vec<pack::PackedKeys> =
         attn.dots.iter().map(|dot| pack::declare_keys(&mut builder, input, dot.y)).collect();
     let values = pack::declare_values(&mut builder, input);
@@ -73,6 +75,15 @@ pub fn attention(program: &mut Program, input: &Input) {
         builder.program.launches.push(launch);
     }
     *program = builder.program;
+}
+
+/// A share that is dropped is a probability, and something is kept.
+fn probability(attn: &Attention, pool: &mut Pool) -> Option<Require> {
+    let p = attn.dropout.map(|d| d.p).filter(|p| pool.as_const(*p).is_none())?;
+    let (zero, one) = (pool.float(0.0), pool.float(1.0));
+    let (low, high) = (pool.le(zero, p), pool.lt(p, one));
+    let message = "the probability of dropping lies in 0 to below 1".into();
+    Some(Require { cond: pool.and(low, high), message })
 }
 
 /// A name that is not taken yet.

@@ -14,6 +14,7 @@ use super::declare::end_of;
 use super::elab::Elab;
 use super::hir::{Expr, Kind, Type, Uses, find, find_use};
 use super::model::*;
+use super::relative::{RelativeFact, is_relative};
 use super::roles::{Roles, first_tensor};
 use super::suggest::nearest;
 
@@ -44,6 +45,7 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
     let score = clauses.score.map(|(e, span)| (score(elab, e), span));
     let mask = clauses.mask.map(|(e, span)| (mask(elab, e), e, span));
     let weight = clauses.weight.and_then(|(e, _)| weight(elab, e));
+    let dropout = elab.dropout(clauses);
     let (outputs, values) = results(elab, clauses, weight.as_ref(), &mut unsupported);
     let mut roles = score.as_ref().map(|(e, _)| elab.roles(e)).unwrap_or_default();
     let value = value_rows(elab, &mut roles, &values);
@@ -57,6 +59,12 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
     for (e, at) in &exprs {
         excluded_blocks(e, *at, &mut unsupported);
     }
+    let epilogues = outputs.iter().filter_map(|o| match &o.kind {
+        OutputHir::O { epilogue, .. } => epilogue.as_ref(),
+        _ => None,
+    });
+    let read: Vec<&Expr> = exprs.iter().map(|(e, _)| *e).chain(epilogues).collect();
+    elab.settle_segments(&roles, &read);
     let mut mask_clauses = Vec::new();
     if let Some((typed, ast, _)) = &mask {
         split(elab, ast, typed, &mut mask_clauses);
@@ -66,7 +74,9 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
             score: score.clone(),
             mask: mask.map(|(e, _, _)| e),
             weight,
+            dropout,
             dots: dots(&score, &roles),
+            relative: relative_dots(&score, &roles),
             value: value.unwrap_or(key),
             value_row: values.first().cloned(),
         }),
@@ -399,10 +409,28 @@ pub(crate) fn dots(score: &Expr, roles: &Roles) -> Vec<DotFact> {
     let _: Option<()> = find(score, &mut |n| {
         if let Kind::Dot(x, y) = &n.kind
             && let (Some(tx), Some(ty)) = (first_tensor(x), first_tensor(y))
+            && !is_relative(y)
             && let Some(&(rx, ry)) = roles.dots.iter().find(|(a, b)| a.tensor == tx && b.tensor == ty)
             && !out.iter().any(|d| d.is(x, y))
         {
             out.push(DotFact { x: rx, y: ry, x_row: x.clone(), y_row: y.clone() });
+        }
+        None
+    });
+    out
+}
+
+/// The dots of a query with a row that both positions choose.
+fn relative_dots(score: &Expr, roles: &Roles) -> Vec<RelativeFact> {
+    let mut out = Vec::new();
+    let Some(&(rows, _)) = roles.dots.first() else { return out };
+    let _: Option<()> = find(score, &mut |n| {
+        if let Kind::Dot(x, y) = &n.kind
+            && is_relative(y)
+            && let Some(tensor) = first_tensor(x)
+        {
+            let (rows, x, y) = (RowsFact { tensor, ..rows }, x.clone(), y.clone());
+            out.push(RelativeFact { rows, x, y });
         }
         None
     });

@@ -95,7 +95,7 @@ impl Elab<'_> {
         out: &mut Vec<UnsupportedClause>,
     ) -> BranchFact {
         let outside = self.names.clone();
-        let n_ops = self.row_ops.len();
+        let (n_ops, made_outside) = (self.row_ops.len(), self.made.clone());
         let inner = collect(self, inner, Block::Branch);
         self.scope(&inner, &format!("{}.", name.node), out);
         let choices = self.selects(&inner);
@@ -103,6 +103,7 @@ impl Elab<'_> {
         if let Some(body) = &checked.body {
             self.check_rotations(&body.dots);
             self.check_choices(&choices, body);
+            self.choices_unsupported(&choices, body, out);
         }
         self.one_row(&checked.outputs, name);
         let mut own: Vec<String> = self.names.keys().filter(|n| !outside.contains_key(*n)).cloned().collect();
@@ -116,6 +117,7 @@ impl Elab<'_> {
         self.names = outside;
         let row_ops = self.row_ops.clone();
         self.row_ops.truncate(n_ops);
+        let made = std::mem::replace(&mut self.made, made_outside);
         out.extend(checked.unsupported);
         BranchFact {
             name: name.node.clone(),
@@ -125,6 +127,7 @@ impl Elab<'_> {
             heads: checked.heads,
             mask_clauses: checked.mask_clauses,
             row_ops,
+            made,
             choices,
             outputs: checked.outputs,
         }

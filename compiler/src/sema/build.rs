@@ -45,7 +45,7 @@ pub(crate) fn attention(
     declare_outputs(&mut steps, key, body)?;
     let x = body.dots[0].x;
     let clauses = attend(&mut steps, body, kernel.name.clone(), &mut |steps| results(steps, x))?;
-    let roles = roles(&steps.lower, body);
+    let roles = roles(kernel, &steps.lower, body);
     Ok(finish(steps, params, dims, roles, vec![(kernel.name.clone(), clauses)]))
 }
 
@@ -58,9 +58,9 @@ pub(crate) fn start<'k>(
     let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
     let zero = lower.pool.int(0);
     let (offset, seq_k) = (zero, zero);
-    let (steps, hoisted, branches, pooled) = (vec![], vec![], vec![], vec![]);
-    let shard = None;
-    Steps { kernel, lower, tensors, steps, offset, seq_k, shard, axes, hoisted, branches, pooled }
+    let (steps, hoisted, branches, made) = (vec![], vec![], vec![], vec![]);
+    let (shard, low_parts) = (None, vec![]);
+    Steps { kernel, lower, tensors, steps, offset, seq_k, shard, axes, hoisted, branches, low_parts, made }
 }
 
 /// The kernel of all steps; attentions get copies of the declarations.
@@ -90,11 +90,13 @@ pub(crate) fn finish(
 }
 
 /// Inputs of rows with their roles.
-pub(crate) fn roles(lower: &Lower<'_>, body: &Body) -> Vec<(Rows, Side)> {
+pub(crate) fn roles(kernel: &CheckedKernel, lower: &Lower<'_>, body: &Body) -> Vec<(Rows, Side)> {
     let mut roles: Vec<(Rows, Side)> = Vec::new();
     let sides = body.dots.iter().map(|d| (d.x, Side::Query));
     let sides = sides.chain(body.dots.iter().map(|d| (d.y, Side::Key))).chain([(body.value, Side::Key)]);
-    for (fact, side) in sides {
+    for (fact, side) in
+        sides.flat_map(|(fact, side)| sources(kernel, fact).into_iter().map(move |f| (f, side)))
+    {
         roles.extend(lower.ids[fact.tensor].map(|id| (rows_of(fact, id), side)));
     }
     roles
@@ -109,20 +111,21 @@ pub(crate) fn attend(
 ) -> Result<MaskClauses> {
     let kernel = steps.kernel;
     let (x, y) = (body.dots[0].x, body.dots[0].y);
-    steps.declare_pools(body)?;
     present(kernel, &steps.lower, body)?;
-    let size = |steps: &Steps<'_>, rows: RowsFact, dim: Option<usize>| -> Option<ExprId> {
-        let id = steps.lower.ids[rows.tensor]?;
-        dim.map(|d| steps.shape(id)[d])
-    };
     let one = steps.lower.pool.int(1);
-    let batch = size(steps, x, x.batch).unwrap_or(one);
-    let seq_q = size(steps, x, Some(x.seq)).unwrap_or(one);
-    let seq_k = size(steps, y, Some(y.seq)).unwrap_or(one);
-    let n_heads = constant(kernel, &steps.lower, size(steps, x, x.head), x)?;
+    let Steps { lower, tensors, .. } = &mut *steps;
+    let mut size = |rows: RowsFact, dim: Option<usize>| match dim {
+        Some(d) => Ok(lower.shape(tensors, rows.tensor)?[d]),
+        None => Ok::<_, CompileError>(one),
+    };
+    let batch = size(x, x.batch)?;
+    let (seq_q, seq_k) = (size(x, Some(x.seq))?, size(y, Some(y.seq))?);
+    let heads = size(x, x.head)?;
     let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
-    let n_kv_heads = match key_rows {
-        Some(r) => constant(kernel, &steps.lower, size(steps, r, r.head), r)?,
+    let key_heads = key_rows.map(|r| size(r, r.head).map(|size| (size, r))).transpose()?;
+    let n_heads = constant(kernel, lower, heads, x)?;
+    let n_kv_heads = match key_heads {
+        Some((size, r)) => constant(kernel, lower, size, r)?,
         None => 1,
     };
     let kv_head = kv_head(kernel, &mut steps.lower, n_heads, n_kv_heads)?;
@@ -131,13 +134,14 @@ pub(crate) fn attend(
     let offset = if aligned { pool.sub(seq_k, seq_q) } else { pool.int(0) };
     (steps.offset, steps.seq_k) = (offset, seq_k);
     steps.row_ops()?;
-    steps.make_pools()?;
     let dots = dots(steps, body)?;
+    body.relative.iter().try_for_each(|r| steps.relative(r))?;
     let value = match &body.value_row {
         Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
         None => rows_of(body.value, steps.lower.rows[body.value.tensor].unwrap_or(dots[0].y.tensor)),
     };
-    let mut score = steps.lower.expr(&body.score)?;
+    let score = steps.lower.expr(&body.score)?;
+    let mut score = super::made::gather_sums(&mut steps.lower.pool, &steps.lower.low, score);
     let mut mask = match &body.mask {
         Some(m) => steps.lower.expr(m)?,
         None => steps.lower.pool.bool(true),
@@ -147,6 +151,7 @@ pub(crate) fn attend(
         mask = shard.localised(&mut steps.lower, mask);
     }
     let mut weight = weight(body, &mut steps.lower)?;
+    let dropped = body.dropout.as_ref().map(|d| super::dropout::lowered(&mut steps.lower, d)).transpose()?;
     if let (Some(shard), Weight::Softmax { sink: Some(sink) }) = (steps.shard, &mut weight) {
         *sink = shard.once(&mut steps.lower, *sink);
     }
@@ -169,6 +174,7 @@ pub(crate) fn attend(
         score,
         mask,
         weight,
+        dropout: dropped,
         value,
         outputs: Vec::new(),
         cpu_tiles: cpu_tiles(kernel),
@@ -185,6 +191,17 @@ pub(crate) fn attend(
     Ok(clauses)
 }
 
+/// The rows, and the rows that they are made of, which have the same roles.
+pub(super) fn sources(kernel: &CheckedKernel, rows: RowsFact) -> Vec<RowsFact> {
+    let mut out = vec![rows];
+    if let Some(fact) = kernel.made.iter().find(|m| m.tensor == rows.tensor) {
+        for tensor in fact.made.sources() {
+            out.extend(sources(kernel, RowsFact { tensor, ..rows }));
+        }
+    }
+    out
+}
+
 pub(crate) fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
     Rows { tensor, batch: r.batch, head: r.head, seq: r.seq, feature: r.feature }
 }
@@ -192,12 +209,13 @@ pub(crate) fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
 /// Tensors whose rows meet cannot be absent.
 fn present(kernel: &CheckedKernel, lower: &Lower<'_>, body: &Body) -> Result<()> {
     let read = body.dots.iter().flat_map(|d| [d.x, d.y]).chain([body.value]);
-    for r in read.filter(|r| lower.ids[r.tensor].is_none()) {
-        let t = &kernel.tensors[r.tensor];
+    let made = kernel.made.iter().flat_map(|m| m.made.sources());
+    for n in read.map(|r| r.tensor).chain(made).filter(|&n| lower.ids[n].is_none()) {
+        let t = &kernel.tensors[n];
         if t.kind == TensorKind::Derived {
             continue;
         }
-        let message = format!("`{}` is read by a dot and cannot be absent", t.name);
+        let message = format!("`{}` has no neutral value here and cannot be absent", t.name);
         let help = Some(format!("bind `{}`, or remove `optional`", t.name));
         return Err(CompileError::spec(Code::BadPlanValue, t.span, message, "declared optional", help));
     }
@@ -219,15 +237,8 @@ fn dots(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<attn_ir::Dot>> {
 /// The shape of the rows that a body gives: the query's dims with the value's features.
 pub(crate) fn result_shape(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<ExprId>> {
     let (x, value) = (body.dots[0].x, body.value);
-    let kernel = steps.kernel;
-    let mut shape = match steps.lower.ids[x.tensor] {
-        Some(id) => steps.shape(id).to_vec(),
-        None => {
-            let sizes = kernel.tensors[x.tensor].shape.iter();
-            sizes.map(|size| steps.lower.expr(&size.expr)).collect::<std::result::Result<Vec<_>, _>>()?
-        }
-    };
-    shape[x.feature] = steps.lower.expr(&kernel.tensors[value.tensor].shape[value.feature].expr)?;
+    let mut shape = steps.lower.shape(&steps.tensors, x.tensor)?;
+    shape[x.feature] = steps.lower.shape(&steps.tensors, value.tensor)?[value.feature];
     Ok(shape)
 }
 
@@ -325,8 +336,7 @@ pub(crate) fn epilogue(
     Ok(())
 }
 
-fn constant(kernel: &CheckedKernel, lower: &Lower<'_>, size: Option<ExprId>, rows: RowsFact) -> Result<i64> {
-    let Some(size) = size else { return Ok(1) };
+fn constant(kernel: &CheckedKernel, lower: &Lower<'_>, size: ExprId, rows: RowsFact) -> Result<i64> {
     lower.pool.as_int(size).ok_or_else(|| {
         let t = &kernel.tensors[rows.tensor];
         let message = format!("the head count of `{}` is not a constant of the plan", t.name);

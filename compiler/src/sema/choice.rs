@@ -1,12 +1,32 @@
-//! Facts of branches, selections and pooled keys: what `branch.rs`, `select.rs` and `derived.rs` hand to `parts.rs`.
+//! Facts of branches and selections: what `branch.rs` and `select.rs` hand to `parts.rs`.
 //!
 //! What holds: names are resolved, expressions typed, options known. Not here: how anything of it is computed.
 
 use crate::diagnostic::Span;
 
+use super::derived::{Made, MadeFact};
 use super::hir::Expr;
 use super::model::{AlignFact, Body, DotFact, HeadsFact, MaskClause, OutputFact};
 use super::rows::RowOp;
+
+/// Windows of a pooled tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// Position of what is pooled.
+    pub source: usize,
+    /// Rows of a window.
+    pub block: i64,
+    /// Rows between the starts of windows.
+    pub stride: i64,
+}
+
+/// The windows of a tensor that `mean_pool` makes.
+pub(crate) fn windows_of(made: &[MadeFact], tensor: usize) -> Option<Windows> {
+    made.iter().find(|m| m.tensor == tensor).and_then(|m| match m.made {
+        Made::MeanPool { x, block, stride } => Some(Windows { source: x, block, stride }),
+        _ => None,
+    })
+}
 
 /// One branch: an attention of its own over the kernel's tensors.
 #[derive(Clone, Debug)]
@@ -25,6 +45,8 @@ pub(crate) struct BranchFact {
     pub mask_clauses: Vec<MaskClause>,
     /// What `map` and `rotate` do to rows: the kernel's, then its own.
     pub row_ops: Vec<RowOp>,
+    /// Tensors that lets make: the kernel's, then its own.
+    pub made: Vec<MadeFact>,
     /// How its queries and keys are chosen.
     pub choices: Choices,
     /// What it returns.
@@ -100,17 +122,4 @@ pub(crate) struct RankFact {
     pub text: String,
     /// The call.
     pub span: Span,
-}
-
-/// `let tensor = mean_pool(source, block, stride)`
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PoolFact {
-    /// Position of the pooled tensor.
-    pub tensor: usize,
-    /// Position of what is pooled.
-    pub source: usize,
-    /// Rows of a window.
-    pub block: i64,
-    /// Rows between the starts of windows.
-    pub stride: i64,
 }

@@ -12,7 +12,7 @@ use crate::attn_ir::{
 use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, UnaryOp, VarId};
 
 use super::build::rows_of;
-use super::choice::{KeyChoice, ListFact, PoolFact, RankFact, TopFact};
+use super::choice::{KeyChoice, ListFact, RankFact, TopFact, Windows, windows_of};
 use super::hir::{Expr, IndexVar, Kind, Type, find};
 use super::instantiate::MaskClauses;
 use super::lower::{Chosen, LowerError};
@@ -276,7 +276,7 @@ impl Steps<'_> {
         }
         let score = self.lower.expr(&rank.score)?;
         let key = rank.dots[0].y;
-        let Some(&windows) = self.kernel.pools.iter().find(|p| p.tensor == key.tensor) else {
+        let Some(windows) = windows_of(&self.kernel.made, key.tensor) else {
             return Err(LowerError { span: rank.span, message: "these keys are no windows".into() });
         };
         let n_windows = self.shape(dots[0].y.tensor)[key.seq];
@@ -374,6 +374,7 @@ impl Steps<'_> {
                 dtype: DType::F32,
             }],
             cpu_tiles: TileOverride::default(),
+            dropout: None,
             ..a.clone()
         };
         self.steps.push(Step::Attend(Box::new(lse)));
@@ -399,7 +400,7 @@ const MOST_WRITTEN: i64 = 1024;
 
 /// The mask of window `j`: every key of it is visible. Conjuncts that are intervals of keys are asked at both ends,
 /// any other one at every key.
-fn seen(pool: &mut Pool, mask: ExprId, j: VarId, windows: PoolFact) -> Option<ExprId> {
+fn seen(pool: &mut Pool, mask: ExprId, j: VarId, windows: Windows) -> Option<ExprId> {
     let (stride, w) = (pool.int(windows.stride), pool.var(j));
     let first = pool.mul(w, stride);
     let mut all = pool.bool(true);

@@ -12,7 +12,7 @@ use crate::expr::UnaryOp;
 use crate::expr::eval::Value;
 use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
-use super::choice::PoolFact;
+use super::derived::MadeFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
 use super::model::{DimFact, Elem, KernelKind, ParamFact, RingFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
@@ -102,12 +102,12 @@ pub(crate) struct Elab<'a> {
     pub values: Option<Vec<Expr>>,
     /// Inside the `return` of a kernel of branches: the length of each branch's row, if it is known.
     pub results: Option<Vec<Option<Size>>>,
-    /// Pooled tensors.
-    pub pools: Vec<PoolFact>,
     /// Rotations seen so far.
     pub rotations: Vec<Rotation>,
     /// What `map` and `rotate` do to rows, in the order of the text.
     pub row_ops: Vec<RowOp>,
+    /// Tensors that lets make, in the order of the text.
+    pub made: Vec<MadeFact>,
     /// `distribute`
     pub ring: Option<RingFact>,
     /// Lengths of rows that a rotation changed, by tensor.
@@ -138,9 +138,9 @@ impl<'a> Elab<'a> {
             stopped: false,
             values: None,
             results: None,
-            pools: Vec::new(),
             rotations: Vec::new(),
             row_ops: Vec::new(),
+            made: Vec::new(),
             ring: None,
             row_sizes: HashMap::new(),
             depth: 0,

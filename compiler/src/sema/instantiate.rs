@@ -211,35 +211,37 @@ pub(super) fn prepare_in(kernel: &CheckedKernel, mut pool: Pool) -> Lower<'_> {
         row_at: row_at(kernel),
         elems: [None; 4],
         chosen: None,
+        low: Vec::new(),
+        products: Vec::new(),
         local: None,
         weighted: None,
     }
 }
 
 /// Where the rows of each tensor are read.
-fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
+pub(super) fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     let mut out: Vec<Option<RowAt>> = vec![None; kernel.tensors.len()];
     let Some(body) = &kernel.body else { return out };
     let query = body.dots.first().map(|d| d.x);
     for dot in &body.dots {
         for (rows, query) in [(dot.x, true), (dot.y, false)] {
-            out[rows.tensor].get_or_insert(RowAt { rows, query });
+            for rows in super::build::sources(kernel, rows) {
+                out[rows.tensor].get_or_insert(RowAt { rows, query });
+            }
         }
     }
-    out[body.value.tensor].get_or_insert(RowAt { rows: body.value, query: false });
-    // What is pooled is read as its windows are.
-    for p in &kernel.pools {
-        if let Some(at) = out[p.tensor] {
-            out[p.source].get_or_insert(RowAt { rows: RowsFact { tensor: p.source, ..at.rows }, ..at });
-        }
+    for fact in &body.relative {
+        out[fact.rows.tensor].get_or_insert(RowAt { rows: fact.rows, query: true });
+    }
+    for rows in super::build::sources(kernel, body.value) {
+        out[rows.tensor].get_or_insert(RowAt { rows, query: false });
     }
     if let Some(super::choice::KeyChoice::Ranked(rank)) = &kernel.choices.keys {
         for dot in &rank.dots {
             for (rows, query) in [(dot.x, true), (dot.y, false)] {
-                out[rows.tensor].get_or_insert(RowAt { rows, query });
-            }
-            for p in kernel.pools.iter().filter(|p| p.tensor == dot.y.tensor) {
-                out[p.source].get_or_insert(RowAt { rows: RowsFact { tensor: p.source, ..dot.y }, query: false });
+                for rows in super::build::sources(kernel, rows) {
+                    out[rows.tensor].get_or_insert(RowAt { rows, query });
+                }
             }
         }
     }

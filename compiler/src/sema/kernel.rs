@@ -63,10 +63,10 @@ pub(crate) fn check_kernel(
         unsupported,
         ring: elab.ring,
         row_ops: elab.row_ops,
+        made: elab.made,
         body,
         branches: checked.branches,
         choices: checked.choices,
-        pools: elab.pools,
     };
     ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)
 }
@@ -125,6 +125,10 @@ impl Elab<'_> {
     ) -> CheckedBody {
         let at = kernel.name.span;
         if clauses.any(|k| matches!(k, ClauseKind::Branch { .. })) {
+            for clause in clauses.all.iter().filter(|c| matches!(c.kind, ClauseKind::Dropout(_))) {
+                let nearest = "write `dropout` inside each branch whose weights it drops".into();
+                unsupported.push(UnsupportedClause { clause: "dropout".into(), span: clause.span, nearest });
+            }
             return self.branches(clauses, at, unsupported);
         }
         let choices = self.selects(clauses);
@@ -132,6 +136,7 @@ impl Elab<'_> {
         if let Some(body) = &checked.body {
             self.check_rotations(&body.dots);
             self.check_choices(&choices, body);
+            self.choices_unsupported(&choices, body, unsupported);
         }
         self.routed_outside(&choices);
         checked.choices = choices;

@@ -8,8 +8,10 @@ use crate::diagnostic::Span;
 use crate::expr::Ty;
 use crate::expr::eval::Value;
 
-use super::choice::{BranchFact, Choices, PoolFact};
+use super::choice::{BranchFact, Choices};
+use super::derived::MadeFact;
 use super::hir::{Expr, Kind, Size};
+use super::relative::RelativeFact;
 use super::rows::RowOp;
 
 /// The kernels of a file, in order, that have no errors.
@@ -78,14 +80,14 @@ pub struct CheckedKernel {
     pub ring: Option<RingFact>,
     /// What `map` and `rotate` do to rows, in order of the text.
     pub(crate) row_ops: Vec<RowOp>,
+    /// Tensors that lets make, in order of the text.
+    pub(crate) made: Vec<MadeFact>,
     /// The typed body; absent for recurrences and for kernels made of branches.
     pub(crate) body: Option<Body>,
     /// The branches, in order.
     pub(crate) branches: Vec<BranchFact>,
     /// How keys are chosen outside branches.
     pub(crate) choices: Choices,
-    /// Pooled tensors.
-    pub(crate) pools: Vec<PoolFact>,
 }
 
 impl CheckedKernel {
@@ -508,8 +510,12 @@ pub(crate) struct Body {
     pub mask: Option<Expr>,
     /// Score to weight.
     pub weight: WeightHir,
+    /// Share, seed and offset of what is dropped.
+    pub dropout: Option<[Expr; 3]>,
     /// The dots of the score, in order of first appearance.
     pub dots: Vec<DotFact>,
+    /// Dots of a query with a row that both positions choose.
+    pub relative: Vec<RelativeFact>,
     /// Roles of the values; the keys of the first dot where nothing returns `weight @ v`.
     pub value: RowsFact,
     /// The row of values: a tensor's, or computed from one.

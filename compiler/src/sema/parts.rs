@@ -14,7 +14,7 @@ use crate::expr::{BinaryOp, ExprId, TensorId, Ty, UnaryOp};
 use super::build::{self, Bound};
 use super::choice::BranchFact;
 use super::hir::{Expr, Kind, find};
-use super::instantiate::{CompileError, Instance, PlanKey, Result, prepare_in, unsupported};
+use super::instantiate::{CompileError, Instance, PlanKey, Result, prepare_in, row_at, unsupported};
 use super::lower::{Lower, LowerError};
 use super::model::*;
 use super::turn::{RowVars, Steps};
@@ -42,10 +42,29 @@ fn seen_by(kernel: &CheckedKernel, branch: &BranchFact) -> CheckedKernel {
         heads: branch.heads.clone(),
         mask_clauses: branch.mask_clauses.clone(),
         row_ops: branch.row_ops.clone(),
+        made: branch.made.clone(),
         choices: branch.choices.clone(),
         outputs: branch.outputs.clone(),
         branches: Vec::new(),
         ..kernel.clone()
+    }
+}
+
+/// Leaves each branch the operations on rows that it reads.
+fn own_row_ops(kernel: &CheckedKernel, views: &mut [CheckedKernel]) -> Result<()> {
+    let mut read = std::collections::HashSet::new();
+    for view in views.iter_mut() {
+        let at = row_at(view);
+        view.row_ops.retain(|op| at[op.tensor].is_some());
+        read.extend(view.row_ops.iter().map(|op| op.tensor));
+    }
+    let all = kernel.branches.iter().flat_map(|b| &b.row_ops);
+    match all.into_iter().find(|op| !read.contains(&op.tensor)) {
+        Some(op) => {
+            let message = format!("nothing reads the rows of `{}`", kernel.tensors[op.tensor].name);
+            Err(LowerError { span: op.span, message }.into())
+        }
+        None => Ok(()),
     }
 }
 
@@ -60,7 +79,8 @@ pub(crate) fn branches(
         let nearest = "distribute each branch as a kernel of its own";
         return Err(unsupported(key, kernel.span, "branches over a ring", nearest));
     }
-    let views: Vec<CheckedKernel> = kernel.branches.iter().map(|b| seen_by(kernel, b)).collect();
+    let mut views: Vec<CheckedKernel> = kernel.branches.iter().map(|b| seen_by(kernel, b)).collect();
+    own_row_ops(kernel, &mut views)?;
     let bodies: Vec<&Body> = views.iter().filter_map(|v| v.body.as_ref()).collect();
     let Bound { params, dims, tensors } = bound;
     let ids = lower.ids.clone();
@@ -82,7 +102,7 @@ pub(crate) fn branches(
             Ok((outputs, epilogues))
         })?;
         steps.branches.extend(made);
-        roles.extend(build::roles(&steps.lower, bodies[n]));
+        roles.extend(build::roles(view, &steps.lower, bodies[n]));
         clauses.push((name, own));
     }
     for output in &kernel.outputs {

@@ -8,11 +8,11 @@ use crate::diagnostic::{Code, Diagnostic, Span};
 use crate::syntax::ast::{self, Arg, ClauseKind, ExprKind};
 
 use super::body;
-use super::choice::{Choices, KeyChoice, ListFact, RankFact, TopFact};
+use super::choice::{Choices, KeyChoice, ListFact, RankFact, TopFact, windows_of};
 use super::clauses::Clauses;
 use super::elab::Elab;
 use super::hir::{Expr, Kind, Size, Type, Uses, find};
-use super::model::{Body, RowsFact, WeightHir};
+use super::model::{Body, RowsFact, UnsupportedClause, WeightHir};
 use super::options::word_of;
 use super::suggest::nearest;
 
@@ -167,10 +167,8 @@ impl Elab<'_> {
         }
         let roles = self.roles(&x);
         let dots = body::dots(&x, &roles);
-        let windows = |elab: &Self, t: usize| {
-            elab.pools.iter().find(|p| p.tensor == t).map(|p| (p.block, p.stride))
-        };
-        let all: Vec<_> = dots.iter().map(|d| windows(self, d.y.tensor)).collect();
+        let windows = |t: usize| windows_of(&self.made, t).map(|w| (w.block, w.stride));
+        let all: Vec<_> = dots.iter().map(|d| windows(d.y.tensor)).collect();
         let plain = dots.iter().all(|d| matches!(&d.y_row.kind, Kind::Row(_, at) if at.is_empty()));
         if !dots.is_empty() && (all[0].is_none() || all.iter().any(|w| *w != all[0]) || !plain) {
             let d = Diagnostic::error(Code::BadSelect, e.span, "blocks are ranked by windows of keys")
@@ -245,6 +243,18 @@ impl Elab<'_> {
         }
     }
 
+    /// What no target computes yet of an attention over chosen rows.
+    pub fn choices_unsupported(&self, choices: &Choices, body: &Body, out: &mut Vec<UnsupportedClause>) {
+        let top = match (&choices.queries, &choices.keys) {
+            (Some(top), _) | (None, Some(KeyChoice::Top(top))) => top,
+            _ => return,
+        };
+        if body.dropout.is_some() {
+            let nearest = "drop weights in attentions whose rows are not chosen by `topk`".into();
+            out.push(UnsupportedClause { clause: "dropout beside topk".into(), span: top.span, nearest });
+        }
+    }
+
     /// What is ranked is a number for each position of the sequence, for all or for each batch entry.
     fn check_top(&mut self, top: &TopFact, seq: &Size, batch: Option<&Size>, what: &str) {
         for x in [Some(&top.x), top.gate.as_ref()].into_iter().flatten() {
@@ -314,7 +324,7 @@ impl Elab<'_> {
             (a, b) => a.is_none() && b.is_none(),
         };
         let fits = rank.dots.iter().all(|d| {
-            let source = self.pools.iter().find(|p| p.tensor == d.y.tensor).map(|p| p.source);
+            let source = windows_of(&self.made, d.y.tensor).map(|w| w.source);
             let windows = source.is_some_and(|s| {
                 let of = RowsFact { tensor: s, ..d.y };
                 alike(shape(of, Some(d.y.seq)), shape(y, Some(y.seq)))

@@ -40,8 +40,10 @@ pub(crate) struct Steps<'k> {
     pub hoisted: Vec<(ExprId, Vec<ExprId>, ExprId)>,
     /// What the branches so far have made.
     pub branches: Vec<super::parts::Made>,
-    /// Pooled tensors that branches may share: position and id.
-    pub pooled: Vec<(usize, TensorId)>,
+    /// Both parts of the running sums made so far.
+    pub low_parts: Vec<(TensorId, TensorId)>,
+    /// What lets have made so far: position, sources, result. Branches share it.
+    pub made: Vec<(usize, Vec<Option<TensorId>>, TensorId)>,
 }
 
 /// Index variables of a derived tensor of rows.
@@ -72,34 +74,44 @@ impl<'k> Steps<'k> {
             .unwrap_or(base)
     }
 
-    /// Declares a made tensor.
+    /// Declares a made tensor under a name like this.
     pub fn declare(&mut self, name: &str, dtype: DType, shape: Vec<ExprId>, fact: Fact) -> TensorId {
-        let layout = (0..shape.len()).collect();
         let name = self.fresh(name);
+        self.declare_named(&name, dtype, shape, fact)
+    }
+
+    /// Declares a made tensor under this name, which the kernel's text gave it.
+    pub fn declare_named(&mut self, name: &str, dtype: DType, shape: Vec<ExprId>, fact: Fact) -> TensorId {
+        let (name, layout) = (name.to_string(), (0..shape.len()).collect());
         self.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin: Origin::Made });
         TensorId(self.tensors.len() as u32 - 1)
     }
 
+    /// The sizes of a tensor.
     pub fn shape(&self, id: TensorId) -> &[ExprId] {
         &self.tensors[id.0 as usize].shape
     }
 
-    /// Applies `map` and `rotate` in the order of the text.
+    /// Applies `map` and `rotate` and makes the tensors of lets, in the order of the text.
     pub fn row_ops(&mut self) -> Result<()> {
         let kernel = self.kernel;
+        let mut made = kernel.made.iter().peekable();
         for op in &kernel.row_ops {
+            while let Some(m) = made.next_if(|m| m.span.start < op.span.start) {
+                self.make(m)?;
+            }
             if self.lower.rows[op.tensor].is_none() {
                 continue;
             }
             let vars = self.row_vars(op.tensor, op)?;
-            let made = match &op.kind {
+            let turned = match &op.kind {
                 RowOpKind::Map(body) => self.map(op, &vars, body)?,
                 RowOpKind::Pairs(pairs) => self.pairs(op, &vars, pairs)?,
                 RowOpKind::Double { theta, at } => self.double(op, &vars, theta, at)?,
             };
-            self.lower.rows[op.tensor] = Some(made);
+            self.lower.rows[op.tensor] = Some(turned);
         }
-        Ok(())
+        made.try_for_each(|m| self.make(m))
     }
 
     fn row_vars(&mut self, tensor: usize, op: &RowOp) -> Result<RowVars> {
@@ -137,7 +149,8 @@ impl<'k> Steps<'k> {
         let of = |pool: &mut Pool, d: Option<usize>| d.map_or(zero, |d| pool.var(vars.index[d]));
         let (b, h) = (of(pool, vars.rows.batch), of(pool, vars.rows.head));
         let s = pool.var(vars.index[vars.rows.seq]);
-        let i = if shifted { pool.add(s, offset) } else { s };
+        // Of a key `i` is its own position: `rotate q, k by .. at i`.
+        let i = if shifted && vars.query { pool.add(s, offset) } else { s };
         let mut subst = vec![(ix.b, b), (ix.h, h)];
         match (self.shard, self.lower.local) {
             (Some(shard), Some(local)) => {

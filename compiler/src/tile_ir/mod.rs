@@ -14,6 +14,7 @@
 pub mod interp;
 pub mod text;
 pub mod verify;
+pub mod wide;
 
 use crate::artifact::{DType, MathFn};
 use crate::expr::eval::Value;

@@ -36,7 +36,7 @@ impl Maker {
 
     fn scalar(&mut self, name: &str, ty: Ty, is_dim: bool, default: Option<Value>) -> ExprId {
         let var = self.pool.add_var(name, ty);
-        self.scalars.push(ScalarSpec { name: name.to_string(), var, is_dim, default });
+        self.scalars.push(ScalarSpec { name: name.to_string(), var, is_dim, default, wide: false });
         self.pool.var(var)
     }
 

@@ -35,6 +35,10 @@ pub fn print(a: &Attention) -> String {
     line(format!("score {}", p.expr(a.score)));
     line(format!("mask {}", p.expr(a.mask)));
     line(p.weight());
+    if let Some(d) = a.dropout {
+        let parts = [d.p, d.threshold, d.keep_scale, d.seed, d.offset].map(|x| p.expr(x));
+        line(format!("dropout {}", parts.join(", ")));
+    }
     line(format!("value {}", p.rows(a.value)));
     for o in &a.outputs {
         let kind = OUTPUTS.iter().find(|(_, k)| *k == o.kind).map_or("?", |(name, _)| name);
@@ -63,6 +67,10 @@ pub fn print_kernel(k: &Kernel) -> String {
     for step in &k.steps {
         match step {
             Step::Derive(d) => out += &derive(k, d),
+            Step::Accumulate(s) => {
+                let name = |id: TensorId| &k.tensor(id).name;
+                let _ = writeln!(out, "accumulate {}, {} = {}", name(s.hi), name(s.lo), name(s.source));
+            }
             Step::Attend(a) => out += &print(a),
             Step::Top(t) => {
                 let count = crate::expr::print::print(&k.pool, t.count, &tensor);
@@ -140,7 +148,8 @@ impl Printer<'_> {
         let sizes = a.dims.iter().map(|d| d.size);
         let shapes = a.tensors.iter().flat_map(|t| t.shape.iter().copied());
         let rest = [a.batch, a.kv_head, a.seq_q, a.seq_k, a.offset, a.score, a.mask];
-        sizes.chain(shapes).chain(rest).chain(sink).collect()
+        let dropout = a.dropout.map(|d| [d.p, d.threshold, d.keep_scale, d.seed, d.offset]);
+        sizes.chain(shapes).chain(rest).chain(sink).chain(dropout.into_iter().flatten()).collect()
     }
 
     fn vars(&self) -> String {
