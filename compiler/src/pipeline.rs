@@ -195,6 +195,18 @@ pub fn plan(
                 checks.add_derived(d, shape, pool, &program.tensors);
                 lower::derive::derive(&mut program, d);
             }
+            attn_ir::Step::Top(top) => {
+                checks.add_top(top, &mut program);
+                lower::choose::top(&mut program, top);
+            }
+            attn_ir::Step::Count(count) => {
+                checks.add_count(count, &mut program);
+                lower::choose::count(&mut program, count);
+            }
+            attn_ir::Step::Rank(rank) => {
+                checks.add_rank(rank, &mut program);
+                lower::rank::rank(&mut program, rank);
+            }
             attn_ir::Step::Accumulate(s) => lower::accumulate::accumulate(&mut program, s),
             attn_ir::Step::Recur(r) => {
                 checks.add_recurrence(r, &mut program.pool, &program.tensors);

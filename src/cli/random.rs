@@ -80,9 +80,14 @@ pub fn tensor(
             tensor = Tensor::from_bools(&bits, bound)?;
         }
         DType::I8 | DType::I32 | DType::I64 => {
-            let limit = limit(kernel, scalars, id);
+            // Lists end with -1.
+            let (limit, least) = match listed(kernel, scalars, id) {
+                Some(n) => (n + 1, -1),
+                None => (limit(kernel, scalars, id), 0),
+            };
+            let n_elements = tensor.bytes().len() / decl.dtype.size();
             let mut values: Vec<i64> =
-                (0..tensor.bytes().len() / decl.dtype.size()).map(|n| words.below(n as u64, limit)).collect();
+                (0..n_elements).map(|n| words.below(n as u64, limit) + least).collect();
             sort_rows(&mut values, bound, decl.fact);
             match decl.dtype {
                 DType::I8 => fill!(i8, |n| values[n as usize].min(127) as i8),
@@ -101,6 +106,16 @@ fn sort_rows(values: &mut [i64], shape: &[usize], fact: Fact) {
     }
 }
 
+/// How many numbers there are for the entries of a tensor of lists.
+fn listed(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> Option<u64> {
+    kernel.steps.iter().find_map(|s| match s {
+        Step::Count(c) if c.lists == id => {
+            kernel.tensor(c.out).shape.last().map(|&n| scalars.size(&kernel.pool, n) as u64)
+        }
+        _ => None,
+    })
+}
+
 /// One more than the largest value that elements of an int tensor may have.
 fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
     let pool = &kernel.pool;
@@ -108,6 +123,8 @@ fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
     for step in &kernel.steps {
         match step {
             Step::Derive(d) => roots.push(d.value),
+            Step::Top(_) | Step::Count(_) => {}
+            Step::Rank(r) => roots.extend([r.value, r.seen]),
             Step::Accumulate(_) => {}
             Step::Recur(r) => roots.extend(r.exprs()),
             Step::Attend(a) => {

@@ -5,6 +5,8 @@
 //! language declares is rounded (`round32`, tables). Loads out of range give 0: the conditions around them exclude
 //! their use. Not here: threads; [`evaluate_with`] takes the evaluation of one attention from the caller.
 
+mod choose;
+
 use std::collections::HashMap;
 
 use super::dense::{self, RowResults};
@@ -55,6 +57,18 @@ pub fn evaluate_with(
                 let t = kernel.tensor(d.out);
                 keep(t, view, &mut inputs, &mut results);
             }
+            Step::Top(top) => {
+                let made = choose::top(kernel, top, &At::new(kernel, &vars, &inputs))?;
+                keep_all(kernel, made, &mut inputs, &mut results);
+            }
+            Step::Count(count) => {
+                let made = choose::count(kernel, count, &At::new(kernel, &vars, &inputs))?;
+                keep_all(kernel, made, &mut inputs, &mut results);
+            }
+            Step::Rank(rank) => {
+                let made = choose::rank(kernel, rank, At::new(kernel, &vars, &inputs))?;
+                keep_all(kernel, made, &mut inputs, &mut results);
+            }
             Step::Accumulate(s) => {
                 let [hi, lo] = accumulate(kernel, s, &inputs)?;
                 keep(kernel.tensor(s.hi), hi, &mut inputs, &mut results);
@@ -95,6 +109,17 @@ fn keep(t: &Tensor, view: View, inputs: &mut Inputs, results: &mut Results) {
     }
 }
 
+fn keep_all<const N: usize>(
+    kernel: &Kernel,
+    made: [(TensorId, View); N],
+    inputs: &mut Inputs,
+    results: &mut Results,
+) {
+    for (id, view) in made {
+        keep(kernel.tensor(id), view, inputs, results);
+    }
+}
+
 /// Values of dims and params by variable; every other variable holds a 0 of its type.
 ///
 /// # Errors
@@ -123,6 +148,18 @@ struct At<'a> {
     types: Vec<Ty>,
 }
 
+impl<'a> At<'a> {
+    fn new(kernel: &Kernel, vars: &[Value], inputs: &'a Inputs) -> At<'a> {
+        let views = kernel.tensors.iter().map(|t| inputs.tensors.get(&t.name)).collect();
+        let types = kernel.tensors.iter().map(|t| t.dtype.value_ty()).collect();
+        At { vars: vars.to_vec(), views, types }
+    }
+
+    fn element(&self, tensor: TensorId, index: &[i64]) -> Value {
+        self.load(tensor, index)
+    }
+}
+
 impl Env for At<'_> {
     fn var(&self, var: VarId) -> Value {
         self.vars[var.0 as usize]
@@ -147,9 +184,7 @@ fn shape(kernel: &Kernel, vars: &[Value], t: &Tensor) -> Vec<usize> {
 
 fn derive(kernel: &Kernel, d: &Derive, vars: &[Value], inputs: &Inputs) -> Result<View, BindError> {
     let out = kernel.tensor(d.out);
-    let views = kernel.tensors.iter().map(|t| inputs.tensors.get(&t.name)).collect();
-    let types = kernel.tensors.iter().map(|t| t.dtype.value_ty()).collect();
-    let mut at = At { vars: vars.to_vec(), views, types };
+    let mut at = At::new(kernel, vars, inputs);
     let shape = shape(kernel, vars, out);
     let extents: Vec<i64> = d.sum.iter().map(|(_, n)| eval(&kernel.pool, *n, &at).int().max(0)).collect();
     let n_terms: i64 = extents.iter().product();

@@ -7,7 +7,7 @@
 //! Not here: how a step is tiled, what is fused with what.
 
 use super::recur::Recurrence;
-use super::{Attention, Dim, Origin, OutputKind, Param, Rows, Tensor, Weight};
+use super::{Attention, Count, Dim, Origin, OutputKind, Param, Rank, Rows, Tensor, Top, Weight};
 use crate::expr::{ExprId, Pool, TensorId, VarId};
 
 /// Steps over shared tensors.
@@ -49,6 +49,12 @@ pub enum Step {
     Attend(Box<Attention>),
     /// A state carried along a sequence; its expressions live in the kernel's pool.
     Recur(Box<Recurrence>),
+    /// The largest elements of rows.
+    Top(Top),
+    /// How often lists name a number.
+    Count(Count),
+    /// The blocks of largest score.
+    Rank(Box<Rank>),
 }
 
 /// `out[index] = sum over the summed variables of value`; without summed variables just `value`.
@@ -145,7 +151,7 @@ impl Kernel {
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
         self.steps.iter().filter_map(|s| match s {
             Step::Attend(a) => Some(&**a),
-            Step::Derive(_) | Step::Accumulate(_) | Step::Recur(_) => None,
+            _ => None,
         })
     }
 

@@ -13,6 +13,7 @@
 //! A [`Kernel`] is one or more such steps: tensors derived from others ([`Derive`]: rotated rows, feature maps,
 //! gates), attentions between them, recurrences ([`recur`]). [`evaluate`] evaluates all of it.
 
+pub mod choose;
 pub mod dense;
 pub mod evaluate;
 pub mod kernel;
@@ -20,6 +21,7 @@ pub mod made_up;
 pub mod recur;
 pub mod text;
 
+pub use choose::{Count, RANK_ROWS, Rank, Top};
 pub use kernel::{Accumulate, Derive, Kernel, Measure, Side, Step};
 
 use crate::artifact::DType;

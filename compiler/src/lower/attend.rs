@@ -65,6 +65,11 @@ pub fn attend(builder: &mut Builder, input: &Input, keys: &[PackedKeys], values:
     Launch { name: "attend".into(), grid, buffers: a.buffers, body }
 }
 
+/// True if some output is the weighted sum of the values.
+pub fn weighs_values(attn: &Attention) -> bool {
+    attn.outputs.iter().any(|o| o.kind == OutputKind::O)
+}
+
 fn analyze_mask(builder: &mut Builder, attn: &Attention) -> MaskAnalysis {
     let decls = builder.program.tensors.clone();
     let tensors = |id: TensorId| {
@@ -279,6 +284,12 @@ impl Attend<'_> {
             must = parts.full(self.builder, analysis, (at, must), &mut step);
         }
         step.push(Stmt::If { cond: must, then: vec![full], otherwise: vec![partial] });
+        // Where no output weighs the values, the row state is all that is wanted.
+        if !weighs_values(self.input.attn) {
+            let (no, scale) = (self.builder.pool().bool(false), self.builder.pool().float(factor));
+            step.push(self.weights(tiles, task, cols, scale, no));
+            return step;
+        }
         let flag = self.values.nonfinite(self.builder, self.input, b, g, kt);
         let nonfinite = self.define(&mut step, "nonfinite", flag);
         let scale = self.builder.pool().float(factor);

@@ -6,10 +6,10 @@
 
 use crate::artifact::BindCheck;
 use crate::attn_ir::recur::{RecurOp, Recurrence};
-use crate::attn_ir::{Attention, Derive, Weight};
+use crate::attn_ir::{Attention, Count, Derive, Rank, Top, Weight};
 use crate::expr::print::print;
 use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, VarId};
-use crate::tile_ir::{TensorDecl, TensorKind};
+use crate::tile_ir::{Program, TensorDecl, TensorKind};
 
 /// Checks, and the interval of each index variable.
 #[derive(Clone, Debug)]
@@ -18,12 +18,14 @@ pub struct Checks {
     pub checks: Vec<BindCheck>,
     /// (variable, lowest, highest)
     pub vars: Vec<(VarId, ExprId, ExprId)>,
+    /// What the elements of made tensors are, each as a variable.
+    made: Vec<(TensorId, VarId)>,
 }
 
 impl Checks {
     /// Nothing to be proved.
     pub fn none() -> Checks {
-        Checks { checks: Vec::new(), vars: Vec::new() }
+        Checks { checks: Vec::new(), vars: Vec::new(), made: Vec::new() }
     }
 
     /// Adds the checks of the score, the mask and the sink.
@@ -32,6 +34,7 @@ impl Checks {
         if let Weight::Softmax { sink: Some(sink) } = attn.weight {
             roots.push(sink);
         }
+        let roots = self.with_made(pool, &roots);
         self.checks.extend(of(pool, &roots, tensors));
         self.vars.extend(intervals(attn, pool));
     }
@@ -63,6 +66,79 @@ impl Checks {
         }
     }
 
+    /// Loads of made index tensors as variables of known intervals.
+    fn with_made(&self, pool: &mut Pool, roots: &[ExprId]) -> Vec<ExprId> {
+        let known = |pool: &mut Pool, id: ExprId| {
+            let Op::Load(t, ..) = pool.op(id) else { return None };
+            let var = self.made.iter().find(|(made, _)| made == t)?.1;
+            Some(pool.var(var))
+        };
+        roots.iter().map(|&r| pool.rewrite(r, &mut |pool, id| known(pool, id))).collect()
+    }
+
+    /// Says that the elements of a made tensor lie in `lo..=hi`.
+    fn made_within(&mut self, tensor: TensorId, lo: ExprId, hi: ExprId, program: &mut Program) {
+        let name = format!("{}.element", program.tensors[tensor.0 as usize].name);
+        let var = program.pool.add_var(&name, Ty::Int);
+        self.vars.push((var, lo, hi));
+        self.made.push((tensor, var));
+    }
+
+    /// What a choice of the largest gives.
+    pub fn add_top(&mut self, top: &Top, program: &mut Program) {
+        let last = |program: &mut Program, t: TensorId| {
+            let n = program.tensors[t.0 as usize].shape.last().copied();
+            n.map(|n| program.pool.add_int(n, -1))
+        };
+        let (zero, none) = (program.pool.int(0), program.pool.int(-1));
+        let (last_source, last_chosen) = (last(program, top.source), last(program, top.indices));
+        if let (Some(source), Some(chosen)) = (last_source, last_chosen) {
+            self.made_within(top.indices, zero, source, program);
+            self.made_within(top.ranks, none, chosen, program);
+        }
+    }
+
+    /// What lists name exists.
+    pub fn add_count(&mut self, count: &Count, program: &mut Program) {
+        let shape = program.tensors[count.lists.0 as usize].shape.clone();
+        let name = program.tensors[count.lists.0 as usize].name.clone();
+        let zero = program.pool.int(0);
+        let mut index = Vec::new();
+        for &n in &shape {
+            let var = program.pool.add_var("at", Ty::Int);
+            self.vars.push((var, zero, program.pool.add_int(n, -1)));
+            index.push(program.pool.var(var));
+        }
+        let entry = program.pool.load(count.lists, index, Ty::Int);
+        let index = program.pool.max(entry, zero);
+        let dim = shape.len() - 1;
+        self.checks.push(BindCheck::Index { tensor: count.out, dim, index, text: name });
+    }
+
+    /// Adds the checks of the value and of what is seen.
+    pub fn add_rank(&mut self, rank: &Rank, program: &mut Program) {
+        let pool = &mut program.pool;
+        let zero = pool.int(0);
+        let ix = rank.index;
+        let most = [
+            (ix.b, pool.add_int(rank.batch, -1)),
+            (ix.h, pool.int(rank.n_heads - 1)),
+            (ix.row, pool.add_int(rank.seq_q, -1)),
+            (ix.j, pool.add_int(rank.windows, -1)),
+        ];
+        let mut own = Vec::new();
+        for (var, hi) in most {
+            let fresh = pool.add_var("at", Ty::Int);
+            self.vars.push((fresh, zero, hi));
+            own.push((var, pool.var(fresh)));
+        }
+        let row = own[2].1;
+        own.push((ix.i, pool.add(row, rank.offset)));
+        let roots = [rank.value, rank.seen].map(|e| pool.substitute(e, &own));
+        let roots = self.with_made(pool, &roots);
+        self.checks.extend(of(pool, &roots, &program.tensors));
+    }
+
     /// Adds the checks of a derived tensor of this shape.
     pub fn add_derived(&mut self, d: &Derive, shape: &[ExprId], pool: &mut Pool, tensors: &[TensorDecl]) {
         if of(pool, &d.checks, tensors).is_empty() {
@@ -78,6 +154,7 @@ impl Checks {
             self.vars.push((fresh, zero, pool.add_int(extent, -1)));
         }
         let roots: Vec<ExprId> = d.checks.iter().map(|&c| pool.substitute(c, &own)).collect();
+        let roots = self.with_made(pool, &roots);
         self.checks.extend(of(pool, &roots, tensors));
     }
 }

@@ -11,9 +11,11 @@
 pub mod accumulate;
 mod attend;
 pub mod checks;
+pub mod choose;
 pub mod derive;
 mod pack;
 mod parts;
+pub mod rank;
 pub mod recur;
 mod scale;
 pub mod tabulate;
@@ -22,7 +24,7 @@ use crate::artifact::DType;
 use crate::attn_ir::{Attention, Dim, Fact, Origin, OutputKind, Param, Rows, Tensor};
 use crate::expr::{ExprId, Op, Pool, TensorId};
 use crate::schedule::CpuSchedule;
-use crate::tile_ir::{Launch, Program, Require, ScalarArg, TensorDecl, TensorKind};
+use crate::tile_ir::{Launch, Program, Require, ScalarArg, Stmt, TensorDecl, TensorKind};
 
 pub use tabulate::Table;
 
@@ -56,13 +58,21 @@ pub fn attention(program: &mut Program, input: &Input) {
     let keys: Vec<pack::PackedKeys> =
         attn.dots.iter().map(|dot| pack::declare_keys(&mut builder, input, dot.y)).collect();
     let values = pack::declare_values(&mut builder, input);
+    // An attention before this one may have packed the same keys.
+    let packs = |s: &Stmt| if let Stmt::PackK { dst, .. } = s { Some(dst.tensor) } else { None };
+    let before: Vec<TensorId> =
+        builder.program.launches.iter().flat_map(|l| l.body.iter().filter_map(packs)).collect();
     let mut launches: Vec<Launch> = keys
         .iter()
         .enumerate()
-        .filter(|(n, k)| keys[..*n].iter().all(|earlier| earlier.tensor != k.tensor))
+        .filter(|(n, k)| {
+            keys[..*n].iter().all(|earlier| earlier.tensor != k.tensor) && !before.contains(&k.packed)
+        })
         .map(|(_, k)| pack::pack_keys(&mut builder, input, k))
         .collect();
-    launches.push(pack::pack_values(&mut builder, input, &values));
+    if attend::weighs_values(attn) {
+        launches.push(pack::pack_values(&mut builder, input, &values));
+    }
     launches.push(attend::attend(&mut builder, input, &keys, &values));
     for mut launch in launches {
         launch.name = fresh(&launch.name, builder.program.launches.iter().map(|l| l.name.as_str()));

@@ -8,6 +8,7 @@ use crate::artifact::DType;
 use crate::diagnostic::{Code, Diagnostic, Span};
 use crate::syntax::ast::{self, ExprKind};
 
+use super::choice::{BranchFact, Choices};
 use super::clauses::Clauses;
 use super::declare::end_of;
 use super::elab::Elab;
@@ -31,6 +32,10 @@ pub(crate) struct CheckedBody {
     pub mask_clauses: Vec<MaskClause>,
     /// What cannot be compiled yet.
     pub unsupported: Vec<UnsupportedClause>,
+    /// Branches of a kernel that is made of them.
+    pub branches: Vec<BranchFact>,
+    /// How queries and keys are chosen.
+    pub choices: Choices,
 }
 
 /// Checks the score, mask, weight and return of a block called `name` at `at`.
@@ -77,7 +82,8 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
         }),
         _ => None,
     };
-    CheckedBody { body, outputs, align, heads, mask_clauses, unsupported }
+    let (branches, choices) = (Vec::new(), Choices::default());
+    CheckedBody { body, outputs, align, heads, mask_clauses, unsupported, branches, choices }
 }
 
 fn missing(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) {
@@ -338,7 +344,7 @@ fn bad_result(elab: &mut Elab<'_>, e: &ast::Expr, name: &str) {
 }
 
 /// `cast(x, f16)` as x and f16.
-pub(super) fn uncast<'e>(elab: &mut Elab<'_>, e: &'e ast::Expr) -> Option<(&'e ast::Expr, Option<DType>)> {
+pub(crate) fn uncast<'e>(elab: &mut Elab<'_>, e: &'e ast::Expr) -> Option<(&'e ast::Expr, Option<DType>)> {
     let ExprKind::Call { name, args } = &e.node else { return Some((e, None)) };
     if name.node != "cast" {
         return Some((e, None));
@@ -398,7 +404,7 @@ fn value_rows(elab: &mut Elab<'_>, roles: &mut Roles, values: &[Expr]) -> Option
 }
 
 /// The dots of a score with the roles of the tensors in them.
-fn dots(score: &Expr, roles: &Roles) -> Vec<DotFact> {
+pub(crate) fn dots(score: &Expr, roles: &Roles) -> Vec<DotFact> {
     let mut out: Vec<DotFact> = Vec::new();
     let _: Option<()> = find(score, &mut |n| {
         if let Kind::Dot(x, y) = &n.kind

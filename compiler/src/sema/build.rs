@@ -13,7 +13,7 @@ use crate::diagnostic::Code;
 use crate::expr::{ExprId, Pool, TensorId, Ty};
 
 use super::hir::Expr;
-use super::instantiate::{CompileError, Instance, PlanKey, Result};
+use super::instantiate::{CompileError, Instance, MaskClauses, PlanKey, Result};
 use super::lower::Lower;
 use super::model::*;
 use super::shard::Shard;
@@ -37,30 +37,60 @@ pub(crate) fn attention(
     mut lower: Lower<'_>,
     mut bound: Bound,
 ) -> Result<Instance> {
-    let (x, y) = (body.dots[0].x, body.dots[0].y);
     present(kernel, &lower, body)?;
     let shard = Shard::bind(kernel, key, body, &mut lower, &mut bound)?;
-    let one = lower.pool.int(1);
-    let mut size = |rows: RowsFact, dim: Option<usize>| match dim {
-        Some(d) => Ok(lower.shape(&bound.tensors, rows.tensor)?[d]),
-        None => Ok::<_, CompileError>(one),
-    };
-    let batch = size(x, x.batch)?;
-    let (seq_q, seq_k) = match shard {
-        Some(shard) => shard.lengths,
-        None => (size(x, Some(x.seq))?, size(y, Some(y.seq))?),
-    };
-    let heads = size(x, x.head)?;
-    let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
-    let key_heads = key_rows.map(|r| size(r, r.head).map(|size| (size, r))).transpose()?;
-    let n_heads = constant(kernel, &lower, heads, x)?;
-    let n_kv_heads = match key_heads {
-        Some((size, r)) => constant(kernel, &lower, size, r)?,
-        None => 1,
-    };
-    let kv_head = kv_head(kernel, &mut lower, n_heads, n_kv_heads)?;
-    let aligned = kernel.align.bottom_right && shard.is_none();
-    let offset = if aligned { lower.pool.sub(seq_k, seq_q) } else { lower.pool.int(0) };
+    let Bound { params, dims, tensors } = bound;
+    let mut steps = start(kernel, lower, tensors);
+    steps.shard = shard;
+    declare_outputs(&mut steps, key, body)?;
+    let x = body.dots[0].x;
+    let clauses = attend(&mut steps, body, kernel.name.clone(), &mut |steps| results(steps, x))?;
+    let roles = roles(kernel, &steps.lower, body);
+    Ok(finish(steps, params, dims, roles, vec![(kernel.name.clone(), clauses)]))
+}
+
+/// A kernel without steps.
+pub(crate) fn start<'k>(
+    kernel: &'k CheckedKernel,
+    mut lower: Lower<'k>,
+    tensors: Vec<attn_ir::Tensor>,
+) -> Steps<'k> {
+    let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
+    let zero = lower.pool.int(0);
+    let (offset, seq_k) = (zero, zero);
+    let (steps, hoisted, branches, made) = (vec![], vec![], vec![], vec![]);
+    let (shard, low_parts) = (None, vec![]);
+    Steps { kernel, lower, tensors, steps, offset, seq_k, shard, axes, hoisted, branches, low_parts, made }
+}
+
+/// The kernel of all steps; attentions get copies of the declarations.
+pub(crate) fn finish(
+    steps: Steps<'_>,
+    params: Vec<attn_ir::Param>,
+    dims: Vec<attn_ir::Dim>,
+    roles: Vec<(Rows, Side)>,
+    mut clauses: Vec<(String, MaskClauses)>,
+) -> Instance {
+    let Steps { kernel, lower, tensors, mut steps, .. } = steps;
+    let pool = lower.pool;
+    let mut mask_clauses = Vec::new();
+    for step in &mut steps {
+        if let Step::Attend(a) = step {
+            let own = clauses.iter_mut().find(|(name, _)| *name == a.name);
+            mask_clauses.push(own.map(|(_, c)| std::mem::take(c)).unwrap_or_default());
+            a.pool = pool.clone();
+            a.tensors = tensors.clone();
+            a.params = params.clone();
+            a.dims = dims.clone();
+        }
+    }
+    let name = kernel.name.clone();
+    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
+    Instance { kernel, mask_clauses }
+}
+
+/// Inputs of rows with their roles.
+pub(crate) fn roles(kernel: &CheckedKernel, lower: &Lower<'_>, body: &Body) -> Vec<(Rows, Side)> {
     let mut roles: Vec<(Rows, Side)> = Vec::new();
     let sides = body.dots.iter().map(|d| (d.x, Side::Query));
     let sides = sides.chain(body.dots.iter().map(|d| (d.y, Side::Key))).chain([(body.value, Side::Key)]);
@@ -69,13 +99,42 @@ pub(crate) fn attention(
     {
         roles.extend(lower.ids[fact.tensor].map(|id| (rows_of(fact, id), side)));
     }
-    let Bound { params, dims, tensors } = bound;
-    let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
-    let mut steps =
-        Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, shard, axes, hoisted: vec![] };
-    declare_outputs(&mut steps, key, x, body.value)?;
+    roles
+}
+
+/// Adds the attention of a body and what it reads; what it gives is said by `results`.
+pub(crate) fn attend(
+    steps: &mut Steps<'_>,
+    body: &Body,
+    name: String,
+    results: &mut dyn FnMut(&mut Steps<'_>) -> Result<(Vec<Output>, Vec<Step>)>,
+) -> Result<MaskClauses> {
+    let kernel = steps.kernel;
+    let (x, y) = (body.dots[0].x, body.dots[0].y);
+    present(kernel, &steps.lower, body)?;
+    let one = steps.lower.pool.int(1);
+    let Steps { lower, tensors, .. } = &mut *steps;
+    let mut size = |rows: RowsFact, dim: Option<usize>| match dim {
+        Some(d) => Ok(lower.shape(tensors, rows.tensor)?[d]),
+        None => Ok::<_, CompileError>(one),
+    };
+    let batch = size(x, x.batch)?;
+    let (seq_q, seq_k) = (size(x, Some(x.seq))?, size(y, Some(y.seq))?);
+    let heads = size(x, x.head)?;
+    let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
+    let key_heads = key_rows.map(|r| size(r, r.head).map(|size| (size, r))).transpose()?;
+    let n_heads = constant(kernel, lower, heads, x)?;
+    let n_kv_heads = match key_heads {
+        Some((size, r)) => constant(kernel, lower, size, r)?,
+        None => 1,
+    };
+    let kv_head = kv_head(kernel, &mut steps.lower, n_heads, n_kv_heads)?;
+    let pool = &mut steps.lower.pool;
+    let aligned = kernel.align.bottom_right && steps.shard.is_none();
+    let offset = if aligned { pool.sub(seq_k, seq_q) } else { pool.int(0) };
+    (steps.offset, steps.seq_k) = (offset, seq_k);
     steps.row_ops()?;
-    let dots = dots(&mut steps, body)?;
+    let dots = dots(steps, body)?;
     body.relative.iter().try_for_each(|r| steps.relative(r))?;
     let value = match &body.value_row {
         Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
@@ -87,22 +146,21 @@ pub(crate) fn attention(
         Some(m) => steps.lower.expr(m)?,
         None => steps.lower.pool.bool(true),
     };
-    if let Some(shard) = shard {
+    if let Some(shard) = steps.shard {
         score = shard.localised(&mut steps.lower, score);
         mask = shard.localised(&mut steps.lower, mask);
     }
     let mut weight = weight(body, &mut steps.lower)?;
     let dropped = body.dropout.as_ref().map(|d| super::dropout::lowered(&mut steps.lower, d)).transpose()?;
-    if let (Some(shard), Weight::Softmax { sink: Some(sink) }) = (shard, &mut weight) {
+    if let (Some(shard), Weight::Softmax { sink: Some(sink) }) = (steps.shard, &mut weight) {
         *sink = shard.once(&mut steps.lower, *sink);
     }
-    let (outputs, epilogues) = results(&mut steps, x)?;
     let mut clauses = Vec::new();
     for clause in &kernel.mask_clauses {
         clauses.push((clause.text.clone(), clause.span, steps.lower.expr(&clause.expr)?));
     }
-    let attention = Attention {
-        name: kernel.name.clone(),
+    let mut attention = Attention {
+        name,
         pool: Pool::new(),
         index: steps.lower.index,
         batch,
@@ -118,26 +176,19 @@ pub(crate) fn attention(
         weight,
         dropout: dropped,
         value,
-        outputs,
+        outputs: Vec::new(),
         cpu_tiles: cpu_tiles(kernel),
         numerics: Numerics { exact_dot: kernel.numerics.exact_dot },
-        params: params.clone(),
-        dims: dims.clone(),
+        params: Vec::new(),
+        dims: Vec::new(),
         tensors: Vec::new(),
     };
+    steps.choose(&mut attention, &mut clauses)?;
+    let (outputs, epilogues) = results(steps)?;
+    attention.outputs = outputs;
     steps.steps.push(Step::Attend(Box::new(attention)));
     steps.steps.extend(epilogues);
-    let Steps { lower, tensors, mut steps, .. } = steps;
-    let pool = lower.pool;
-    for step in &mut steps {
-        if let Step::Attend(a) = step {
-            a.pool = pool.clone();
-            a.tensors = tensors.clone();
-        }
-    }
-    let name = kernel.name.clone();
-    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
-    Ok(Instance { kernel, mask_clauses: vec![clauses] })
+    Ok(clauses)
 }
 
 /// The rows, and the rows that they are made of, which have the same roles.
@@ -151,7 +202,7 @@ pub(super) fn sources(kernel: &CheckedKernel, rows: RowsFact) -> Vec<RowsFact> {
     out
 }
 
-fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
+pub(crate) fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
     Rows { tensor, batch: r.batch, head: r.head, seq: r.seq, feature: r.feature }
 }
 
@@ -183,12 +234,20 @@ fn dots(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<attn_ir::Dot>> {
     Ok(dots)
 }
 
+/// The shape of the rows that a body gives: the query's dims with the value's features.
+pub(crate) fn result_shape(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<ExprId>> {
+    let (x, value) = (body.dots[0].x, body.value);
+    let mut shape = steps.lower.shape(&steps.tensors, x.tensor)?;
+    shape[x.feature] = steps.lower.shape(&steps.tensors, value.tensor)?[value.feature];
+    Ok(shape)
+}
+
 /// Declares what the host gets.
-fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: RowsFact) -> Result<()> {
+fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, body: &Body) -> Result<()> {
     let kernel = steps.kernel;
+    let x = body.dots[0].x;
     let query = &kernel.tensors[x.tensor];
-    let mut o_shape = steps.lower.shape(&steps.tensors, x.tensor)?;
-    o_shape[x.feature] = steps.lower.shape(&steps.tensors, value.tensor)?[value.feature];
+    let o_shape = result_shape(steps, body)?;
     let mut vector_shape = o_shape.clone();
     vector_shape.remove(x.feature);
     for fact in &kernel.outputs {
@@ -235,13 +294,13 @@ fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>
                 let name = steps.tensors[raw.0 as usize].name.clone();
                 attended.push(Output { name, kind: OutputKind::O, dtype: DType::F32 });
                 let before = steps.steps.len();
-                epilogue(steps, e, raw, x, &shape, TensorId(n as u32))?;
+                epilogue(steps, e, Some(raw), x, &shape, TensorId(n as u32))?;
                 epilogues.extend(steps.steps.drain(before..));
             }
             OutputHir::O { .. } => attended.push(Output { name, kind: OutputKind::O, dtype }),
             OutputHir::Lse => attended.push(Output { name, kind: OutputKind::Lse, dtype }),
             OutputHir::MaxLogit => attended.push(Output { name, kind: OutputKind::MaxLogit, dtype }),
-            OutputHir::State(_) | OutputHir::Row(..) | OutputHir::Other => {}
+            OutputHir::State(_) | OutputHir::Row(..) | OutputHir::Other | OutputHir::Combined { .. } => {}
         }
     }
     if merged_by_lse(steps) {
@@ -251,15 +310,15 @@ fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>
 }
 
 /// `out = e`, where `weight @ v` is what the attention wrote into `raw`.
-fn epilogue(
+pub(crate) fn epilogue(
     steps: &mut Steps<'_>,
     e: &Expr,
-    raw: TensorId,
+    raw: Option<TensorId>,
     x: RowsFact,
     shape: &[ExprId],
     out: TensorId,
 ) -> Result<()> {
-    steps.lower.weighted = Some((raw, x));
+    steps.lower.weighted = raw.map(|raw| (raw, x));
     let vars = steps.vars_of(x, true);
     let feature = steps.lower.pool.var(vars.index[x.feature]);
     let value = steps.result_element(e, &vars, feature, shape)?;

@@ -38,8 +38,8 @@ pub(crate) enum Entry {
     Let(usize),
     /// Position in `states`.
     State(usize),
-    /// The result of a branch.
-    Branch,
+    /// The result of a branch, by position.
+    Branch(usize),
     /// A name bound by the host that no expression reads (`pages`, `kv_len`, `s0`).
     Bound,
 }
@@ -110,6 +110,8 @@ pub(crate) struct Elab<'a> {
     pub stopped: bool,
     /// Inside `return`: `weight @ v` has a meaning, and each `v` is noted here.
     pub values: Option<Vec<Expr>>,
+    /// Inside the `return` of a kernel of branches: the length of each branch's row, if it is known.
+    pub results: Option<Vec<Option<Size>>>,
     /// Rotations seen so far.
     pub rotations: Vec<Rotation>,
     /// What `map` and `rotate` do to rows, in the order of the text.
@@ -147,6 +149,7 @@ impl<'a> Elab<'a> {
             steps: 0,
             stopped: false,
             values: None,
+            results: None,
             rotations: Vec::new(),
             row_ops: Vec::new(),
             ring: None,
@@ -278,7 +281,13 @@ impl<'a> Elab<'a> {
                 let ty = self.states[n].ty.clone();
                 self.node(Kind::State(n), ty, span, Uses::STEP)
             }
-            Entry::Branch => self.misplaced(span, "a branch is a result, not a number", "return it"),
+            Entry::Branch(n) => match &self.results {
+                Some(rows) => {
+                    let ty = rows[n].clone().map_or(Type::Error, Type::Row);
+                    self.node(Kind::Branch(n), ty, span, Uses::ROWS)
+                }
+                None => self.misplaced(span, "a branch is a result, not a number", "return it"),
+            },
             Entry::Bound => self.misplaced(
                 span,
                 "this name is bound by the host and read by a clause only",

@@ -119,8 +119,8 @@ pub fn instantiate(kernel: &CheckedKernel, key: &PlanKey) -> Result<attn_ir::Ker
 /// As [`instantiate`].
 pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result<Instance> {
     refuse_unsupported(kernel, key)?;
-    if kernel.body.is_none() && kernel.recurrence.is_none() {
-        return Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches"));
+    if kernel.body.is_none() && kernel.recurrence.is_none() && kernel.branches.is_empty() {
+        return Err(unsupported(key, kernel.span, "a kernel without a body", "an `attention` kernel"));
     }
     check_key(kernel, key)?;
     let mut lower = prepare(kernel)?;
@@ -131,9 +131,7 @@ pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result
     match (&kernel.body, &kernel.recurrence) {
         (Some(body), _) => super::build::attention(kernel, key, body, lower, bound),
         (None, Some(body)) => super::recurs::recurrence(kernel, key, body, lower, bound),
-        (None, None) => {
-            Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches"))
-        }
+        (None, None) => super::parts::branches(kernel, key, lower, bound),
     }
 }
 
@@ -193,10 +191,14 @@ fn check_key(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
 }
 
 fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
-    let mut pool = Pool::new();
+    Ok(prepare_in(kernel, Pool::new()))
+}
+
+/// Names of a kernel over a pool that may hold more; dims, params and tensors are bound later.
+pub(super) fn prepare_in(kernel: &CheckedKernel, mut pool: Pool) -> Lower<'_> {
     let mut var = |name| pool.add_var(name, Ty::Int);
     let index = IndexVars { b: var("b"), h: var("h"), i: var("i"), j: var("j"), row: var("row") };
-    Ok(Lower {
+    Lower {
         pool,
         index,
         dims: Vec::new(),
@@ -209,17 +211,18 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         rows: vec![None; kernel.tensors.len()],
         row_at: row_at(kernel),
         elems: [None; 4],
+        chosen: None,
         low: Vec::new(),
         products: Vec::new(),
         local: None,
         weighted: None,
         held: Vec::new(),
         batched: batched(kernel),
-    })
+    }
 }
 
 /// Where the rows of each tensor are read.
-fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
+pub(super) fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     let mut out: Vec<Option<RowAt>> = vec![None; kernel.tensors.len()];
     if let Some(r) = &kernel.recurrence {
         for (n, at) in out.iter_mut().enumerate() {
@@ -240,6 +243,15 @@ fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     }
     for rows in super::build::sources(kernel, body.value) {
         out[rows.tensor].get_or_insert(RowAt { rows, query: false });
+    }
+    if let Some(super::choice::KeyChoice::Ranked(rank)) = &kernel.choices.keys {
+        for dot in &rank.dots {
+            for (rows, query) in [(dot.x, true), (dot.y, false)] {
+                for rows in super::build::sources(kernel, rows) {
+                    out[rows.tensor].get_or_insert(RowAt { rows, query });
+                }
+            }
+        }
     }
     // Gates and other rows over the query's dims are read where the query is.
     if let Some(q) = query {

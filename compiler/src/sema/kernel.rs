@@ -66,6 +66,8 @@ pub(crate) fn check_kernel(
         made: elab.made,
         body,
         recurrence: elab.recurrence,
+        branches: checked.branches,
+        choices: checked.choices,
     };
     ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)
 }
@@ -130,11 +132,15 @@ impl Elab<'_> {
             }
             return self.branches(clauses, at, unsupported);
         }
-        self.selects(clauses, unsupported);
-        let checked = check_body(self, clauses, at);
+        let choices = self.selects(clauses);
+        let mut checked = check_body(self, clauses, at);
         if let Some(body) = &checked.body {
             self.check_rotations(&body.dots);
+            self.check_choices(&choices, body);
+            self.choices_unsupported(&choices, body, unsupported);
         }
+        self.routed_outside(&choices);
+        checked.choices = choices;
         checked
     }
 
@@ -230,7 +236,7 @@ impl Elab<'_> {
             Entry::Tensor(_) => "input",
             Entry::Let(_) => "let",
             Entry::Dim(_) => "dim",
-            Entry::State(_) | Entry::Branch | Entry::Bound => return,
+            Entry::State(_) | Entry::Branch(_) | Entry::Bound => return,
         };
         let d = Diagnostic::warning(Code::Unused, span, format!("`{name}` is never read"))
             .label(format!("unused {what}"))

@@ -51,6 +51,8 @@ pub(crate) struct Lower<'k> {
     pub row_at: Vec<Option<RowAt>>,
     /// What stands for `Elem::X0`, `X1`, `Pos`, `Pair` in the body at hand.
     pub elems: [Option<ExprId>; 4],
+    /// How queries were chosen.
+    pub chosen: Option<Chosen>,
     /// Running sums: the tensor of each, and of what f32 leaves of it.
     pub low: Vec<(TensorId, TensorId)>,
     /// Variables of local rows, where they are not the positions: one shard of a distributed kernel.
@@ -71,6 +73,15 @@ pub(crate) struct Held {
     pub tensor: TensorId,
     /// Roles; for a number there is no feature dim, which is the last of the roles'.
     pub rows: RowsFact,
+}
+
+/// Chosen queries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chosen {
+    /// How many.
+    pub count: ExprId,
+    /// Where each query stands among them, or -1.
+    pub ranks: TensorId,
 }
 
 /// Where a row of a tensor is read.
@@ -338,6 +349,11 @@ impl Lower<'_> {
         };
         let index = self.row_index(at.rows, at.query, x);
         Ok(self.pool.load(id, index, Ty::Float))
+    }
+
+    /// The variable of the query's row.
+    pub fn query_var(&self) -> VarId {
+        if self.shifted { self.index.row } else { self.index.i }
     }
 
     /// The index of feature `x` of the row at hand, over `b`, `h` and `row` or `j`.

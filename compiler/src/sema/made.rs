@@ -19,6 +19,25 @@ type Result<T> = std::result::Result<T, LowerError>;
 impl Steps<'_> {
     /// Makes the tensor of a `let`.
     pub fn make(&mut self, fact: &MadeFact) -> Result<()> {
+        let sources: Vec<Option<TensorId>> =
+            fact.made.sources().into_iter().map(|t| self.lower.rows[t]).collect();
+        let known = self.made.iter().find(|(t, of, _)| *t == fact.tensor && *of == sources).map(|m| m.2);
+        if let Some(out) = known {
+            self.lower.ids[fact.tensor] = Some(out);
+            self.lower.rows[fact.tensor] = Some(out);
+            let low = self.low_parts.iter().filter(|(hi, _)| *hi == out);
+            self.lower.low.extend(low);
+            return Ok(());
+        }
+        self.made_anew(fact)?;
+        if let Some(out) = self.lower.ids[fact.tensor] {
+            self.low_parts.extend(self.lower.low.iter().filter(|(hi, _)| *hi == out));
+            self.made.push((fact.tensor, sources, out));
+        }
+        Ok(())
+    }
+
+    fn made_anew(&mut self, fact: &MadeFact) -> Result<()> {
         match fact.made {
             Made::MeanPool { x, block, stride } => self.mean_pool(fact, x, block, stride),
             Made::Cumsum(x) => self.cumsum(fact, x),
@@ -45,7 +64,12 @@ impl Steps<'_> {
     ) -> (TensorId, Vec<VarId>) {
         let name = self.kernel.tensors[fact.tensor].name.clone();
         let rank = shape.len();
-        let out = self.declare_named(&name, dtype, shape, promise);
+        // A branch may have made it of other rows.
+        let taken = self.tensors.iter().any(|t| t.name == name);
+        let out = match taken {
+            true => self.declare(&name, dtype, shape, promise),
+            false => self.declare_named(&name, dtype, shape, promise),
+        };
         self.lower.ids[fact.tensor] = Some(out);
         self.lower.rows[fact.tensor] = Some(out);
         let index = (0..rank).map(|_| self.lower.pool.add_var("at", Ty::Int)).collect();

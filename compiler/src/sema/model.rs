@@ -8,6 +8,7 @@ use crate::diagnostic::Span;
 use crate::expr::Ty;
 use crate::expr::eval::Value;
 
+use super::choice::{BranchFact, Choices};
 use super::derived::MadeFact;
 use super::hir::{Expr, Kind, Size};
 use super::relative::RelativeFact;
@@ -85,6 +86,10 @@ pub struct CheckedKernel {
     pub(crate) body: Option<Body>,
     /// The typed body of a recurrence.
     pub(crate) recurrence: Option<RecurBody>,
+    /// The branches, in order.
+    pub(crate) branches: Vec<BranchFact>,
+    /// How keys are chosen outside branches.
+    pub(crate) choices: Choices,
 }
 
 impl CheckedKernel {
@@ -273,6 +278,15 @@ pub(crate) enum OutputHir {
     State(usize),
     /// A row of a recurrence at every step, perhaps cast.
     Row(Expr, Option<DType>),
+    /// Rows combined from those of branches.
+    Combined {
+        /// Target of a `cast`.
+        cast: Option<DType>,
+        /// The row.
+        value: Expr,
+        /// The branch whose query, heads and alignment give the row its place.
+        of: usize,
+    },
     /// Something that the attention IR cannot express; an [`UnsupportedClause`] says what.
     Other,
 }

@@ -234,13 +234,13 @@ impl Elab<'_> {
 
     /// A query is read at i, a key at j: a rotation must not use the other. One clause for both may say `i`.
     pub fn check_rotations(&mut self, dots: &[DotFact]) {
-        let queries: HashSet<Span> = self
-            .rotations
-            .iter()
-            .filter(|r| dots.iter().any(|d| d.x.tensor == r.tensor))
-            .map(|r| r.at)
-            .collect();
-        for r in std::mem::take(&mut self.rotations) {
+        let elsewhere = |r: &Rotation| !dots.iter().any(|d| d.x.tensor == r.tensor || d.y.tensor == r.tensor);
+        let (others, own): (Vec<Rotation>, Vec<Rotation>) =
+            std::mem::take(&mut self.rotations).into_iter().partition(elsewhere);
+        self.rotations = others;
+        let of_query = |r: &&Rotation| dots.iter().any(|d| d.x.tensor == r.tensor);
+        let queries: HashSet<Span> = own.iter().filter(of_query).map(|r| r.at).collect();
+        for r in own {
             let query = dots.iter().any(|d| d.x.tensor == r.tensor);
             let key = dots.iter().any(|d| d.y.tensor == r.tensor);
             // Beside a query in one clause `i` is each row's own position.

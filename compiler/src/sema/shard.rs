@@ -26,8 +26,6 @@ pub const K_FIRST: &str = "ring.k_first";
 pub(crate) struct Shard {
     /// Positions of neighbours lie this far apart.
     pub step: i64,
-    /// Queries and keys of the shard.
-    pub lengths: (ExprId, ExprId),
     q_first: VarId,
     k_first: VarId,
 }
@@ -77,8 +75,7 @@ impl Shard {
             query: lower.pool.add_var("q_row", Ty::Int),
             key: lower.pool.add_var("k_row", Ty::Int),
         });
-        let lengths = (local[0].0, local[1].0);
-        Ok(Some(Shard { step, lengths, q_first: local[0].1, k_first: local[1].1 }))
+        Ok(Some(Shard { step, q_first: local[0].1, k_first: local[1].1 }))
     }
 
     /// The position of local row `row` of the queries (or keys).
@@ -134,6 +131,10 @@ fn refuse(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
                 "return `weight @ v`, and apply the epilogue after",
             ));
         }
+    }
+    if kernel.choices.keys.is_some() {
+        let nearest = "run it on one device, or mask the pairs that are not selected";
+        return Err(unsupported(key, kernel.span, "select over a ring", nearest));
     }
     Ok(())
 }

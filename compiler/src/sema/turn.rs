@@ -38,6 +38,12 @@ pub(crate) struct Steps<'k> {
     pub axes: [VarId; 5],
     /// What was hoisted: value and extents, and the load that stands for it.
     pub hoisted: Vec<(ExprId, Vec<ExprId>, ExprId)>,
+    /// What the branches so far have made.
+    pub branches: Vec<super::parts::Made>,
+    /// Both parts of the running sums made so far.
+    pub low_parts: Vec<(TensorId, TensorId)>,
+    /// What lets have made so far: position, sources, result. Branches share it.
+    pub made: Vec<(usize, Vec<Option<TensorId>>, TensorId)>,
 }
 
 /// Index variables of a derived tensor of rows.
@@ -171,8 +177,16 @@ impl<'k> Steps<'k> {
     ) -> TensorId {
         let value = self.at(value, vars);
         let checks = checks.into_iter().map(|c| self.at(c, vars)).collect();
-        let out = self.declare(name, DType::F32, shape, Fact::None);
         let index = vars.index.clone();
+        // Branches may ask for the same rows.
+        let same = self.steps.iter().find_map(|s| match s {
+            Step::Derive(d) if d.value == value && d.index == index && d.sum.is_empty() => Some(d.out),
+            _ => None,
+        });
+        if let Some(out) = same.filter(|&out| self.shape(out) == shape) {
+            return out;
+        }
+        let out = self.declare(name, DType::F32, shape, Fact::None);
         self.steps.push(Step::Derive(Derive { out, index, sum: vec![], value, at_bind: false, checks }));
         out
     }
@@ -546,6 +560,14 @@ impl<'k> Steps<'k> {
                 let a = self.result_element(a, vars, x, shape)?;
                 Ok(self.pool().unary(*op, a))
             }
+            Kind::Select(c, a, b) => {
+                let c = self.lower.expr(c)?;
+                let (a, b) =
+                    (self.result_element(a, vars, x, shape)?, self.result_element(b, vars, x, shape)?);
+                Ok(self.pool().select(c, a, b))
+            }
+            Kind::Branch(n) => self.branch_element(*n, e, x),
+            Kind::Merge(rows) => self.merged_element(rows, vars, x, shape),
             _ => self.lower.element(e, x),
         }
     }

@@ -53,7 +53,7 @@ pub struct TensorDecl {
     pub name: String,
     /// Kind.
     pub kind: TensorKind,
-    /// Storage type. Workspace is f32 or i32; tables f32, i32 or bit.
+    /// Storage type. Workspace and tables are f32, i32 or bit.
     pub dtype: DType,
     /// Logical sizes: int expressions over dims and params.
     pub shape: Vec<ExprId>,
@@ -455,6 +455,39 @@ pub enum Stmt {
         /// Columns.
         cols: ExprId,
     },
+    /// Keeps the largest elements of each row that were seen so far, over several tiles: `best[r, ..]` holds at most
+    /// m of them, descending, and `at[r, ..]` their positions; what is free holds -inf and -1, as both must before
+    /// the first tile. Column c < cols of `src` is at position `first + c`, after every position seen before, so that
+    /// of equal elements the first stay. -inf and NaN are never kept.
+    KeepLargest {
+        /// A tile: elements.
+        best: BufId,
+        /// A tile of the same size: positions.
+        at: BufId,
+        /// Another tile.
+        src: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns of `src`.
+        cols: ExprId,
+        /// Int: position of column 0, below 2^24.
+        first: ExprId,
+        /// Int: how many, cut to the columns of `best`; none if negative.
+        m: ExprId,
+    },
+    /// `dst[r, c] = 1` if `first + c` is among `at[r, ..]` (all columns of `at`), else 0, for r < rows, c < cols.
+    Mark {
+        /// A tile.
+        dst: BufId,
+        /// Another tile: positions.
+        at: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns of `dst`.
+        cols: ExprId,
+        /// Int: position of column 0.
+        first: ExprId,
+    },
     /// `dst[r, c] = keep ? dst[r, c] * keep_scale : +0` in place for r < rows, c < cols, where keep says
     /// `crate::expr::rand::word(col0 + c, row0 + r, stream, offset, seed) >= threshold`: the same for a position
     /// whatever the tile is.
@@ -573,6 +606,8 @@ impl Stmt {
             }
             Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
             Stmt::Math { rows, .. } => vec![*rows],
+            Stmt::KeepLargest { rows, cols, first, m, .. } => vec![*rows, *cols, *first, *m],
+            Stmt::Mark { rows, cols, first, .. } => vec![*rows, *cols, *first],
             Stmt::Random { rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale, .. } => {
                 vec![*rows, *cols, *row0, *col0, *stream, *offset, *seed, *threshold, *keep_scale]
             }

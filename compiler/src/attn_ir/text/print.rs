@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::OUTPUTS;
-use crate::attn_ir::{Attention, Derive, Dim, Kernel, Origin, Param, Rows, Step, Tensor, Weight};
+use crate::attn_ir::{Attention, Derive, Dim, Kernel, Origin, Param, Rank, Rows, Step, Tensor, Weight};
 use crate::expr::print::ty_name;
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::text::{fact_text, layout_text, value_text};
@@ -63,6 +63,7 @@ pub fn print_kernel(k: &Kernel) -> String {
         return print(a);
     }
     let mut out = String::new();
+    let tensor = |id: TensorId| k.tensor(id).name.clone();
     for step in &k.steps {
         match step {
             Step::Derive(d) => out += &derive(k, d),
@@ -72,6 +73,15 @@ pub fn print_kernel(k: &Kernel) -> String {
             }
             Step::Attend(a) => out += &print(a),
             Step::Recur(r) => out += &super::recur::print(k, r),
+            Step::Top(t) => {
+                let count = crate::expr::print::print(&k.pool, t.count, &tensor);
+                let (indices, ranks) = (tensor(t.indices), tensor(t.ranks));
+                let _ = writeln!(out, "top {indices}, {ranks} = {count} largest of {}", tensor(t.source));
+            }
+            Step::Count(c) => {
+                let _ = writeln!(out, "count {} = entries of {}", tensor(c.out), tensor(c.lists));
+            }
+            Step::Rank(r) => out += &rank(k, r),
         }
     }
     out
@@ -88,6 +98,33 @@ fn derive(k: &Kernel, d: &Derive) -> String {
     let sum = if sum.is_empty() { String::new() } else { format!("sum ({}) ", sum.join(", ")) };
     let at = if d.at_bind { " at_bind" } else { "" };
     format!("derive {}: {}[{}]{at} = {sum}{}\n", t.name, t.dtype, dims.join(", "), expr(d.value))
+}
+
+/// `rank chosen, by_tile = n blocks of 64 keys by max of ...`
+fn rank(k: &Kernel, r: &Rank) -> String {
+    let tensor = |id: TensorId| k.tensor(id).name.clone();
+    let expr = |id: ExprId| crate::expr::print::print(&k.pool, id, &tensor);
+    let dots: Vec<String> = r
+        .dots
+        .iter()
+        .map(|d| format!("{} = {} * {}", k.pool.var_info(d.var).name, tensor(d.x.tensor), tensor(d.y.tensor)))
+        .collect();
+    format!(
+        "rank {}, {} = {} blocks of {} keys by {} of {} where {}, keep {}; windows {} every {}; {} heads by {}; {}\n",
+        tensor(r.out),
+        tensor(r.any),
+        expr(r.count),
+        r.size,
+        if r.sum { "sum" } else { "max" },
+        expr(r.value),
+        expr(r.seen),
+        expr(r.keep),
+        expr(r.windows),
+        r.stride,
+        r.groups,
+        expr(r.group),
+        dots.join(", "),
+    )
 }
 
 struct Printer<'a>(&'a Attention);

@@ -97,6 +97,23 @@ impl Emitter<'_, '_> {
                 let [to] = self.addresses([*dst])?;
                 self.run(Intrinsic::ReduceRows, &[op, to, from, ld, rows, cols])
             }
+            Stmt::KeepLargest { best, at, src, rows, cols, first, m } => {
+                let [from, lds, rows, cols] = self.tile(*src, *rows, *cols)?;
+                let rows = self.within(rows, &[*best, *at])?;
+                let [best_at, at] = self.addresses([*best, *at])?;
+                let width = self.buffer(*best)?.cols;
+                let (first, m) = (self.scalar(*first)?, self.count(*m, width)?);
+                let ldb = self.int(width);
+                self.run(Intrinsic::KeepLargest, &[best_at, at, ldb, from, lds, rows, cols, first, m])
+            }
+            Stmt::Mark { dst, at, rows, cols, first } => {
+                let [to, ldd, rows, cols] = self.tile(*dst, *rows, *cols)?;
+                let rows = self.within(rows, &[*at])?;
+                let [places] = self.addresses([*at])?;
+                let width = self.buffer(*at)?.cols;
+                let (lda, first) = (self.int(width), self.scalar(*first)?);
+                self.run(Intrinsic::Mark, &[to, ldd, places, lda, rows, cols, first])
+            }
             Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
                 let mut args = self.tile(*dst, *rows, *cols)?.to_vec();
                 for x in [row0, col0, stream, offset, seed, threshold, keep_scale] {

@@ -153,6 +153,8 @@ impl<'m, 'a> Task<'m, 'a> {
             Stmt::ReduceRows { dst, op, src, rows, cols } => {
                 self.reduce_rows(*dst, *op, *src, (*rows, *cols))
             }
+            Stmt::KeepLargest { .. } => self.keep_largest(stmt),
+            Stmt::Mark { dst, at, rows, cols, first } => self.mark(*dst, *at, (*rows, *cols), *first),
             Stmt::Random { .. } => self.random(stmt),
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, *rows, *d, *row_scale)

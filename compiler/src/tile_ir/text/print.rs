@@ -292,6 +292,15 @@ impl Printer<'_> {
                     (name_of(&REDUCTIONS, op), format!("rows = {}, cols = {}", e(rows), e(cols)));
                 format!("reduce_rows {op} {} <- {}, {sizes}", buf(dst), buf(src))
             }
+            Stmt::KeepLargest { best, at, src, rows, cols, first, m } => {
+                let sizes =
+                    format!("rows = {}, cols = {}, first = {}, m = {}", e(rows), e(cols), e(first), e(m));
+                format!("keep_largest {}, {} <- {}, {sizes}", buf(best), buf(at), buf(src))
+            }
+            Stmt::Mark { dst, at, rows, cols, first } => {
+                let sizes = format!("rows = {}, cols = {}, first = {}", e(rows), e(cols), e(first));
+                format!("mark {} <- {}, {sizes}", buf(dst), buf(at))
+            }
             Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
                 let place =
                     format!("rows = {}, cols = {}, row0 = {}, col0 = {}", e(rows), e(cols), e(row0), e(col0));

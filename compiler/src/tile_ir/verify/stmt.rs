@@ -106,6 +106,23 @@ impl<'a> Verifier<'a> {
                 self.count(*cols, from.cols)?;
                 self.distinct(&[*dst, *src])
             }
+            Stmt::KeepLargest { best, at, src, rows, cols, first, m } => {
+                let (kept, places, from) = (self.buffer(*best)?, self.buffer(*at)?, self.buffer(*src)?);
+                let same = (kept.rows, kept.cols) == (places.rows, places.cols);
+                self.ensure(same, "I9", "elements and positions are of one size")?;
+                self.count(*rows, from.rows.min(kept.rows))?;
+                self.count(*cols, from.cols)?;
+                self.expr(*first, Ty::Int)?;
+                self.expr(*m, Ty::Int)?;
+                self.distinct(&[*best, *at, *src])
+            }
+            Stmt::Mark { dst, at, rows, cols, first } => {
+                let (to, places) = (self.buffer(*dst)?, self.buffer(*at)?);
+                self.count(*rows, to.rows.min(places.rows))?;
+                self.count(*cols, to.cols)?;
+                self.expr(*first, Ty::Int)?;
+                self.distinct(&[*dst, *at])
+            }
             Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
                 let b = self.buffer(*dst)?;
                 self.count(*rows, b.rows)?;
@@ -419,6 +436,8 @@ impl Touched {
                 | Stmt::Transpose { .. }
                 | Stmt::ScanRows { .. }
                 | Stmt::ReduceRows { .. }
+                | Stmt::KeepLargest { .. }
+                | Stmt::Mark { .. }
                 | Stmt::Random { .. }
                 | Stmt::SoftmaxStep { .. }
                 | Stmt::WeightStep { .. }

@@ -72,6 +72,30 @@ impl Parser<'_> {
                 let src = self.buf()?;
                 Ok(Stmt::ReduceRows { dst, op, src, rows: self.key("rows")?, cols: self.key("cols")? })
             }
+            "keep_largest" => {
+                let best = self.buf()?;
+                self.r.expect(",")?;
+                let at = self.buf()?;
+                self.r.expect("<-")?;
+                let src = self.buf()?;
+                let (rows, cols) = (self.key("rows")?, self.key("cols")?);
+                Ok(Stmt::KeepLargest {
+                    best,
+                    at,
+                    src,
+                    rows,
+                    cols,
+                    first: self.key("first")?,
+                    m: self.key("m")?,
+                })
+            }
+            "mark" => {
+                let dst = self.buf()?;
+                self.r.expect("<-")?;
+                let at = self.buf()?;
+                let (rows, cols) = (self.key("rows")?, self.key("cols")?);
+                Ok(Stmt::Mark { dst, at, rows, cols, first: self.key("first")? })
+            }
             "random" => Ok(Stmt::Random {
                 dst: self.buf()?,
                 rows: self.key("rows")?,
