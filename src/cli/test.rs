@@ -17,7 +17,7 @@ use super::run::{execute_once, options};
 use super::session::{self, Chosen};
 use super::table::Table;
 use super::ui::{self, Failure, Status, Ui};
-use super::{bisect, reference};
+use super::bisect;
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -195,8 +195,7 @@ fn check(
     };
     let mut outputs = problem.outputs()?;
     execute_once(&problem, &plan, &mut outputs, options)?;
-    let truth = reference::evaluate(&problem.ir, problem.inputs()?)?;
-    let checks = compare::with_reference(&problem.ir, dtype, &outputs, &truth)?;
+    let (checks, _) = compare::verify(&problem, &outputs)?;
     Ok((checks, problem))
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Comes in from `sema`. Goes out to `lower`, which turns each step into launches, and to [`super::evaluate`],
 //! which says what it means. What holds: a step reads inputs and what earlier steps made; every made tensor and
-//! every output is written by exactly one step; expressions of all steps are over one set of dims, params and
+//! every output is written by exactly one step, an updated one by any; expressions of all steps are over one set of dims, params and
 //! tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
 //! Not here: how a step is tiled, what is fused with what.
 
-use super::{Attention, Dim, Origin, OutputKind, Param, Rows, Tensor, Weight};
+use super::{Attention, Demand, Dim, Origin, OutputKind, Param, Rows, Tensor, Weight, Write};
 use crate::expr::{ExprId, Pool, TensorId, VarId};
 
 /// Steps over shared tensors.
@@ -26,6 +26,8 @@ pub struct Kernel {
     pub steps: Vec<Step>,
     /// Row tensors among the inputs with the roles of their dims: queries first, then keys and values.
     pub roles: Vec<(Rows, Side)>,
+    /// What the contents of bound tensors must fulfil.
+    pub demands: Vec<Demand>,
 }
 
 /// Who reads the rows of a tensor.
@@ -44,6 +46,8 @@ pub enum Step {
     Derive(Derive),
     /// Scores, weights, and their sum with the values.
     Attend(Box<Attention>),
+    /// Rows of a bound tensor are overwritten.
+    Write(Box<Write>),
 }
 
 /// `out[index] = sum over the summed variables of value`; without summed variables just `value`.
@@ -102,9 +106,15 @@ impl Kernel {
         self.tensors.iter().position(|t| t.name == name).map(|n| TensorId(n as u32))
     }
 
-    /// What the host binds, in order.
+    /// What the host binds with contents, in order: what is only read, and what is updated in place.
     pub fn inputs(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
-        self.of(Origin::Host)
+        let all = self.tensors.iter().enumerate().map(|(n, t)| (TensorId(n as u32), t));
+        all.filter(|(_, t)| matches!(t.origin, Origin::Host | Origin::Updated))
+    }
+
+    /// What steps update in place, in order.
+    pub fn updated(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
+        self.of(Origin::Updated)
     }
 
     /// What the host gets, in order of `return`.
@@ -121,7 +131,7 @@ impl Kernel {
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
         self.steps.iter().filter_map(|s| match s {
             Step::Attend(a) => Some(&**a),
-            Step::Derive(_) => None,
+            Step::Derive(_) | Step::Write(_) => None,
         })
     }
 

@@ -11,9 +11,11 @@
 mod attend;
 pub mod checks;
 pub mod derive;
+mod guards;
 mod pack;
 mod scale;
 pub mod tabulate;
+pub mod write;
 
 use crate::artifact::DType;
 use crate::attn_ir::{Attention, Dim, Fact, Origin, OutputKind, Param, Rows, Tensor};
@@ -175,6 +177,7 @@ pub fn declare(names: &Names) -> Program {
         kind: match t.origin {
             Origin::Host => TensorKind::Input,
             Origin::Output => TensorKind::Output,
+            Origin::Updated => TensorKind::Updated,
             Origin::Made => TensorKind::Workspace,
         },
         dtype: t.dtype,
@@ -198,7 +201,7 @@ pub fn declare(names: &Names) -> Program {
 fn requires(dims: &[Dim], pool: &mut Pool) -> Vec<Require> {
     let mut out = Vec::new();
     for dim in dims {
-        let (Some((lo, hi)), Op::Var(_)) = (dim.bounds, pool.op(dim.size)) else { continue };
+        let (Some((lo, hi)), None) = (dim.bounds, pool.as_int(dim.size)) else { continue };
         let (low, high) = (pool.int(lo), pool.int(hi));
         let (above, below) = (pool.le(low, dim.size), pool.le(dim.size, high));
         let cond = pool.and(above, below);

@@ -13,7 +13,8 @@ use crate::diagnostic::Code;
 use crate::expr::{ExprId, Pool, TensorId, Ty};
 
 use super::hir::Expr;
-use super::instantiate::{CompileError, Instance, PlanKey, Result};
+use super::caching;
+use super::instantiate::{CompileError, Instance, PlanKey, Result, key_cache};
 use super::lower::Lower;
 use super::model::*;
 use super::turn::Steps;
@@ -38,18 +39,25 @@ pub(crate) fn attention(
 ) -> Result<Instance> {
     let (x, y) = (body.dots[0].x, body.dots[0].y);
     present(kernel, &lower, body)?;
-    let size = |lower: &Lower<'_>, rows: RowsFact, dim: Option<usize>| -> Option<ExprId> {
-        let id = lower.ids[rows.tensor]?;
-        dim.map(|d| bound.tensors[id.0 as usize].shape[d])
+    let size = |lower: &mut Lower<'_>, rows: RowsFact, dim: Option<usize>| -> Result<Option<ExprId>> {
+        let Some(d) = dim.filter(|_| lower.ids[rows.tensor].is_some()) else { return Ok(None) };
+        Ok(Some(lower.expr(&kernel.tensors[rows.tensor].shape[d].expr)?))
     };
     let one = lower.pool.int(1);
-    let batch = size(&lower, x, x.batch).unwrap_or(one);
-    let seq_q = size(&lower, x, Some(x.seq)).unwrap_or(one);
-    let seq_k = size(&lower, y, Some(y.seq)).unwrap_or(one);
-    let n_heads = constant(kernel, &lower, size(&lower, x, x.head), x)?;
+    let batch = size(&mut lower, x, x.batch)?.unwrap_or(one);
+    let seq_q = size(&mut lower, x, Some(x.seq))?.unwrap_or(one);
+    let seq_k = match key_cache(kernel) {
+        Some(cache) => caching::length(&mut lower, kernel, cache)?,
+        None => size(&mut lower, y, Some(y.seq))?.unwrap_or(one),
+    };
+    let heads = size(&mut lower, x, x.head)?;
+    let n_heads = constant(kernel, &lower, heads, x)?;
     let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
     let n_kv_heads = match key_rows {
-        Some(r) => constant(kernel, &lower, size(&lower, r, r.head), r)?,
+        Some(r) => {
+            let heads = size(&mut lower, r, r.head)?;
+            constant(kernel, &lower, heads, r)?
+        }
         None => 1,
     };
     let kv_head = kv_head(kernel, &mut lower, n_heads, n_kv_heads)?;
@@ -64,7 +72,9 @@ pub(crate) fn attention(
     let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
     let mut steps = Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, axes, hoisted: vec![] };
     declare_outputs(&mut steps, key, x, body.value);
-    steps.row_ops()?;
+    steps.row_ops(&|tensor| kernel.caches.iter().any(|c| c.appended == Some(tensor)))?;
+    let demands = steps.caches()?;
+    steps.row_ops(&|tensor| kernel.caches.iter().all(|c| c.appended != Some(tensor)))?;
     let dots = dots(&mut steps, body)?;
     let value = match &body.value_row {
         Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
@@ -115,7 +125,7 @@ pub(crate) fn attention(
         }
     }
     let name = kernel.name.clone();
-    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
+    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles, demands };
     Ok(Instance { kernel, mask_clauses: vec![clauses] })
 }
 

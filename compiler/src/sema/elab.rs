@@ -13,7 +13,7 @@ use crate::expr::eval::Value;
 use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
-use super::model::{DimFact, Elem, KernelKind, ParamFact, TensorFact};
+use super::model::{CacheFact, DimFact, Elem, KernelKind, ParamFact, TensorFact};
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
 use super::rotate::Rotation;
@@ -85,6 +85,8 @@ pub(crate) struct Elab<'a> {
     pub dims: Vec<DimFact>,
     /// Tensors.
     pub tensors: Vec<TensorFact>,
+    /// Caches among them.
+    pub caches: Vec<CacheFact>,
     /// Lets.
     pub lets: Vec<Let>,
     /// States.
@@ -123,6 +125,7 @@ impl<'a> Elab<'a> {
             params: Vec::new(),
             dims: Vec::new(),
             tensors: Vec::new(),
+            caches: Vec::new(),
             lets: Vec::new(),
             states: Vec::new(),
             step_dim: None,

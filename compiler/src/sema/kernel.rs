@@ -52,6 +52,7 @@ pub(crate) fn check_kernel(
         dims: elab.dims,
         tensors: elab.tensors,
         outputs: checked.outputs,
+        caches: elab.caches,
         tests: facts.tests,
         ensures: facts.ensures,
         schedules: facts.schedules,
@@ -88,7 +89,7 @@ impl Elab<'_> {
         for clause in &clauses.all {
             match &clause.kind {
                 ClauseKind::Input(decl) => self.declare_inputs(decl, TensorKind::Input, prefix),
-                ClauseKind::Cache(decl) => self.declare_cache(decl, clause.span, prefix, unsupported),
+                ClauseKind::Cache(decl) => self.declare_cache(decl, prefix),
                 _ => {}
             }
         }
@@ -127,6 +128,7 @@ impl Elab<'_> {
         let checked = check_body(self, clauses, at);
         if let Some(body) = &checked.body {
             self.check_rotations(&body.dots);
+            self.check_caches(body);
         }
         checked
     }

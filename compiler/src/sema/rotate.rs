@@ -63,7 +63,7 @@ impl Elab<'_> {
                     refuse("run on one device: leave the clause out");
                     self.distribute(e);
                 }
-                ClauseKind::Append(names) => self.append(names, clause.span, out),
+                ClauseKind::Append(names) => self.append(names),
                 _ => {}
             }
         }

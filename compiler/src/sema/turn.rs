@@ -45,6 +45,8 @@ pub(crate) struct RowVars {
     pub rows: RowsFact,
     /// Read at (b, h, row); else at (b, head, j).
     pub query: bool,
+    /// Appended rows: the position of the first one in the cache.
+    pub start: Option<ExprId>,
 }
 
 impl<'k> Steps<'k> {
@@ -77,10 +79,10 @@ impl<'k> Steps<'k> {
         &self.tensors[id.0 as usize].shape
     }
 
-    /// Applies `map` and `rotate` in the order of the text.
-    pub fn row_ops(&mut self) -> Result<()> {
+    /// Applies `map` and `rotate` in the order of the text, to some of the tensors.
+    pub fn row_ops(&mut self, wanted: &dyn Fn(usize) -> bool) -> Result<()> {
         let kernel = self.kernel;
-        for op in &kernel.row_ops {
+        for op in kernel.row_ops.iter().filter(|op| wanted(op.tensor)) {
             if self.lower.rows[op.tensor].is_none() {
                 continue;
             }
@@ -103,7 +105,14 @@ impl<'k> Steps<'k> {
                 return Err(LowerError { span: op.span, message });
             }
         };
-        Ok(self.vars_of(at.rows, at.query))
+        let mut vars = self.vars_of(at.rows, at.query);
+        let kernel = self.kernel;
+        if let Some(cache) = kernel.caches.iter().find(|c| c.appended == Some(tensor)) {
+            let length = super::caching::length(&mut self.lower, kernel, cache)?;
+            let n = self.lower.expr(&kernel.tensors[tensor].shape[at.rows.seq].expr)?;
+            vars.start = Some(self.pool().sub(length, n));
+        }
+        Ok(vars)
     }
 
     /// Variables for rows of these roles.
@@ -117,7 +126,7 @@ impl<'k> Steps<'k> {
             _ => x,
         };
         let index = (0..rank).map(axis).collect();
-        RowVars { index, rows, query }
+        RowVars { index, rows, query, start: None }
     }
 
     /// Replaces b, h, i, j and row by the variables of a derived tensor.
@@ -130,9 +139,14 @@ impl<'k> Steps<'k> {
         let of = |pool: &mut Pool, d: Option<usize>| d.map_or(zero, |d| pool.var(vars.index[d]));
         let (b, h) = (of(pool, vars.rows.batch), of(pool, vars.rows.head));
         let s = pool.var(vars.index[vars.rows.seq]);
-        let i = if shifted { pool.add(s, offset) } else { s };
+        // Lengths, and so offsets, may be those of the batch entry.
+        let offset = pool.substitute(vars.start.unwrap_or(offset), &[(ix.b, b)]);
+        let moved = pool.add(s, offset);
+        let i = if shifted { moved } else { s };
         let mut subst = vec![(ix.b, b), (ix.h, h), (ix.row, s), (ix.i, i)];
-        if !vars.query {
+        if vars.start.is_some() {
+            subst.push((ix.j, moved));
+        } else if !vars.query {
             subst.push((ix.j, s));
         }
         pool.substitute(e, &subst)

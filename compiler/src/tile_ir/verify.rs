@@ -18,7 +18,7 @@
 //!   tensor and a vector along one; what a map stores along one dim has one column.
 //! - I11 Panels and prefix sums lie in f32 workspace, flags, indices and ranks in i32 workspace.
 //! - I12 Inputs and tables are never written, outputs never read; rows that are loaded, packed or stored hold
-//!   numbers of f32, f16, bf16 or f64.
+//!   numbers of f32, f16, bf16 or f64; stored ones may be i8 too.
 //! - I13 No tensor is both read and written by one launch: tasks are independent.
 //! - I14 Workspace that a launch reads is written by an earlier launch.
 //! - I15 A map reads what it writes as `tile` only.

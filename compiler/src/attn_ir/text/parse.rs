@@ -188,6 +188,8 @@ impl Parser<'_> {
             Origin::Made
         } else if self.r.eat_word("output")? {
             Origin::Output
+        } else if self.r.eat_word("updated")? {
+            Origin::Updated
         } else {
             Origin::Host
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::OUTPUTS;
-use crate::attn_ir::{Attention, Derive, Dim, Kernel, Origin, Param, Rows, Step, Tensor, Weight};
+use crate::attn_ir::{Attention, Derive, Dim, Kernel, Origin, Param, Rows, Step, Tensor, Weight, Write as RowWrite};
 use crate::expr::print::ty_name;
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::text::{fact_text, layout_text, value_text};
@@ -62,6 +62,7 @@ pub fn print_kernel(k: &Kernel) -> String {
     for step in &k.steps {
         match step {
             Step::Derive(d) => out += &derive(k, d),
+            Step::Write(w) => out += &write(k, w),
             Step::Attend(a) => out += &print(a),
         }
     }
@@ -79,6 +80,21 @@ fn derive(k: &Kernel, d: &Derive) -> String {
     let sum = if sum.is_empty() { String::new() } else { format!("sum ({}) ", sum.join(", ")) };
     let at = if d.at_bind { " at_bind" } else { "" };
     format!("derive {}: {}[{}]{at} = {sum}{}\n", t.name, t.dtype, dims.join(", "), expr(d.value))
+}
+
+/// `write k[place, x < 64] by (b < B, s < Sn) = value, quantised to 127 by k_scale[place]`
+fn write(k: &Kernel, w: &RowWrite) -> String {
+    let tensor = |id: TensorId| k.tensor(id).name.clone();
+    let expr = |id: ExprId| crate::expr::print::print(&k.pool, id, &tensor);
+    let name = |var: VarId| k.pool.var_info(var).name.clone();
+    let list = |ids: &[ExprId]| ids.iter().map(|&id| expr(id)).collect::<Vec<_>>().join(", ");
+    let rows: Vec<String> = w.rows.iter().map(|(var, n)| format!("{} < {}", name(*var), expr(*n))).collect();
+    let scale = w.scale.as_ref().map_or_else(String::new, |s| {
+        format!(", quantised to {} by {}[{}]", s.limit, tensor(s.out), list(&s.place))
+    });
+    let (x, width) = (name(w.feature.0), w.feature.1);
+    let (out, place, value) = (tensor(w.out), list(&w.place), expr(w.value));
+    format!("write {out}[{place}, {x} < {width}] by ({}) = {value}{scale}\n", rows.join(", "))
 }
 
 struct Printer<'a>(&'a Attention);
@@ -135,6 +151,7 @@ impl Printer<'_> {
             Origin::Host => "",
             Origin::Made => " made",
             Origin::Output => " output",
+            Origin::Updated => " updated",
         };
         format!("tensor {}: {}[{}]{layout}{fact}{origin}", t.name, t.dtype, shape.join(", "))
     }

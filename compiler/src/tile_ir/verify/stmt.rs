@@ -334,12 +334,14 @@ impl<'a> Verifier<'a> {
     }
 
     fn written_rows(&self, rows: &RowsRef) -> Checked {
-        let decl = self.rows(rows)?;
+        let decl = self.place_of(rows)?;
+        let numbers = decl.dtype.is_float() || decl.dtype == DType::I8;
+        self.ensure(numbers, "I12", "stored rows hold floats or i8")?;
         self.writable(decl)
     }
 
     fn writable(&self, decl: &TensorDecl) -> Checked {
-        let writable = matches!(decl.kind, TensorKind::Output | TensorKind::Workspace);
+        let writable = matches!(decl.kind, TensorKind::Output | TensorKind::Updated | TensorKind::Workspace);
         self.ensure(writable, "I12", "inputs and tables are not written")
     }
 }
