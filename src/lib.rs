@@ -30,6 +30,7 @@ mod bind;
 mod error;
 pub mod io;
 mod kernel;
+mod merge;
 mod plan;
 mod target;
 
@@ -42,5 +43,6 @@ pub use attn_runtime::{Parallel, RunOptions, Tensor, TensorView, TensorViewMut};
 pub use bind::{AsInput, AsOutput, Input, Output};
 pub use error::{Error, ErrorKind};
 pub use kernel::{Kernel, ParamValue};
+pub use merge::merge;
 pub use plan::{CompileStats, Origin, Plan};
 pub use target::Target;

@@ -174,6 +174,8 @@ pub struct IndexVars {
 pub struct Numerics {
     /// `dot = exact`: one rounding on every path (always true of the CPU target).
     pub exact_dot: bool,
+    /// `split = fixed(n)`: results over keys 0..n, n..2n and so on, each by itself, merged in this order by their lse.
+    pub split: Option<i64>,
 }
 
 /// Tile overrides from `schedule cpu { ... }`.

@@ -3,7 +3,8 @@
 //! What holds afterwards: every loop, buffer, product and launch of the program is explicit, and nothing in it
 //! says which attention it came from. The algorithm is the tiled online softmax (Milakov and Gimelshein 2018;
 //! FlashAttention 2, Dao 2023): K and V are packed once into panels, then each task takes one query tile
-//! through the key tiles that its mask can reach.
+//! through the key tiles that its mask can reach. Where the schedule splits the keys, a task takes one run of them, and a
+//! last launch merges what they give.
 //!
 //! Not done here: simplification (constant branches, identity maps), splitting of elementary functions; those
 //! are `passes`.
@@ -12,6 +13,7 @@ mod attend;
 pub mod checks;
 pub mod derive;
 mod guards;
+mod merge;
 mod pack;
 mod scale;
 pub mod tabulate;
@@ -61,7 +63,11 @@ pub fn attention(program: &mut Program, input: &Input) {
         .map(|(_, k)| pack::pack_keys(&mut builder, input, k))
         .collect();
     launches.push(pack::pack_values(&mut builder, input, &values));
-    launches.push(attend::attend(&mut builder, input, &keys, &values));
+    let parts = input.schedule.split.map(|n| merge::declare(&mut builder, input, n));
+    launches.push(attend::attend(&mut builder, input, &keys, &values, parts.as_ref()));
+    if let Some(parts) = &parts {
+        launches.push(merge::merge(&mut builder, input, parts));
+    }
     for mut launch in launches {
         launch.name = fresh(&launch.name, builder.program.launches.iter().map(|l| l.name.as_str()));
         builder.program.launches.push(launch);

@@ -109,7 +109,7 @@ pub(crate) fn attention(
         value,
         outputs,
         cpu_tiles: cpu_tiles(kernel),
-        numerics: Numerics { exact_dot: kernel.numerics.exact_dot },
+        numerics: Numerics { exact_dot: kernel.numerics.exact_dot, split: kernel.numerics.split },
         params: params.clone(),
         dims: dims.clone(),
         tensors: Vec::new(),

@@ -202,11 +202,15 @@ impl Elab<'_> {
             let bound = self.tensors.iter().filter(|t| t.kind != TensorKind::Derived);
             bound.flat_map(|t| &t.shape).any(|s| s.dim == Some(n))
         };
+        let pooled = |n: usize| {
+            let pages = self.caches.iter().filter_map(|c| c.pages.as_ref());
+            pages.flat_map(|p| &p.shape).any(|s| s.dim == Some(n))
+        };
         let untold: Vec<DimFact> = self
             .dims
             .iter()
             .enumerate()
-            .filter(|(n, d)| matches!(d.size, DimSize::Free) && !told(*n) && self.used.contains(&d.name))
+            .filter(|(n, d)| matches!(d.size, DimSize::Free) && !told(*n) && !pooled(*n) && self.used.contains(&d.name))
             .map(|(_, d)| d.clone())
             .collect();
         for d in untold {

@@ -397,6 +397,10 @@ pub struct NumericsFact {
     pub exact_dot: bool,
     /// `grad = deterministic`
     pub deterministic_grad: bool,
+    /// `split = fixed(n)`: keys of a partial result.
+    pub split: Option<i64>,
+    /// `batch_invariant = true`: what a batch entry gives does not depend on the others.
+    pub batch_invariant: bool,
     /// `guard = nonfinite`
     pub guard_nonfinite: Option<Span>,
 }

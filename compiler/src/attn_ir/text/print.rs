@@ -49,6 +49,9 @@ pub fn print(a: &Attention) -> String {
     if a.numerics.exact_dot {
         line("exact_dot".into());
     }
+    if let Some(n) = a.numerics.split {
+        line(format!("split {n}"));
+    }
     out.push_str("}\n");
     out
 }
