@@ -30,7 +30,10 @@ pub struct Artifact {
     pub requires: Vec<RequireSpec>,
     /// Indices and divisors that must be proved when arguments are bound.
     pub checks: Vec<BindCheck>,
-    /// Interval of each index variable that occurs in `checks`: (variable, lowest, highest), int expressions over dims.
+    /// What the contents of int tensors must fulfil.
+    pub demands: Vec<ContentDemand>,
+    /// Interval of each index variable that occurs in `checks`: (variable, lowest, highest), int expressions over dims,
+    /// params, int tensors and other such variables.
     pub check_vars: Vec<(VarId, ExprId, ExprId)>,
     /// In order.
     pub launches: Vec<LaunchSpec>,
@@ -62,6 +65,8 @@ pub enum TensorRole {
     Input,
     /// Bound by the host, written.
     Output,
+    /// Bound by the host among the outputs, read and written in place.
+    Updated,
     /// Made at bind: entry at (vars - origin) is `value`.
     Table {
         /// One int variable for each dim.
@@ -121,6 +126,36 @@ pub enum BindCheck {
         divisor: ExprId,
         /// The text of the division, for the error.
         text: String,
+    },
+}
+
+/// Something that the contents of bound int tensors must fulfil before anything is launched. Expressions are over
+/// dims and params.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ContentDemand {
+    /// Every element lies in `lo..=hi`.
+    Within {
+        /// The tensor.
+        tensor: TensorId,
+        /// Lowest, and what it is in words.
+        lo: (ExprId, String),
+        /// Highest, and what it is in words.
+        hi: (ExprId, String),
+    },
+    /// In row b of `table`, the first `ceil(len[b] / size)` entries lie in 0..size of dim 0 of `pool`. With `written`,
+    /// no entry that covers one of the last `written` of the `len[b]` places is named twice by the first entries of
+    /// all rows together, and no row with such an entry names any page twice.
+    Pages {
+        /// Int `[batch, pages]`.
+        table: TensorId,
+        /// Int `[batch]`.
+        len: TensorId,
+        /// Places of a page.
+        size: i64,
+        /// Tensor of pages.
+        pool: TensorId,
+        /// Places at the end of each row that are written.
+        written: Option<ExprId>,
     },
 }
 

@@ -215,6 +215,7 @@ pub fn plan(
                 clock.stage(Stage::Schedule, &|| format!("{form}\n"));
                 recurs.push(form);
             }
+            attn_ir::Step::Write(w) => lower::write::write(&mut program, w),
             attn_ir::Step::Attend(attention) => {
                 let mut tabulated = (**attention).clone();
                 tabulated.pool = program.pool.clone();
@@ -234,6 +235,7 @@ pub fn plan(
             }
         }
     }
+    checks.add_demands(&ir.demands);
     verify(&program, "lower")?;
     clock.stage(Stage::Lower, &|| tile_ir::text::print(&program));
     for pass in PASSES.iter().filter(|p| (p.when)(&key.target)) {
@@ -289,6 +291,7 @@ pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, Compil
             .map(|r| RequireSpec { cond: r.cond, message: r.message.clone() })
             .collect(),
         checks: plan.checks.checks.clone(),
+        demands: plan.checks.demands.clone(),
         check_vars: plan.checks.vars.clone(),
         launches: launches.collect(),
         code: code.code,
@@ -328,6 +331,7 @@ fn tensor_spec(t: &TensorDecl) -> TensorSpec {
     let role = match &t.kind {
         TensorKind::Input => TensorRole::Input,
         TensorKind::Output => TensorRole::Output,
+        TensorKind::Updated => TensorRole::Updated,
         TensorKind::Workspace => TensorRole::Workspace,
         TensorKind::Table { vars, origin, value } => {
             TensorRole::Table { vars: vars.clone(), origin: origin.clone(), value: *value }

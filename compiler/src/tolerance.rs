@@ -98,6 +98,19 @@ pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, re
     }
 }
 
+/// The gate of a tensor that is updated in place: its elements are those of the reference, or the neighbours of them
+/// in the storage type, where a rounding of inexact values fell to the other side. Steps of int8 are 1.
+pub fn stored_gate(dtype: DType) -> Gate {
+    let (atol, rtol) = match dtype {
+        DType::I8 => (1.0, 0.0),
+        DType::F16 => (2f64.powi(-24), 2f64.powi(-10)),
+        DType::Bf16 => (1e-38, 2f64.powi(-7)),
+        DType::F64 => (1e-11, 1e-10),
+        _ => (2e-6, 2e-6),
+    };
+    Gate { atol, rtol, rel_l2: None, groups: 1 }
+}
+
 /// Checks `weight @ v` against the reference.
 pub fn check(o: &[f64], reference: &[f64], dtype: DType, max_abs_score: f64) -> Report {
     check_gate(o, reference, output_gate(dtype, max_abs_score))

@@ -16,6 +16,7 @@ use attnc::io::{HostTensor, load};
 
 use super::args::{KernelArgs, NamedSource, parse_dtype, parse_named};
 use super::data::{self, Scalars};
+use super::problem::longest;
 use super::random;
 use super::session::{self, Chosen};
 use super::sizes::{self, Unsettled};
@@ -110,7 +111,10 @@ impl Study {
     ) -> Result<Vec<Option<View>>, Failure> {
         let attention = &self.attend().attention;
         let scalars = self.scalars()?;
-        let wanted = reads(&attention.pool, attention.mask);
+        let mut wanted = reads(&attention.pool, attention.mask);
+        wanted.extend(attention.lengths());
+        let longest = longest(self.chosen.kernel.spec()?, &self.dims);
+        let asked = random::Asked { seed: args.seed, longest };
         let mut views = Vec::new();
         for (n, decl) in attention.tensors.iter().enumerate() {
             let id = TensorId(n as u32);
@@ -127,7 +131,7 @@ impl Study {
                 }
                 Some(tensor) => Some(tensor),
                 None if args.random && wanted.contains(&id) => {
-                    Some(random::tensor(&self.plan.kernel, &scalars, id, &shape, args.seed)?.into())
+                    Some(random::tensor(&self.plan.kernel, &scalars, id, &shape, &asked)?.into())
                 }
                 None => None,
             };

@@ -253,7 +253,8 @@ fn attend(a: &Attention, inputs: &Inputs) -> Result<RowResults, BindError> {
 
 /// What the reference says of a problem.
 pub fn reference(ir: &Kernel, inputs: &Inputs) -> Results {
-    evaluate_with(ir, inputs.clone(), &mut attend).unwrap_or_else(|e| panic!("{}: {e}", ir.name))
+    evaluate_with(ir, inputs.clone(), &HashMap::new(), &mut attend)
+        .unwrap_or_else(|e| panic!("{}: {e}", ir.name))
 }
 
 /// Compares every output with the reference; panics naming the output and the figures.

@@ -10,7 +10,8 @@ mod choose;
 use std::collections::HashMap;
 
 use super::dense::{self, RowResults};
-use super::{Accumulate, Attention, Derive, Kernel, Origin, OutputKind, Step, Tensor};
+use super::write::quantise;
+use super::{Accumulate, Attention, Derive, Kernel, Origin, OutputKind, Step, Tensor, Write};
 use crate::artifact::DType;
 use crate::expr::eval::{Env, Value, eval};
 use crate::expr::{ExprId, TensorId, Ty, VarId};
@@ -19,7 +20,7 @@ use crate::host::{BindError, Data, Inputs, View, unflatten};
 /// What a kernel returns.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
-    /// Outputs by name, dims in logical order.
+    /// Outputs, and tensors that were updated in place, by name; dims in logical order.
     pub outputs: HashMap<String, View>,
     /// Largest finite |score|, 0 without any.
     pub max_abs_score: f64,
@@ -28,21 +29,27 @@ pub struct Results {
 /// Evaluates one attention.
 pub type Attend<'a> = dyn FnMut(&Attention, &Inputs) -> Result<RowResults, BindError> + 'a;
 
+/// Stands in for what a write leaves in a tensor, for all later steps: another execution's result of the same
+/// write, so that what follows is compared apart from where a rounding fell.
+pub type Given = HashMap<String, View>;
+
 /// Evaluates all steps on one thread.
 ///
 /// # Errors
 /// Data that do not fit the declarations.
 pub fn evaluate(kernel: &Kernel, inputs: Inputs) -> Result<Results, BindError> {
-    evaluate_with(kernel, inputs, &mut |a, data| dense::evaluate(a, data))
+    evaluate_with(kernel, inputs, &Given::new(), &mut |a, data| dense::evaluate(a, data))
 }
 
-/// As [`evaluate`]; attentions are evaluated by `attend`.
+/// As [`evaluate`]; attentions are evaluated by `attend`. The results hold what writes leave by themselves, whatever
+/// is `given` to later steps.
 ///
 /// # Errors
 /// As [`evaluate`].
 pub fn evaluate_with(
     kernel: &Kernel,
     mut inputs: Inputs,
+    given: &Given,
     attend: &mut Attend<'_>,
 ) -> Result<Results, BindError> {
     let vars = scalars(kernel, &inputs)?;
@@ -52,6 +59,14 @@ pub fn evaluate_with(
     }
     for step in &kernel.steps {
         match step {
+            Step::Write(w) => {
+                for (id, view) in write(kernel, w, &vars, &inputs)? {
+                    let name = &kernel.tensor(id).name;
+                    let seen = given.get(name).unwrap_or(&view).clone();
+                    inputs.tensors.insert(name.clone(), seen);
+                    results.outputs.insert(name.clone(), view);
+                }
+            }
             Step::Derive(d) => {
                 let view = derive(kernel, d, &vars, &inputs)?;
                 let t = kernel.tensor(d.out);
@@ -231,6 +246,56 @@ fn accumulate(kernel: &Kernel, s: &Accumulate, inputs: &Inputs) -> Result<[View;
         lo.push(if part.is_finite() { sum - part } else { 0.0 });
     }
     Ok([View::contiguous(shape.clone(), Data::Float(hi))?, View::contiguous(shape, Data::Float(lo))?])
+}
+
+/// What a write leaves in the tensors that it writes.
+fn write(
+    kernel: &Kernel,
+    w: &Write,
+    vars: &[Value],
+    inputs: &Inputs,
+) -> Result<Vec<(TensorId, View)>, BindError> {
+    let views = kernel.tensors.iter().map(|t| inputs.tensors.get(&t.name)).collect();
+    let types = kernel.tensors.iter().map(|t| t.dtype.value_ty()).collect();
+    let mut at = At { vars: vars.to_vec(), views, types };
+    let mut held = Vec::new();
+    for id in [Some(w.out), w.scale.as_ref().map(|s| s.out)].into_iter().flatten() {
+        let t = kernel.tensor(id);
+        held.push((id, inputs.tensor(&t.name, &shape(kernel, vars, t), t.dtype)?.clone()));
+    }
+    let extents: Vec<usize> =
+        w.rows.iter().map(|(_, n)| usize::try_from(eval(&kernel.pool, *n, &at).int()).unwrap_or(0)).collect();
+    for n in 0..extents.iter().product() {
+        for ((var, _), x) in w.rows.iter().zip(unflatten(n, &extents)) {
+            at.vars[var.0 as usize] = Value::Int(x as i64);
+        }
+        let mut row = Vec::new();
+        for x in 0..w.feature.1 {
+            at.vars[w.feature.0.0 as usize] = Value::Int(x);
+            row.push(eval(&kernel.pool, w.value, &at).float());
+        }
+        let place = |place: &[ExprId]| -> Vec<i64> {
+            place.iter().map(|x| eval(&kernel.pool, *x, &at).int()).collect()
+        };
+        let mut to = place(&w.place);
+        let dtype = kernel.tensor(w.out).dtype;
+        let stored: Vec<Value> = match &w.scale {
+            Some(s) => {
+                let (q, a) = quantise(&row, kernel.tensor(s.out).dtype, s.limit);
+                held[1].1.set(&place(&s.place), Value::Float(a))?;
+                q.into_iter().map(Value::Int).collect()
+            }
+            None => row.into_iter().map(|x| Value::Float(crate::host::round_to(dtype, x))).collect(),
+        };
+        to.push(0);
+        for (x, value) in stored.into_iter().enumerate() {
+            if let Some(last) = to.last_mut() {
+                *last = x as i64;
+            }
+            held[0].1.set(&to, value)?;
+        }
+    }
+    Ok(held)
 }
 
 /// A table is what every target reads: rounded as it is stored.

@@ -2,12 +2,14 @@
 //!
 //! Comes in from `sema`. Goes out to `lower`, which turns each step into launches, and to [`super::evaluate`],
 //! which says what it means. What holds: a step reads inputs and what earlier steps made; every made tensor and
-//! every output is written by exactly one step; expressions of all steps are over one set of dims, params and
+//! every output is written by exactly one step, an updated one by any; expressions of all steps are over one set of dims, params and
 //! tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
 //! Not here: how a step is tiled, what is fused with what.
 
 use super::recur::Recurrence;
-use super::{Attention, Count, Dim, Origin, OutputKind, Param, Rank, Rows, Tensor, Top, Weight};
+use super::{
+    Attention, Count, Demand, Dim, Origin, OutputKind, Param, Rank, Rows, Tensor, Top, Weight, Write,
+};
 use crate::expr::{ExprId, Pool, TensorId, VarId};
 
 /// Steps over shared tensors.
@@ -27,6 +29,8 @@ pub struct Kernel {
     pub steps: Vec<Step>,
     /// Row tensors among the inputs with the roles of their dims: queries first, then keys and values.
     pub roles: Vec<(Rows, Side)>,
+    /// What the contents of bound tensors must fulfil.
+    pub demands: Vec<Demand>,
 }
 
 /// Who reads the rows of a tensor.
@@ -55,6 +59,8 @@ pub enum Step {
     Count(Count),
     /// The blocks of largest score.
     Rank(Box<Rank>),
+    /// Rows of a bound tensor are overwritten.
+    Write(Box<Write>),
 }
 
 /// `out[index] = sum over the summed variables of value`; without summed variables just `value`.
@@ -132,9 +138,15 @@ impl Kernel {
         self.tensors.iter().position(|t| t.name == name).map(|n| TensorId(n as u32))
     }
 
-    /// What the host binds, in order.
+    /// What the host binds with contents, in order: what is only read, and what is updated in place.
     pub fn inputs(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
-        self.of(Origin::Host)
+        let all = self.tensors.iter().enumerate().map(|(n, t)| (TensorId(n as u32), t));
+        all.filter(|(_, t)| matches!(t.origin, Origin::Host | Origin::Updated))
+    }
+
+    /// What steps update in place, in order.
+    pub fn updated(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
+        self.of(Origin::Updated)
     }
 
     /// What the host gets, in order of `return`.

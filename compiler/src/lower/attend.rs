@@ -4,6 +4,7 @@
 //! range that the mask allows, if the tile is not empty: scores, score expression and mask (the mask only where
 //! the tile is not full; `parts.rs` looks closer at tiles that data decide), one step of the weights, product with the values; then normalise and store.
 
+use super::merge;
 use super::pack::{PackedKeys, PackedValues};
 use super::parts::Parts;
 use super::{Builder, Input, rows_index, scale};
@@ -44,6 +45,10 @@ struct Task {
     rows: ExprId,
     i_lo: ExprId,
     i_hi: ExprId,
+    /// Which run of keys, and its first and last key.
+    part: Option<ExprId>,
+    j_lo: ExprId,
+    j_hi: ExprId,
 }
 
 struct Attend<'a> {
@@ -51,12 +56,19 @@ struct Attend<'a> {
     input: &'a Input<'a>,
     keys: &'a [PackedKeys],
     values: &'a PackedValues,
+    parts: Option<&'a merge::Parts>,
     buffers: Vec<Buffer>,
 }
 
 /// Builds the launch.
-pub fn attend(builder: &mut Builder, input: &Input, keys: &[PackedKeys], values: &PackedValues) -> Launch {
-    let mut a = Attend { builder, input, keys, values, buffers: Vec::new() };
+pub fn attend(
+    builder: &mut Builder,
+    input: &Input,
+    keys: &[PackedKeys],
+    values: &PackedValues,
+    parts: Option<&merge::Parts>,
+) -> Launch {
+    let mut a = Attend { builder, input, keys, values, parts, buffers: Vec::new() };
     let tiles = a.declare();
     let (grid, task, mut body) = a.coordinates();
     a.start(&tiles, &task, &mut body);
@@ -146,7 +158,17 @@ impl Attend<'_> {
         let (b, h, t) = (pool.var(attn.index.b), pool.var(attn.index.h), pool.var(vt));
         let n_tiles = pool.ceil_div(attn.seq_q, tile);
         let n_heads = pool.int(attn.n_heads);
-        let grid = vec![(attn.index.b, attn.batch), (attn.index.h, n_heads), (vt, n_tiles)];
+        let mut grid = vec![(attn.index.b, attn.batch), (attn.index.h, n_heads), (vt, n_tiles)];
+        let (mut part, mut j_lo, mut j_hi) = (None, pool.int(0), pool.add_int(attn.seq_k, -1));
+        if let Some(parts) = self.parts {
+            let var = pool.add_var("part", Ty::Int);
+            grid.push((var, parts.count));
+            let (p, n) = (pool.var(var), pool.int(parts.keys));
+            j_lo = pool.mul(p, n);
+            let last = pool.add_int(j_lo, parts.keys - 1);
+            j_hi = pool.min(j_hi, last);
+            part = Some(p);
+        }
         let at = match self.input.schedule.order {
             QueryOrder::Ascending => t,
             QueryOrder::Descending => {
@@ -170,7 +192,7 @@ impl Attend<'_> {
         let end = pool.add(i_lo, rows);
         let high = pool.add_int(end, -1);
         let i_hi = self.define(&mut body, "i_hi", high);
-        (grid, Task { b, h, g, row0, rows, i_lo, i_hi }, body)
+        (grid, Task { b, h, g, row0, rows, i_lo, i_hi, part, j_lo, j_hi }, body)
     }
 
     fn start(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
@@ -194,14 +216,18 @@ impl Attend<'_> {
         let tile = self.input.schedule.tile_kv;
         let analysis = analyze_mask(self.builder, attn);
         let pool = self.builder.pool();
-        let (zero, last) = (pool.int(0), pool.add_int(attn.seq_k, -1));
-        let all = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: zero, j_hi: last };
+        let all = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: task.j_lo, j_hi: task.j_hi };
         let (lo, hi) = analysis.key_range(pool, &all);
         let tile_expr = pool.int(tile);
         let first = pool.idiv(lo, tile_expr);
         let end = pool.idiv(hi, tile_expr);
         let end = pool.add_int(end, 1);
-        let some = pool.le(lo, hi);
+        let mut some = pool.le(lo, hi);
+        if task.part.is_some() {
+            // A run may begin behind the last key.
+            let any = pool.le(task.j_lo, task.j_hi);
+            some = pool.and(any, some);
+        }
         let end = pool.select(some, end, first);
         let first = self.define(body, "kt_first", first);
         let end = self.define(body, "kt_end", end);
@@ -383,6 +409,8 @@ impl Attend<'_> {
             let none = self.builder.pool().float(f64::NEG_INFINITY);
             let (rows, row_max, row_sum) = (task.rows, tiles.row_max, tiles.row_sum);
             let (inv_sum, lse) = (tiles.inv_sum, tiles.lse);
+            // A sink takes part once: where partial results are merged.
+            let sink = sink.filter(|_| self.parts.is_none());
             body.push(Stmt::FinishSoftmax {
                 rows,
                 row_max,
@@ -392,6 +420,20 @@ impl Attend<'_> {
                 lse,
             });
             row_scale = Some(inv_sum);
+        }
+        if let (Some(parts), Some(part)) = (self.parts, task.part) {
+            let zero = self.builder.pool().int(0);
+            let d = self.builder.pool().int(self.values.d);
+            let index = vec![task.b, task.h, part, task.row0, zero];
+            let dst = RowsRef { tensor: parts.o, index, row_dim: 3, col_dim: 4 };
+            body.push(Stmt::StoreRows { dst, src: tiles.o, rows: task.rows, d, row_scale });
+            for (tensor, src) in [(parts.lse, tiles.lse), (parts.max, tiles.row_max)] {
+                let Some(tensor) = tensor else { continue };
+                let index = vec![task.b, task.h, part, task.row0];
+                let dst = RowsRef { tensor, index, row_dim: 3, col_dim: 3 };
+                body.push(Stmt::StoreVec { dst, src, rows: task.rows });
+            }
+            return;
         }
         let query = attn.dots[0].x;
         for (n, out) in attn.outputs.iter().enumerate() {

@@ -3,7 +3,8 @@
 //! What holds afterwards: every loop, buffer, product and launch of the program is explicit, and nothing in it
 //! says which attention it came from. The algorithm is the tiled online softmax (Milakov and Gimelshein 2018;
 //! FlashAttention 2, Dao 2023): K and V are packed once into panels, then each task takes one query tile
-//! through the key tiles that its mask can reach.
+//! through the key tiles that its mask can reach. Where the schedule splits the keys, a task takes one run of them, and a
+//! last launch merges what they give.
 //!
 //! Not done here: simplification (constant branches, identity maps), splitting of elementary functions; those
 //! are `passes`.
@@ -13,12 +14,15 @@ mod attend;
 pub mod checks;
 pub mod choose;
 pub mod derive;
+mod guards;
+mod merge;
 mod pack;
 mod parts;
 pub mod rank;
 pub mod recur;
 mod scale;
 pub mod tabulate;
+pub mod write;
 
 use crate::artifact::DType;
 use crate::attn_ir::{Attention, Dim, Fact, Origin, OutputKind, Param, Rows, Tensor};
@@ -73,7 +77,11 @@ pub fn attention(program: &mut Program, input: &Input) {
     if attend::weighs_values(attn) {
         launches.push(pack::pack_values(&mut builder, input, &values));
     }
-    launches.push(attend::attend(&mut builder, input, &keys, &values));
+    let parts = input.schedule.split.map(|n| merge::declare(&mut builder, input, n));
+    launches.push(attend::attend(&mut builder, input, &keys, &values, parts.as_ref()));
+    if let Some(parts) = &parts {
+        launches.push(merge::merge(&mut builder, input, parts));
+    }
     for mut launch in launches {
         launch.name = fresh(&launch.name, builder.program.launches.iter().map(|l| l.name.as_str()));
         builder.program.launches.push(launch);
@@ -198,6 +206,7 @@ pub fn declare(names: &Names) -> Program {
         kind: match t.origin {
             Origin::Host => TensorKind::Input,
             Origin::Output => TensorKind::Output,
+            Origin::Updated => TensorKind::Updated,
             Origin::Made => TensorKind::Workspace,
         },
         dtype: t.dtype,
@@ -221,7 +230,7 @@ pub fn declare(names: &Names) -> Program {
 fn requires(dims: &[Dim], pool: &mut Pool) -> Vec<Require> {
     let mut out = Vec::new();
     for dim in dims {
-        let (Some((lo, hi)), Op::Var(_)) = (dim.bounds, pool.op(dim.size)) else { continue };
+        let (Some((lo, hi)), None) = (dim.bounds, pool.as_int(dim.size)) else { continue };
         let (low, high) = (pool.int(lo), pool.int(hi));
         let (above, below) = (pool.le(low, dim.size), pool.le(dim.size, high));
         let cond = pool.and(above, below);

@@ -45,7 +45,7 @@ fn extents(builder: &mut Builder, input: &Input, rows: Rows) -> (ExprId, ExprId)
 
 /// Panels of keys.
 fn n_panels(builder: &mut Builder, input: &Input) -> ExprId {
-    builder.pool().ceil_div(input.attn.seq_k, LANES)
+    builder.pool().ceil_div(input.attn.capacity(), LANES)
 }
 
 fn feature_panels(d: i64) -> i64 {
@@ -80,7 +80,7 @@ pub fn declare_values(builder: &mut Builder, input: &Input) -> PackedValues {
     let fp = builder.pool().int(feature_panels(d));
     let shape = vec![batches, heads, fp, padded, lanes];
     let packed = builder.tensor("v_packed_panels", TensorKind::Workspace, DType::F32, shape);
-    let tiles = builder.pool().ceil_div(input.attn.seq_k, input.schedule.tile_kv);
+    let tiles = builder.pool().ceil_div(input.attn.capacity(), input.schedule.tile_kv);
     let flags = builder.tensor("v_nonfinite", TensorKind::Workspace, DType::I32, vec![batches, heads, tiles]);
     PackedValues { rows, packed, flags, d }
 }
@@ -173,11 +173,20 @@ fn pack_task(builder: &mut Builder, input: &Input, rows: Rows) -> PackTask {
     let (vb, vg, vt) =
         (pool.add_var("pb", Ty::Int), pool.add_var("pg", Ty::Int), pool.add_var("pt", Ty::Int));
     let (b, g, t) = (pool.var(vb), pool.var(vg), pool.var(vt));
-    let tiles = pool.ceil_div(input.attn.seq_k, tile);
+    let tiles = pool.ceil_div(input.attn.capacity(), tile);
     let tile_expr = pool.int(tile);
     let j0 = pool.mul(t, tile_expr);
-    let left = pool.sub(input.attn.seq_k, j0);
-    let n = pool.min(left, tile_expr);
+    let keys = match rows.batch {
+        Some(_) => pool.substitute(input.attn.seq_k, &[(input.attn.index.b, b)]),
+        None => input.attn.capacity(),
+    };
+    let left = pool.sub(keys, j0);
+    let mut n = pool.min(left, tile_expr);
+    if keys != input.attn.capacity() {
+        // A tile behind the keys of this batch entry packs none.
+        let zero = pool.int(0);
+        n = pool.max(n, zero);
+    }
     PackTask { grid: vec![(vb, batches), (vg, heads), (vt, tiles)], b, g, t, j0, n }
 }
 

@@ -12,8 +12,9 @@ use crate::attn_ir::{
 use crate::diagnostic::Code;
 use crate::expr::{ExprId, Pool, TensorId, Ty};
 
+use super::caching;
 use super::hir::Expr;
-use super::instantiate::{CompileError, Instance, MaskClauses, PlanKey, Result};
+use super::instantiate::{CompileError, Instance, MaskClauses, PlanKey, Result, key_cache};
 use super::lower::Lower;
 use super::model::*;
 use super::shard::Shard;
@@ -44,8 +45,9 @@ pub(crate) fn attention(
     steps.shard = shard;
     declare_outputs(&mut steps, key, body)?;
     let x = body.dots[0].x;
-    let clauses = attend(&mut steps, body, kernel.name.clone(), &mut |steps| results(steps, x))?;
+    // Before rows are gathered from caches: roles are those of what the host binds.
     let roles = roles(kernel, &steps.lower, body);
+    let clauses = attend(&mut steps, body, kernel.name.clone(), &mut |steps| results(steps, x))?;
     Ok(finish(steps, params, dims, roles, vec![(kernel.name.clone(), clauses)]))
 }
 
@@ -60,7 +62,22 @@ pub(crate) fn start<'k>(
     let (offset, seq_k) = (zero, zero);
     let (steps, hoisted, branches, made) = (vec![], vec![], vec![], vec![]);
     let (shard, low_parts) = (None, vec![]);
-    Steps { kernel, lower, tensors, steps, offset, seq_k, shard, axes, hoisted, branches, low_parts, made }
+    let demands = vec![];
+    Steps {
+        kernel,
+        lower,
+        tensors,
+        steps,
+        offset,
+        seq_k,
+        shard,
+        axes,
+        hoisted,
+        branches,
+        low_parts,
+        made,
+        demands,
+    }
 }
 
 /// The kernel of all steps; attentions get copies of the declarations.
@@ -71,7 +88,7 @@ pub(crate) fn finish(
     roles: Vec<(Rows, Side)>,
     mut clauses: Vec<(String, MaskClauses)>,
 ) -> Instance {
-    let Steps { kernel, lower, tensors, mut steps, .. } = steps;
+    let Steps { kernel, lower, tensors, mut steps, demands, .. } = steps;
     let pool = lower.pool;
     let mut mask_clauses = Vec::new();
     for step in &mut steps {
@@ -85,7 +102,7 @@ pub(crate) fn finish(
         }
     }
     let name = kernel.name.clone();
-    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
+    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles, demands };
     Instance { kernel, mask_clauses }
 }
 
@@ -119,7 +136,7 @@ pub(crate) fn attend(
         None => Ok::<_, CompileError>(one),
     };
     let batch = size(x, x.batch)?;
-    let (seq_q, seq_k) = (size(x, Some(x.seq))?, size(y, Some(y.seq))?);
+    let (seq_q, all_k) = (size(x, Some(x.seq))?, size(y, Some(y.seq))?);
     let heads = size(x, x.head)?;
     let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
     let key_heads = key_rows.map(|r| size(r, r.head).map(|size| (size, r))).transpose()?;
@@ -127,6 +144,10 @@ pub(crate) fn attend(
     let n_kv_heads = match key_heads {
         Some((size, r)) => constant(kernel, lower, size, r)?,
         None => 1,
+    };
+    let seq_k = match key_cache(kernel) {
+        Some(cache) => caching::length(&mut steps.lower, kernel, cache)?,
+        None => all_k,
     };
     let kv_head = kv_head(kernel, &mut steps.lower, n_heads, n_kv_heads)?;
     let pool = &mut steps.lower.pool;
@@ -178,7 +199,7 @@ pub(crate) fn attend(
         value,
         outputs: Vec::new(),
         cpu_tiles: cpu_tiles(kernel),
-        numerics: Numerics { exact_dot: kernel.numerics.exact_dot },
+        numerics: Numerics { exact_dot: kernel.numerics.exact_dot, split: kernel.numerics.split },
         params: Vec::new(),
         dims: Vec::new(),
         tensors: Vec::new(),

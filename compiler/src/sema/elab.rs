@@ -15,7 +15,7 @@ use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 use super::derived::MadeFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
 use super::model::{
-    DimFact, Elem, InitHir, KernelKind, ParamFact, RecurBody, RingFact, RowsFact, TensorFact,
+    CacheFact, DimFact, Elem, InitHir, KernelKind, ParamFact, RecurBody, RingFact, RowsFact, TensorFact,
 };
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
@@ -92,6 +92,8 @@ pub(crate) struct Elab<'a> {
     pub dims: Vec<DimFact>,
     /// Tensors.
     pub tensors: Vec<TensorFact>,
+    /// Caches among them.
+    pub caches: Vec<CacheFact>,
     /// Lets.
     pub lets: Vec<Let>,
     /// States.
@@ -140,6 +142,7 @@ impl<'a> Elab<'a> {
             params: Vec::new(),
             dims: Vec::new(),
             tensors: Vec::new(),
+            caches: Vec::new(),
             lets: Vec::new(),
             states: Vec::new(),
             step_dim: None,

@@ -127,6 +127,7 @@ pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result
     let params = bind_params(kernel, key, &mut lower)?;
     let dims = bind_dims(kernel, key, &mut lower)?;
     let tensors = bind_tensors(kernel, key, &mut lower)?;
+    check_capacities(kernel, &lower)?;
     let bound = super::build::Bound { params, dims, tensors };
     match (&kernel.body, &kernel.recurrence) {
         (Some(body), _) => super::build::attention(kernel, key, body, lower, bound),
@@ -229,6 +230,9 @@ pub(super) fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
             *at = step_rows(kernel, r, n).map(|rows| RowAt { rows, query: true });
         }
     }
+    for new in kernel.caches.iter().filter_map(|c| c.appended) {
+        out[new] = Some(RowAt { rows: super::caching::new_rows(kernel, new), query: true });
+    }
     let Some(body) = &kernel.body else { return out };
     let query = body.dots.first().map(|d| d.x);
     for dot in &body.dots {
@@ -298,7 +302,14 @@ fn shifted(kernel: &CheckedKernel) -> bool {
     }
     let Some(DotFact { x, y, .. }) = kernel.body.as_ref().and_then(|b| b.dots.first()) else { return false };
     let (seq_q, seq_k) = (&kernel.tensors[x.tensor].shape[x.seq], &kernel.tensors[y.tensor].shape[y.seq]);
-    kernel.align.bottom_right && !seq_q.same(seq_k)
+    kernel.align.bottom_right && (!seq_q.same(seq_k) || key_cache(kernel).is_some_and(|c| c.len.is_some()))
+}
+
+/// The cache that holds keys or values, whose length is the number of keys.
+pub(super) fn key_cache(kernel: &CheckedKernel) -> Option<&CacheFact> {
+    let body = kernel.body.as_ref()?;
+    let mut rows = body.dots.iter().map(|d| d.y).chain([body.value]);
+    rows.find_map(|r| kernel.caches.iter().find(|c| c.tensor == r.tensor))
 }
 
 /// For each tensor and dim: `i` in its brackets means the row. True of the query's sequence dim and of dims
@@ -368,10 +379,20 @@ fn static_value(p: &ParamFact, key: &PlanKey) -> Result<Value> {
 
 fn bind_dims(kernel: &CheckedKernel, key: &PlanKey, lower: &mut Lower<'_>) -> Result<Vec<attn_ir::Dim>> {
     let mut dims = Vec::new();
-    for d in &kernel.dims {
+    let mut told = BTreeMap::new();
+    for (n, d) in kernel.dims.iter().enumerate() {
         let given = key.dims.get(&d.name).copied();
         let size = match &d.size {
             DimSize::Given(e) => lower.expr(e)?,
+            DimSize::Free if told.contains_key(&n) => told[&n],
+            DimSize::Free if capacity(kernel, n).is_some() => {
+                // The sequence dim of a paged cache: what its table, bound later, has room for.
+                let (per_entry, page) = capacity(kernel, n).unwrap_or((n, 1));
+                let var = lower.pool.add_var(&kernel.dims[per_entry].name, Ty::Int);
+                let pages = *told.entry(per_entry).or_insert(lower.pool.var(var));
+                let page = lower.pool.int(page);
+                lower.pool.mul(pages, page)
+            }
             DimSize::Free if d.specialised => match given {
                 Some(n) => lower.pool.int(n),
                 None => return Err(missing_dim(kernel, d)),
@@ -386,6 +407,32 @@ fn bind_dims(kernel: &CheckedKernel, key: &PlanKey, lower: &mut Lower<'_>) -> Re
         dims.push(attn_ir::Dim { name: d.name.clone(), size, bounds: d.bounds });
     }
     Ok(dims)
+}
+
+/// The dim that counts the pages of a batch entry, and the rows of a page, if dim n is the rows of a paged cache.
+fn capacity(kernel: &CheckedKernel, n: usize) -> Option<(usize, i64)> {
+    kernel.caches.iter().find_map(|c| {
+        let shape = &kernel.tensors[c.tensor].shape;
+        let pages = c.pages.as_ref()?;
+        (shape[shape.len() - 2].dim == Some(n)).then_some((pages.per_entry, pages.size))
+    })
+}
+
+/// A dim that is the rows of two tables has one size.
+fn check_capacities(kernel: &CheckedKernel, lower: &Lower<'_>) -> Result<()> {
+    for c in &kernel.caches {
+        let shape = &kernel.tensors[c.tensor].shape;
+        let (Some(pages), Some(dim)) = (&c.pages, shape[shape.len() - 2].dim) else { continue };
+        if lower.pool.as_int(lower.dims[dim]).is_some() || kernel.dims[dim].specialised {
+            let message = format!(
+                "`{}` is fixed by the plan, and the table of `{}` tells it",
+                kernel.dims[dim].name, kernel.tensors[c.tensor].name
+            );
+            let help = Some(format!("use another dim for pages of {} rows", pages.size));
+            return Err(CompileError::spec(Code::BadPlanValue, c.span, message, "this cache", help));
+        }
+    }
+    Ok(())
 }
 
 fn missing_dim(kernel: &CheckedKernel, d: &DimFact) -> CompileError {
@@ -441,16 +488,17 @@ fn bind_tensors(
         lower.ids[n] = Some(TensorId(tensors.len() as u32));
         lower.rows[n] = lower.ids[n];
         let mut shape = Vec::new();
-        for size in &t.shape {
+        for size in kernel.bound_shape(t) {
             shape.push(lower.expr(&size.expr)?);
         }
+        let updated = kernel.updated().any(|u| u.name == t.name);
         tensors.push(attn_ir::Tensor {
             name: t.name.clone(),
             dtype: t.elem.dtype(key.float),
             shape,
             layout: t.layout.clone(),
             fact: t.fact,
-            origin: Origin::Host,
+            origin: if updated { Origin::Updated } else { Origin::Host },
         });
     }
     Ok(tensors)

@@ -52,6 +52,7 @@ pub(crate) fn check_kernel(
         dims: elab.dims,
         tensors: elab.tensors,
         outputs: checked.outputs,
+        caches: elab.caches,
         tests: facts.tests,
         ensures: facts.ensures,
         schedules: facts.schedules,
@@ -93,7 +94,7 @@ impl Elab<'_> {
         for clause in &clauses.all {
             match &clause.kind {
                 ClauseKind::Input(decl) => self.declare_inputs(decl, TensorKind::Input, prefix),
-                ClauseKind::Cache(decl) => self.declare_cache(decl, clause.span, prefix, unsupported),
+                ClauseKind::Cache(decl) => self.declare_cache(decl, prefix),
                 _ => {}
             }
         }
@@ -105,7 +106,7 @@ impl Elab<'_> {
                 self.declare_let(name, value, unsupported);
             }
         }
-        self.row_clauses(clauses, unsupported);
+        self.row_clauses(clauses);
     }
 
     fn declare_let(&mut self, name: &ast::Name, value: &ast::Expr, unsupported: &mut Vec<UnsupportedClause>) {
@@ -138,6 +139,7 @@ impl Elab<'_> {
             self.check_rotations(&body.dots);
             self.check_choices(&choices, body);
             self.choices_unsupported(&choices, body, unsupported);
+            self.check_caches(body);
         }
         self.routed_outside(&choices);
         checked.choices = choices;
@@ -213,11 +215,17 @@ impl Elab<'_> {
             let bound = self.tensors.iter().filter(|t| t.kind != TensorKind::Derived);
             bound.flat_map(|t| &t.shape).any(|s| s.dim == Some(n))
         };
+        let pooled = |n: usize| {
+            let pages = self.caches.iter().filter_map(|c| c.pages.as_ref());
+            pages.flat_map(|p| &p.shape).any(|s| s.dim == Some(n))
+        };
         let untold: Vec<DimFact> = self
             .dims
             .iter()
             .enumerate()
-            .filter(|(n, d)| matches!(d.size, DimSize::Free) && !told(*n) && self.used.contains(&d.name))
+            .filter(|(n, d)| {
+                matches!(d.size, DimSize::Free) && !told(*n) && !pooled(*n) && self.used.contains(&d.name)
+            })
             .map(|(_, d)| d.clone())
             .collect();
         for d in untold {

@@ -11,7 +11,7 @@ use crate::expr::eval::Value;
 use crate::expr::{BinaryOp, ExprId, Pool, TensorId, Ty, UnaryOp, VarId};
 
 use super::hir::{Expr, IndexVar, Kind, Type, Uses, find};
-use super::model::{DotFact, RowsFact, TensorFact};
+use super::model::{DotFact, RowsFact, TensorFact, TensorKind};
 use super::relative::Products;
 
 /// Why an expression could not be lowered: the span to blame and a reason.
@@ -166,9 +166,10 @@ impl Lower<'_> {
         }
     }
 
-    /// The sizes of a tensor of the kernel: as bound, or, where it is still to be made, as declared.
+    /// The sizes of a tensor of the kernel: as bound, or, for a cache or what is still to be made, as declared.
     pub fn shape(&mut self, bound: &[attn_ir::Tensor], tensor: usize) -> Result<Vec<ExprId>, LowerError> {
-        if let Some(id) = self.ids[tensor] {
+        let cache = self.tensors[tensor].kind == TensorKind::Cache;
+        if let Some(id) = self.ids[tensor].filter(|_| !cache) {
             return Ok(bound[id.0 as usize].shape.clone());
         }
         let tensors = self.tensors;

@@ -13,6 +13,7 @@ mod body;
 mod branch;
 mod build;
 mod cache;
+mod caching;
 mod calls;
 mod choice;
 mod choose;

@@ -58,6 +58,8 @@ pub struct CheckedKernel {
     pub tensors: Vec<TensorFact>,
     /// Outputs in order of `return`.
     pub outputs: Vec<OutputFact>,
+    /// Caches among the tensors, in order of declaration.
+    pub caches: Vec<CacheFact>,
     /// `test` grids.
     pub tests: Vec<TestGrid>,
     /// `ensure` promises.
@@ -96,6 +98,24 @@ impl CheckedKernel {
     /// The inputs that the host binds, in order.
     pub fn inputs(&self) -> impl Iterator<Item = &TensorFact> {
         self.tensors.iter().filter(|t| t.kind != TensorKind::Derived)
+    }
+
+    /// The sizes of a tensor as it is bound: pages for a paged cache, else its logical dims.
+    pub fn bound_shape(&self, fact: &TensorFact) -> Vec<Size> {
+        let cache = self.caches.iter().find(|c| self.tensors[c.tensor].name == fact.name);
+        match cache.and_then(|c| c.pages.as_ref()) {
+            Some(pages) => pages.shape.clone(),
+            None => fact.shape.clone(),
+        }
+    }
+
+    /// The tensors that a run updates in place, in order of declaration.
+    pub fn updated(&self) -> impl Iterator<Item = &TensorFact> {
+        let changed = |n: usize| {
+            let of = |c: &CacheFact| c.tensor == n || c.scale.as_ref().is_some_and(|s| s.tensor == n);
+            self.caches.iter().any(|c| c.appended.is_some() && of(c))
+        };
+        self.tensors.iter().enumerate().filter(move |(n, _)| changed(*n)).map(|(_, t)| t)
     }
 
     /// The dims that must be given to plan: feature dims and head counts that the text does not fix.
@@ -247,6 +267,56 @@ impl TensorFact {
     }
 }
 
+/// A cache: where its rows lie, how many there are, what is appended.
+///
+/// Its dims are `[batch, heads, sequence, feature]` or `[batch, sequence, feature]`.
+#[derive(Clone, Debug)]
+pub struct CacheFact {
+    /// Position in [`CheckedKernel::tensors`].
+    pub tensor: usize,
+    /// Position of `len`, i32 `[batch]`; without one every batch entry fills the sequence dim.
+    pub len: Option<usize>,
+    /// Where the rows lie, unless the tensor is bound as it is declared.
+    pub pages: Option<PagesFact>,
+    /// Factors of the rows.
+    pub scale: Option<ScaleFact>,
+    /// Position of the rows that are appended.
+    pub appended: Option<usize>,
+    /// The declaration.
+    pub span: Span,
+}
+
+impl CacheFact {
+    /// True if rows are not read from the bound tensor as they lie there.
+    pub fn indirect(&self) -> bool {
+        self.pages.is_some() || self.scale.is_some()
+    }
+}
+
+/// Pages of a cache.
+#[derive(Clone, Debug)]
+pub struct PagesFact {
+    /// Position of the table, i32 `[batch, pages of an entry]`.
+    pub table: usize,
+    /// Rows of a page.
+    pub size: i64,
+    /// The dim: pages of a batch entry. The sequence dim of the cache is this many times `size`.
+    pub per_entry: usize,
+    /// Sizes of the pool: `[pages, size, heads, feature]` or `[pages, size, feature]`.
+    pub shape: Vec<Size>,
+}
+
+/// Scales of a cache.
+#[derive(Clone, Debug)]
+pub struct ScaleFact {
+    /// Position of the tensor of scales: the leading dims of the bound cache, as far as scales differ along them.
+    pub tensor: usize,
+    /// Each token has its own.
+    pub per_token: bool,
+    /// Each head has its own.
+    pub per_head: bool,
+}
+
 /// A returned tensor.
 #[derive(Clone, Debug)]
 pub struct OutputFact {
@@ -353,6 +423,10 @@ pub struct NumericsFact {
     pub exact_dot: bool,
     /// `grad = deterministic`
     pub deterministic_grad: bool,
+    /// `split = fixed(n)`: keys of a partial result.
+    pub split: Option<i64>,
+    /// `batch_invariant = true`: what a batch entry gives does not depend on the others.
+    pub batch_invariant: bool,
     /// `guard = nonfinite`
     pub guard_nonfinite: Option<Span>,
 }

@@ -79,6 +79,14 @@ pub(crate) fn branches(
         let nearest = "distribute each branch as a kernel of its own";
         return Err(unsupported(key, kernel.span, "branches over a ring", nearest));
     }
+    if let Some(cache) = kernel.caches.first() {
+        return Err(unsupported(
+            key,
+            cache.span,
+            "a cache beside branches",
+            "one attention without branches",
+        ));
+    }
     let mut views: Vec<CheckedKernel> = kernel.branches.iter().map(|b| seen_by(kernel, b)).collect();
     own_row_ops(kernel, &mut views)?;
     let bodies: Vec<&Body> = views.iter().filter_map(|v| v.body.as_ref()).collect();

@@ -80,7 +80,7 @@ pub(crate) fn recurrence(
     steps.steps.extend(epilogues);
     let Steps { lower, tensors, steps, .. } = steps;
     let (name, pool) = (kernel.name.clone(), lower.pool);
-    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
+    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles, demands: Vec::new() };
     Ok(Instance { kernel, mask_clauses: vec![] })
 }
 

@@ -15,7 +15,7 @@ use crate::syntax::ast::{self, Arg, ClauseKind, DefKind, ExprKind};
 use super::clauses::Clauses;
 use super::elab::{Elab, Frame};
 use super::hir::{Elem, Expr, Kind, Node, Size, Type, Uses};
-use super::model::{DotFact, KernelKind, RingFact, RingLayout, UnsupportedClause};
+use super::model::{DotFact, KernelKind, RingFact, RingLayout};
 use super::modules::DefId;
 use super::options::word_of;
 use super::rows::{Pairs, RowOp, RowOpKind, Scaling, Turn};
@@ -43,13 +43,13 @@ pub(crate) struct Rotation {
 
 impl Elab<'_> {
     /// Every clause that acts on rows, in order.
-    pub fn row_clauses(&mut self, clauses: &Clauses<'_>, out: &mut Vec<UnsupportedClause>) {
+    pub fn row_clauses(&mut self, clauses: &Clauses<'_>) {
         for clause in &clauses.all {
             match &clause.kind {
                 ClauseKind::Map { names, by } => self.map_rows(names, by),
                 ClauseKind::Rotate { names, by, at } => self.rotate(names, by, at),
                 ClauseKind::Distribute(e) => self.ring = self.distribute(e, clause.span),
-                ClauseKind::Append(names) => self.append(names, clause.span, out),
+                ClauseKind::Append(names) => self.append(names),
                 _ => {}
             }
         }

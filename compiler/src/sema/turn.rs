@@ -44,6 +44,8 @@ pub(crate) struct Steps<'k> {
     pub low_parts: Vec<(TensorId, TensorId)>,
     /// What lets have made so far: position, sources, result. Branches share it.
     pub made: Vec<(usize, Vec<Option<TensorId>>, TensorId)>,
+    /// What the contents of caches must fulfil.
+    pub demands: Vec<attn_ir::Demand>,
 }
 
 /// Index variables of a derived tensor of rows.
@@ -54,6 +56,8 @@ pub(crate) struct RowVars {
     pub rows: RowsFact,
     /// Read at (b, h, row); else at (b, head, j).
     pub query: bool,
+    /// Appended rows: the position of the first one in the cache.
+    pub start: Option<ExprId>,
 }
 
 impl<'k> Steps<'k> {
@@ -92,26 +96,35 @@ impl<'k> Steps<'k> {
         &self.tensors[id.0 as usize].shape
     }
 
-    /// Applies `map` and `rotate` and makes the tensors of lets, in the order of the text.
+    /// Writes what is appended, then applies `map` and `rotate` and makes the tensors of lets, in the order of the text.
     pub fn row_ops(&mut self) -> Result<()> {
         let kernel = self.kernel;
+        let appended = |op: &&RowOp| kernel.caches.iter().any(|c| c.appended == Some(op.tensor));
+        kernel.row_ops.iter().filter(appended).try_for_each(|op| self.row_op(op))?;
+        let demands = self.caches()?;
+        self.demands.extend(demands);
         let mut made = kernel.made.iter().peekable();
-        for op in &kernel.row_ops {
+        for op in kernel.row_ops.iter().filter(|op| !appended(op)) {
             while let Some(m) = made.next_if(|m| m.span.start < op.span.start) {
                 self.make(m)?;
             }
-            if self.lower.rows[op.tensor].is_none() {
-                continue;
-            }
-            let vars = self.row_vars(op.tensor, op)?;
-            let turned = match &op.kind {
-                RowOpKind::Map(body) => self.map(op, &vars, body)?,
-                RowOpKind::Pairs(pairs) => self.pairs(op, &vars, pairs)?,
-                RowOpKind::Double { theta, at } => self.double(op, &vars, theta, at)?,
-            };
-            self.lower.rows[op.tensor] = Some(turned);
+            self.row_op(op)?;
         }
         made.try_for_each(|m| self.make(m))
+    }
+
+    fn row_op(&mut self, op: &RowOp) -> Result<()> {
+        if self.lower.rows[op.tensor].is_none() {
+            return Ok(());
+        }
+        let vars = self.row_vars(op.tensor, op)?;
+        let turned = match &op.kind {
+            RowOpKind::Map(body) => self.map(op, &vars, body)?,
+            RowOpKind::Pairs(pairs) => self.pairs(op, &vars, pairs)?,
+            RowOpKind::Double { theta, at } => self.double(op, &vars, theta, at)?,
+        };
+        self.lower.rows[op.tensor] = Some(turned);
+        Ok(())
     }
 
     fn row_vars(&mut self, tensor: usize, op: &RowOp) -> Result<RowVars> {
@@ -122,7 +135,14 @@ impl<'k> Steps<'k> {
                 return Err(LowerError { span: op.span, message });
             }
         };
-        Ok(self.vars_of(at.rows, at.query))
+        let mut vars = self.vars_of(at.rows, at.query);
+        let kernel = self.kernel;
+        if let Some(cache) = kernel.caches.iter().find(|c| c.appended == Some(tensor)) {
+            let length = super::caching::length(&mut self.lower, kernel, cache)?;
+            let n = self.lower.expr(&kernel.tensors[tensor].shape[at.rows.seq].expr)?;
+            vars.start = Some(self.pool().sub(length, n));
+        }
+        Ok(vars)
     }
 
     /// Variables for rows of these roles.
@@ -136,7 +156,7 @@ impl<'k> Steps<'k> {
             _ => x,
         };
         let index = (0..rank).map(axis).collect();
-        RowVars { index, rows, query }
+        RowVars { index, rows, query, start: None }
     }
 
     /// Replaces b, h, i, j and row by the variables of a derived tensor.
@@ -149,8 +169,11 @@ impl<'k> Steps<'k> {
         let of = |pool: &mut Pool, d: Option<usize>| d.map_or(zero, |d| pool.var(vars.index[d]));
         let (b, h) = (of(pool, vars.rows.batch), of(pool, vars.rows.head));
         let s = pool.var(vars.index[vars.rows.seq]);
+        // Lengths, and so offsets, may be those of the batch entry.
+        let offset = pool.substitute(vars.start.unwrap_or(offset), &[(ix.b, b)]);
+        let moved = pool.add(s, offset);
         // Of a key `i` is its own position: `rotate q, k by .. at i`.
-        let i = if shifted && vars.query { pool.add(s, offset) } else { s };
+        let i = if shifted && vars.query { moved } else { s };
         let mut subst = vec![(ix.b, b), (ix.h, h)];
         match (self.shard, self.lower.local) {
             (Some(shard), Some(local)) => {
@@ -160,7 +183,11 @@ impl<'k> Steps<'k> {
             }
             _ => {
                 subst.extend([(ix.row, s), (ix.i, i)]);
-                subst.extend((!vars.query).then_some((ix.j, s)));
+                if vars.start.is_some() {
+                    subst.push((ix.j, moved));
+                } else if !vars.query {
+                    subst.push((ix.j, s));
+                }
             }
         }
         self.pool().substitute(e, &subst)

@@ -31,6 +31,8 @@ pub enum TensorKind {
     Input,
     /// Bound by the host, written. Strided.
     Output,
+    /// Bound by the host with contents, read and written in place, by different launches. Strided.
+    Updated,
     /// Made by the runtime when arguments are bound: contiguous; the element at `vars` (one int variable for
     /// each dim, starting at `origin[d]`) is the value of `value` (int, float or bool expression over `vars`,
     /// dims, params).
@@ -57,7 +59,7 @@ pub struct TensorDecl {
     pub dtype: DType,
     /// Logical sizes: int expressions over dims and params.
     pub shape: Vec<ExprId>,
-    /// The logical dim at each axis of the bound tensor (identity but for `layout` inputs and outputs).
+    /// The logical dim at each axis of the bound tensor (identity but for `layout` of what the host binds).
     pub layout: Vec<usize>,
     /// Elements along the last dim never decrease (1), never decrease or never increase (2), or nothing (0).
     pub fact: crate::attn_ir::Fact,
@@ -513,8 +515,8 @@ pub enum Stmt {
         /// Float: factor of what is kept.
         keep_scale: ExprId,
     },
-    /// `dst(r, x) = src[r, x] * row_scale[r]` for r < rows, x < d, rounded to the storage type; 0 where
-    /// `row_scale[r]` is 0.
+    /// `dst(r, x) = src[r, x] * row_scale[r]` for r < rows, x < d, rounded to the storage type (to nearest even and
+    /// cut to its range, NaN as 0, where that is i8); 0 where `row_scale[r]` is 0.
     StoreRows {
         /// Output rows.
         dst: RowsRef,

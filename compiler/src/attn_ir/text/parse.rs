@@ -54,7 +54,8 @@ impl Parser<'_> {
         let outputs = self.many("output", Self::output)?;
         let cpu_tiles =
             TileOverride { tile_q: self.optional_count("tile_q")?, tile_kv: self.optional_count("tile_kv")? };
-        let numerics = Numerics { exact_dot: self.r.eat_word("exact_dot")? };
+        let exact_dot = self.r.eat_word("exact_dot")?;
+        let numerics = Numerics { exact_dot, split: self.optional_count("split")? };
         self.r.expect("}")?;
         let (pool, tensors) = (std::mem::take(&mut self.pool), std::mem::take(&mut self.tensors));
         Ok(Attention {
@@ -191,6 +192,8 @@ impl Parser<'_> {
             Origin::Made
         } else if self.r.eat_word("output")? {
             Origin::Output
+        } else if self.r.eat_word("updated")? {
+            Origin::Updated
         } else {
             Origin::Host
         };

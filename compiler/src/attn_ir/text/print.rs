@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::OUTPUTS;
-use crate::attn_ir::{Attention, Derive, Dim, Kernel, Origin, Param, Rank, Rows, Step, Tensor, Weight};
+use crate::attn_ir::{
+    Attention, Derive, Dim, Kernel, Origin, Param, Rank, Rows, Step, Tensor, Weight, Write as RowWrite,
+};
 use crate::expr::print::ty_name;
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::text::{fact_text, layout_text, value_text};
@@ -53,6 +55,9 @@ pub fn print(a: &Attention) -> String {
     if a.numerics.exact_dot {
         line("exact_dot".into());
     }
+    if let Some(n) = a.numerics.split {
+        line(format!("split {n}"));
+    }
     out.push_str("}\n");
     out
 }
@@ -71,6 +76,7 @@ pub fn print_kernel(k: &Kernel) -> String {
                 let name = |id: TensorId| &k.tensor(id).name;
                 let _ = writeln!(out, "accumulate {}, {} = {}", name(s.hi), name(s.lo), name(s.source));
             }
+            Step::Write(w) => out += &write(k, w),
             Step::Attend(a) => out += &print(a),
             Step::Recur(r) => out += &super::recur::print(k, r),
             Step::Top(t) => {
@@ -125,6 +131,21 @@ fn rank(k: &Kernel, r: &Rank) -> String {
         expr(r.group),
         dots.join(", "),
     )
+}
+
+/// `write k[place, x < 64] by (b < B, s < Sn) = value, quantised to 127 by k_scale[place]`
+fn write(k: &Kernel, w: &RowWrite) -> String {
+    let tensor = |id: TensorId| k.tensor(id).name.clone();
+    let expr = |id: ExprId| crate::expr::print::print(&k.pool, id, &tensor);
+    let name = |var: VarId| k.pool.var_info(var).name.clone();
+    let list = |ids: &[ExprId]| ids.iter().map(|&id| expr(id)).collect::<Vec<_>>().join(", ");
+    let rows: Vec<String> = w.rows.iter().map(|(var, n)| format!("{} < {}", name(*var), expr(*n))).collect();
+    let scale = w.scale.as_ref().map_or_else(String::new, |s| {
+        format!(", quantised to {} by {}[{}]", s.limit, tensor(s.out), list(&s.place))
+    });
+    let (x, width) = (name(w.feature.0), w.feature.1);
+    let (out, place, value) = (tensor(w.out), list(&w.place), expr(w.value));
+    format!("write {out}[{place}, {x} < {width}] by ({}) = {value}{scale}\n", rows.join(", "))
 }
 
 struct Printer<'a>(&'a Attention);
@@ -182,6 +203,7 @@ impl Printer<'_> {
             Origin::Host => "",
             Origin::Made => " made",
             Origin::Output => " output",
+            Origin::Updated => " updated",
         };
         format!("tensor {}: {}[{}]{layout}{fact}{origin}", t.name, t.dtype, shape.join(", "))
     }

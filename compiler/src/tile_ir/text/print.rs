@@ -144,6 +144,7 @@ impl Printer<'_> {
         let kind = match &t.kind {
             TensorKind::Input => "input",
             TensorKind::Output => "output",
+            TensorKind::Updated => "updated",
             TensorKind::Table { .. } => "table",
             TensorKind::Workspace => "workspace",
         };

@@ -366,7 +366,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn writable(&self, decl: &TensorDecl) -> Checked {
-        let writable = matches!(decl.kind, TensorKind::Output | TensorKind::Workspace);
+        let writable = matches!(decl.kind, TensorKind::Output | TensorKind::Updated | TensorKind::Workspace);
         self.ensure(writable, "I12", "inputs and tables are not written")
     }
 }
