@@ -4,9 +4,11 @@
 //! tensor is word n of Philox4x32-10 with the seed as key and the tensor's place in the counter. Floats are
 //! normal (Box and Muller 1958), bits are true in half of the places, ints are uniform over their valid range:
 //! what indexes a dim lies in it, ids that are only compared with each other are few, everything else (lengths,
-//! bounds, positions) lies in 0..=keys. `sorted` and `monotone` ints are sorted along their last dim.
+//! bounds, positions) lies in 0..=keys. `sorted` and `monotone` ints are sorted along their last dim. Floats of a
+//! recurrence are tamed ([`made_up`]), so that its state stays finite.
 
 use attn_compiler::artifact::DType;
+use attn_compiler::attn_ir::made_up;
 use attn_compiler::attn_ir::{Fact, Kernel, Step, Weight};
 use attn_compiler::expr::rand::philox4x32;
 use attn_compiler::expr::{BinaryOp, ExprId, Op, TensorId};
@@ -57,6 +59,9 @@ pub fn tensor(
 ) -> Result<Tensor, RuntimeError> {
     let decl = kernel.tensor(id);
     let words = Words { key: [seed as u32, (seed >> 32) as u32], tensor: id.0 };
+    let draw = made_up::draw(kernel, id);
+    let size = |e: ExprId| scalars.size(&kernel.pool, e) as i64;
+    let normal = |n: u64| draw.of(words.normal(n), &size);
     let mut tensor = Tensor::zeros(decl.dtype, bound)?;
     macro_rules! fill {
         ($t:ty, $value:expr) => {{
@@ -65,10 +70,10 @@ pub fn tensor(
         }};
     }
     match decl.dtype {
-        DType::F32 => fill!(f32, |n| words.normal(n) as f32),
-        DType::F16 => fill!(f16, |n| f16::from_f64(words.normal(n))),
-        DType::Bf16 => fill!(bf16, |n| bf16::from_f64(words.normal(n))),
-        DType::F64 => fill!(f64, |n| words.normal(n)),
+        DType::F32 => fill!(f32, |n| normal(n) as f32),
+        DType::F16 => fill!(f16, |n| f16::from_f64(normal(n))),
+        DType::Bf16 => fill!(bf16, |n| bf16::from_f64(normal(n))),
+        DType::F64 => fill!(f64, normal),
         DType::Bit => {
             let n_elements: usize = bound.iter().product();
             let bits: Vec<bool> = (0..n_elements as u64).map(|n| words.pair(n).0 & 1 == 1).collect();
@@ -104,6 +109,7 @@ fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
         match step {
             Step::Derive(d) => roots.push(d.value),
             Step::Accumulate(_) => {}
+            Step::Recur(r) => roots.extend(r.exprs()),
             Step::Attend(a) => {
                 let sink = if let Weight::Softmax { sink } = a.weight { sink } else { None };
                 roots.extend([a.score, a.mask].into_iter().chain(sink));
@@ -129,7 +135,8 @@ fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
         (Some(size), _) => size as u64,
         (None, true) => N_IDS,
         (None, false) => {
-            let longest = kernel.attentions().map(|a| scalars.size(pool, a.seq_k)).max();
+            let lengths = kernel.attentions().map(|a| a.seq_k).chain(kernel.recurrences().map(|r| r.steps));
+            let longest = lengths.map(|n| scalars.size(pool, n)).max();
             longest.unwrap_or(0) as u64 + 1
         }
     }

@@ -60,6 +60,18 @@ pub fn evaluate_with(
                 keep(kernel.tensor(s.hi), hi, &mut inputs, &mut results);
                 keep(kernel.tensor(s.lo), lo, &mut inputs, &mut results);
             }
+            Step::Recur(r) => {
+                let sizes = |id: TensorId| shape(kernel, &vars, kernel.tensor(id));
+                let stored = super::recur::evaluate(kernel, r, &vars, &inputs, &sizes)?;
+                for (read, view) in r.reads.iter().zip(stored.reads) {
+                    keep(kernel.tensor(read.rows.tensor), view, &mut inputs, &mut results);
+                }
+                for (state, view) in r.states.iter().zip(stored.last) {
+                    if let (Some(id), Some(view)) = (state.last, view) {
+                        keep(kernel.tensor(id), view, &mut inputs, &mut results);
+                    }
+                }
+            }
             Step::Attend(a) => {
                 let found = attend(a, &inputs)?;
                 results.max_abs_score = results.max_abs_score.max(found.max_abs_score);

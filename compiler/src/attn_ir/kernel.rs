@@ -6,6 +6,7 @@
 //! tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
 //! Not here: how a step is tiled, what is fused with what.
 
+use super::recur::Recurrence;
 use super::{Attention, Dim, Origin, OutputKind, Param, Rows, Tensor, Weight};
 use crate::expr::{ExprId, Pool, TensorId, VarId};
 
@@ -46,6 +47,8 @@ pub enum Step {
     Accumulate(Accumulate),
     /// Scores, weights, and their sum with the values.
     Attend(Box<Attention>),
+    /// A state carried along a sequence; its expressions live in the kernel's pool.
+    Recur(Box<Recurrence>),
 }
 
 /// `out[index] = sum over the summed variables of value`; without summed variables just `value`.
@@ -111,6 +114,12 @@ impl Kernel {
         Measure::Sum
     }
 
+    /// How many runs of elements of an output of this shape have an error of their own: one for each (b, h) of a
+    /// recurrence, since nothing says how large another's state is; else 1.
+    pub fn groups(&self, shape: &[usize]) -> usize {
+        self.recurrences().next().map_or(1, |r| shape.iter().take(r.leading()).product())
+    }
+
     /// The declaration of a tensor.
     pub fn tensor(&self, id: TensorId) -> &Tensor {
         &self.tensors[id.0 as usize]
@@ -140,8 +149,13 @@ impl Kernel {
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
         self.steps.iter().filter_map(|s| match s {
             Step::Attend(a) => Some(&**a),
-            Step::Derive(_) | Step::Accumulate(_) => None,
+            Step::Derive(_) | Step::Accumulate(_) | Step::Recur(_) => None,
         })
+    }
+
+    /// The recurrences among the steps, in order.
+    pub fn recurrences(&self) -> impl Iterator<Item = &Recurrence> {
+        self.steps.iter().filter_map(|s| if let Step::Recur(r) = s { Some(&**r) } else { None })
     }
 
     /// The dims whose sizes are only known at launch: (name, variable).

@@ -11,11 +11,13 @@
 //! [`dense`] evaluates exactly this in f64.
 //!
 //! A [`Kernel`] is one or more such steps: tensors derived from others ([`Derive`]: rotated rows, feature maps,
-//! gates), attentions between them. [`evaluate`] evaluates all of it.
+//! gates), attentions between them, recurrences ([`recur`]). [`evaluate`] evaluates all of it.
 
 pub mod dense;
 pub mod evaluate;
 pub mod kernel;
+pub mod made_up;
+pub mod recur;
 pub mod text;
 
 pub use kernel::{Accumulate, Derive, Kernel, Measure, Side, Step};

@@ -2,9 +2,10 @@
 //!
 //! The body, in order: load the query tile; clear the accumulator and the row state; for each key tile in the
 //! range that the mask allows, if the tile is not empty: scores, score expression and mask (the mask only where
-//! the tile is not full), one step of the weights, product with the values; then normalise and store.
+//! the tile is not full; `parts.rs` looks closer at tiles that data decide), one step of the weights, product with the values; then normalise and store.
 
 use super::pack::{PackedKeys, PackedValues};
+use super::parts::Parts;
 use super::{Builder, Input, rows_index, scale};
 use crate::artifact::PANEL;
 use crate::attn_ir::{Attention, OutputKind, Weight};
@@ -222,9 +223,17 @@ impl Attend<'_> {
         let last = pool.add_int(end, -1);
         let j_hi = self.define(&mut body, "j_hi", last);
         let at = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: j0, j_hi };
+        let sizes = (self.input.schedule.tile_q, tile);
+        let parts = Parts::of(self.builder.pool(), analysis, &at, sizes);
         let may = analysis.may(self.builder.pool(), &at);
-        let step = self.tile_step(tiles, task, analysis, &at, kt, cols);
-        body.push(Stmt::If { cond: may, then: step, otherwise: vec![] });
+        let mut seen = Vec::new();
+        let some = parts.as_ref().map(|p| p.some(self.builder, analysis, &at, &mut seen));
+        let step = self.tile_step(tiles, task, (analysis, parts.as_ref()), &at, kt, cols);
+        match some {
+            Some(cond) => seen.push(Stmt::If { cond, then: step, otherwise: vec![] }),
+            None => seen = step,
+        }
+        body.push(Stmt::If { cond: may, then: seen, otherwise: vec![] });
         body
     }
 
@@ -233,7 +242,7 @@ impl Attend<'_> {
         &mut self,
         tiles: &Tiles,
         task: &Task,
-        analysis: &MaskAnalysis,
+        (analysis, parts): (&MaskAnalysis, Option<&Parts>),
         at: &TileBox,
         kt: ExprId,
         cols: ExprId,
@@ -265,7 +274,10 @@ impl Attend<'_> {
         let masked = self.builder.pool().select(self.input.attn.mask, core, minus_inf);
         let full = self.map(tiles, task, j0, cols, core);
         let partial = self.map(tiles, task, j0, cols, masked);
-        let must = analysis.must(self.builder.pool(), at);
+        let mut must = analysis.must(self.builder.pool(), at);
+        if let Some(parts) = parts {
+            must = parts.full(self.builder, analysis, (at, must), &mut step);
+        }
         step.push(Stmt::If { cond: must, then: vec![full], otherwise: vec![partial] });
         let flag = self.values.nonfinite(self.builder, self.input, b, g, kt);
         let nonfinite = self.define(&mut step, "nonfinite", flag);

@@ -5,6 +5,7 @@
 //! proves them by interval arithmetic from the actual lengths, parameters and table contents.
 
 use crate::artifact::BindCheck;
+use crate::attn_ir::recur::{RecurOp, Recurrence};
 use crate::attn_ir::{Attention, Derive, Weight};
 use crate::expr::print::print;
 use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, VarId};
@@ -33,6 +34,33 @@ impl Checks {
         }
         self.checks.extend(of(pool, &roots, tensors));
         self.vars.extend(intervals(attn, pool));
+    }
+
+    /// Adds the checks of the rows and numbers of a recurrence.
+    pub fn add_recurrence(&mut self, r: &Recurrence, pool: &mut Pool, tensors: &[TensorDecl]) {
+        let zero = pool.int(0);
+        let n_heads = pool.int(r.heads.unwrap_or(1));
+        let one = pool.int(1);
+        for node in &r.nodes {
+            let (value, length) = match node.op {
+                RecurOp::Scalar(e) | RecurOp::Map { value: e, .. } => (e, 1),
+                RecurOp::Row(e) => (e, node.shape.len() as i64),
+                _ => continue,
+            };
+            if of(pool, &[value], tensors).is_empty() {
+                continue;
+            }
+            let length = pool.int(length);
+            let extents = [r.batch.unwrap_or(one), n_heads, r.steps, length];
+            let mut own = Vec::new();
+            for (var, extent) in [r.vars.b, r.vars.h, r.vars.t, r.vars.x].into_iter().zip(extents) {
+                let fresh = pool.add_var("at", Ty::Int);
+                own.push((var, pool.var(fresh)));
+                self.vars.push((fresh, zero, pool.add_int(extent, -1)));
+            }
+            let root = pool.substitute(value, &own);
+            self.checks.extend(of(pool, &[root], tensors));
+        }
     }
 
     /// Adds the checks of a derived tensor of this shape.

@@ -13,6 +13,8 @@ mod attend;
 pub mod checks;
 pub mod derive;
 mod pack;
+mod parts;
+pub mod recur;
 mod scale;
 pub mod tabulate;
 

@@ -338,7 +338,7 @@ fn bad_result(elab: &mut Elab<'_>, e: &ast::Expr, name: &str) {
 }
 
 /// `cast(x, f16)` as x and f16.
-fn uncast<'e>(elab: &mut Elab<'_>, e: &'e ast::Expr) -> Option<(&'e ast::Expr, Option<DType>)> {
+pub(super) fn uncast<'e>(elab: &mut Elab<'_>, e: &'e ast::Expr) -> Option<(&'e ast::Expr, Option<DType>)> {
     let ExprKind::Call { name, args } = &e.node else { return Some((e, None)) };
     if name.node != "cast" {
         return Some((e, None));

@@ -46,7 +46,10 @@ pub(crate) fn attention(
         None => Ok::<_, CompileError>(one),
     };
     let batch = size(x, x.batch)?;
-    let (seq_q, seq_k) = (size(x, Some(x.seq))?, size(y, Some(y.seq))?);
+    let (seq_q, seq_k) = match shard {
+        Some(shard) => shard.lengths,
+        None => (size(x, Some(x.seq))?, size(y, Some(y.seq))?),
+    };
     let heads = size(x, x.head)?;
     let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
     let key_heads = key_rows.map(|r| size(r, r.head).map(|size| (size, r))).transpose()?;
@@ -238,7 +241,7 @@ fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>
             OutputHir::O { .. } => attended.push(Output { name, kind: OutputKind::O, dtype }),
             OutputHir::Lse => attended.push(Output { name, kind: OutputKind::Lse, dtype }),
             OutputHir::MaxLogit => attended.push(Output { name, kind: OutputKind::MaxLogit, dtype }),
-            OutputHir::Other => {}
+            OutputHir::State(_) | OutputHir::Row(..) | OutputHir::Other => {}
         }
     }
     if merged_by_lse(steps) {

@@ -14,7 +14,9 @@ use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
 use super::derived::MadeFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
-use super::model::{DimFact, Elem, KernelKind, ParamFact, RingFact, TensorFact};
+use super::model::{
+    DimFact, Elem, InitHir, KernelKind, ParamFact, RecurBody, RingFact, RowsFact, TensorFact,
+};
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
 use super::rotate::Rotation;
@@ -50,8 +52,12 @@ pub(crate) struct Let {
 
 /// A recurrence state.
 pub(crate) struct State {
+    /// Name.
+    pub name: String,
     /// Rows and columns.
     pub ty: Type,
+    /// Where it begins.
+    pub init: InitHir,
 }
 
 /// A definition being inlined.
@@ -92,6 +98,10 @@ pub(crate) struct Elab<'a> {
     pub states: Vec<State>,
     /// The sequence dim of a recurrence.
     pub step_dim: Option<Size>,
+    /// The rows of a recurrence that have the most of batch and head dims; results have their dims.
+    pub step_rows: Option<RowsFact>,
+    /// The body of a recurrence.
+    pub recurrence: Option<RecurBody>,
     /// Definitions being inlined, outermost first.
     pub frames: Vec<Frame>,
     /// Nodes made.
@@ -104,10 +114,10 @@ pub(crate) struct Elab<'a> {
     pub rotations: Vec<Rotation>,
     /// What `map` and `rotate` do to rows, in the order of the text.
     pub row_ops: Vec<RowOp>,
-    /// Tensors that lets make, in the order of the text.
-    pub made: Vec<MadeFact>,
     /// `distribute`
     pub ring: Option<RingFact>,
+    /// Tensors that lets make, in the order of the text.
+    pub made: Vec<MadeFact>,
     /// Lengths of rows that a rotation changed, by tensor.
     pub row_sizes: HashMap<usize, Size>,
     depth: u32,
@@ -131,14 +141,16 @@ impl<'a> Elab<'a> {
             lets: Vec::new(),
             states: Vec::new(),
             step_dim: None,
+            step_rows: None,
+            recurrence: None,
             frames: Vec::new(),
             steps: 0,
             stopped: false,
             values: None,
             rotations: Vec::new(),
             row_ops: Vec::new(),
-            made: Vec::new(),
             ring: None,
+            made: Vec::new(),
             row_sizes: HashMap::new(),
             depth: 0,
         }
@@ -297,11 +309,9 @@ impl<'a> Elab<'a> {
 
     fn tensor(&mut self, n: usize, span: Span) -> Expr {
         let t = &self.tensors[n];
-        let rank = t.shape.len();
         let Some(last) = t.shape.last().cloned() else { return self.load(n, Vec::new(), span) };
         if let (KernelKind::Recurrence, Some(step)) = (self.kind, &self.step_dim)
             && last.same(step)
-            && rank > 1
         {
             let ty = match t.elem {
                 Elem::Of(DType::Bit) => Type::Bool,

@@ -119,15 +119,22 @@ pub fn instantiate(kernel: &CheckedKernel, key: &PlanKey) -> Result<attn_ir::Ker
 /// As [`instantiate`].
 pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result<Instance> {
     refuse_unsupported(kernel, key)?;
-    let Some(body) = &kernel.body else {
-        return Err(unsupported(key, kernel.span, "recurrence", "an `attention` kernel"));
-    };
+    if kernel.body.is_none() && kernel.recurrence.is_none() {
+        return Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches"));
+    }
     check_key(kernel, key)?;
     let mut lower = prepare(kernel)?;
     let params = bind_params(kernel, key, &mut lower)?;
     let dims = bind_dims(kernel, key, &mut lower)?;
     let tensors = bind_tensors(kernel, key, &mut lower)?;
-    super::build::attention(kernel, key, body, lower, super::build::Bound { params, dims, tensors })
+    let bound = super::build::Bound { params, dims, tensors };
+    match (&kernel.body, &kernel.recurrence) {
+        (Some(body), _) => super::build::attention(kernel, key, body, lower, bound),
+        (None, Some(body)) => super::recurs::recurrence(kernel, key, body, lower, bound),
+        (None, None) => {
+            Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches"))
+        }
+    }
 }
 
 pub(super) fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
@@ -206,12 +213,19 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         products: Vec::new(),
         local: None,
         weighted: None,
+        held: Vec::new(),
+        batched: batched(kernel),
     })
 }
 
 /// Where the rows of each tensor are read.
 fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     let mut out: Vec<Option<RowAt>> = vec![None; kernel.tensors.len()];
+    if let Some(r) = &kernel.recurrence {
+        for (n, at) in out.iter_mut().enumerate() {
+            *at = step_rows(kernel, r, n).map(|rows| RowAt { rows, query: true });
+        }
+    }
     let Some(body) = &kernel.body else { return out };
     let query = body.dots.first().map(|d| d.x);
     for dot in &body.dots {
@@ -240,8 +254,36 @@ fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     out
 }
 
+/// Roles of a tensor of rows over the sequence of a recurrence.
+fn step_rows(kernel: &CheckedKernel, r: &RecurBody, tensor: usize) -> Option<RowsFact> {
+    let shape = &kernel.tensors[tensor].shape;
+    let steps = &kernel.tensors[r.rows.tensor].shape[r.rows.seq];
+    let rank = shape.len();
+    let fits = (2..=4).contains(&rank) && shape[rank - 2].same(steps) && !shape[rank - 1].same(steps);
+    let (batch, head) = match rank {
+        4 => (Some(0), Some(1)),
+        3 if leads_with_batch(kernel, shape) => (Some(0), None),
+        3 => (None, Some(0)),
+        _ => (None, None),
+    };
+    fits.then_some(RowsFact { tensor, batch, head, seq: rank - 2, feature: rank - 1 })
+}
+
+/// True if the first dim is that of a tensor with batch and heads.
+fn leads_with_batch(kernel: &CheckedKernel, shape: &[super::hir::Size]) -> bool {
+    kernel.tensors.iter().any(|t| t.shape.len() == 4 && t.shape[0].same(&shape[0]))
+}
+
+fn batched(kernel: &CheckedKernel) -> Vec<bool> {
+    let first = |t: &TensorFact| !t.shape.is_empty() && leads_with_batch(kernel, &t.shape);
+    kernel.tensors.iter().map(first).collect()
+}
+
 /// True if `i` is not the row: `align bottom_right` with lengths of different dims.
 fn shifted(kernel: &CheckedKernel) -> bool {
+    if let Some(r) = &kernel.recurrence {
+        return r.start.is_some();
+    }
     let Some(DotFact { x, y, .. }) = kernel.body.as_ref().and_then(|b| b.dots.first()) else { return false };
     let (seq_q, seq_k) = (&kernel.tensors[x.tensor].shape[x.seq], &kernel.tensors[y.tensor].shape[y.seq]);
     kernel.align.bottom_right && !seq_q.same(seq_k)
@@ -250,6 +292,10 @@ fn shifted(kernel: &CheckedKernel) -> bool {
 /// For each tensor and dim: `i` in its brackets means the row. True of the query's sequence dim and of dims
 /// derived from it and not from the key's.
 fn query_side(kernel: &CheckedKernel) -> Vec<Vec<bool>> {
+    if let Some(r) = &kernel.recurrence {
+        let steps = &kernel.tensors[r.rows.tensor].shape[r.rows.seq];
+        return kernel.tensors.iter().map(|t| t.shape.iter().map(|s| s.same(steps)).collect()).collect();
+    }
     let Some(body) = &kernel.body else { return Vec::new() };
     let Some(DotFact { x, y, .. }) = body.dots.first() else { return Vec::new() };
     let seq_q = &kernel.tensors[x.tensor].shape[x.seq];

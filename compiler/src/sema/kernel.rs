@@ -36,7 +36,7 @@ pub(crate) fn check_kernel(
     elab.scope(&clauses, "", &mut unsupported);
     let checked = match kind {
         KernelKind::Attention => elab.attention(kernel, &clauses, &mut unsupported),
-        KernelKind::Recurrence => elab.recurrence(kernel, &clauses, &mut unsupported),
+        KernelKind::Recurrence => elab.recurrence(kernel, &clauses),
     };
     let facts = elab.facts(&clauses, &mut unsupported);
     elab.unused();
@@ -65,6 +65,7 @@ pub(crate) fn check_kernel(
         row_ops: elab.row_ops,
         made: elab.made,
         body,
+        recurrence: elab.recurrence,
     };
     ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)
 }

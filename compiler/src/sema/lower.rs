@@ -35,6 +35,8 @@ pub(crate) struct Lower<'k> {
     pub params: Vec<ExprId>,
     /// The kernel's tensors.
     pub tensors: &'k [TensorFact],
+    /// Of each tensor, whether its only leading dim is the batch (recurrences).
+    pub batched: Vec<bool>,
     /// Their ids; `None` where an optional input is absent.
     pub ids: Vec<Option<TensorId>>,
     /// `i` and the row are not the same: the first query is not at 0.
@@ -57,6 +59,18 @@ pub(crate) struct Lower<'k> {
     pub products: Vec<Products>,
     /// What `weight @ v` gives at a feature, in a `return`.
     pub weighted: Option<(TensorId, RowsFact)>,
+    /// Expressions that a tensor holds already.
+    pub held: Vec<Held>,
+}
+
+/// A row or number over the dims of some rows that a step has made.
+pub(crate) struct Held {
+    /// What it is.
+    pub expr: Expr,
+    /// Where it stands.
+    pub tensor: TensorId,
+    /// Roles; for a number there is no feature dim, which is the last of the roles'.
+    pub rows: RowsFact,
 }
 
 /// Where a row of a tensor is read.
@@ -102,7 +116,11 @@ impl Lower<'_> {
     }
 
     fn at(&mut self, e: &Expr, place: Place) -> Result<ExprId, LowerError> {
+        if let Some(x) = self.held(e, None) {
+            return Ok(x);
+        }
         match &e.kind {
+            Kind::AtStep(t) => self.at_step(e, *t, place),
             Kind::Const(v) => Ok(self.pool.constant(*v)),
             Kind::Index(var) => {
                 let var = self.index_var(*var, place);
@@ -269,6 +287,9 @@ impl Lower<'_> {
 impl Lower<'_> {
     /// Element `x` of a row, which may be computed from rows.
     pub fn element(&mut self, e: &Expr, x: ExprId) -> Result<ExprId, LowerError> {
+        if let Some(held) = self.held(e, Some(x)) {
+            return Ok(held);
+        }
         match &e.kind {
             _ if !matches!(e.ty, Type::Row(_)) => self.expr(e),
             Kind::Row(t, index) if index.is_empty() => self.current(e, *t, x),
@@ -340,6 +361,36 @@ impl Lower<'_> {
         at
     }
 
+    /// The element of what a tensor holds already; of a row at x.
+    fn held(&mut self, e: &Expr, x: Option<ExprId>) -> Option<ExprId> {
+        let held = self.held.iter().find(|h| same(&h.expr, e))?;
+        let (tensor, rows) = (held.tensor, held.rows);
+        let row = matches!(e.ty, Type::Row(_));
+        let feature = if row { x? } else { self.pool.int(0) };
+        let mut at = self.row_index(rows, true, feature);
+        if !row {
+            at.remove(rows.feature);
+        }
+        Some(self.pool.load(tensor, at, Ty::Float))
+    }
+
+    /// The value of a tensor over the sequence at the current step.
+    fn at_step(&mut self, e: &Expr, t: usize, place: Place) -> Result<ExprId, LowerError> {
+        let rank = self.tensors[t].shape.len();
+        let own: Vec<IndexVar> = match (rank, self.batched.get(t)) {
+            (1, _) => vec![IndexVar::I],
+            (2, Some(true)) => vec![IndexVar::B, IndexVar::I],
+            (2, _) => vec![IndexVar::H, IndexVar::I],
+            (3, _) => vec![IndexVar::B, IndexVar::H, IndexVar::I],
+            _ => return fail(e, "a tensor over the sequence has batch and head dims at most"),
+        };
+        let index = |v: &IndexVar| {
+            Expr::new(super::hir::Node::new(Kind::Index(*v), Type::Int, e.span, Uses::of_index(*v)))
+        };
+        let index: Vec<Expr> = own.iter().map(index).collect();
+        self.load(e, t, &index, place)
+    }
+
     fn loaded(&mut self, e: &Expr, t: usize, at: Vec<ExprId>) -> Result<ExprId, LowerError> {
         match self.ids[t] {
             None => Ok(self.pool.float(0.0)),
@@ -356,6 +407,21 @@ impl Lower<'_> {
             at.push(self.at(x, Place { row, neutral: true })?);
         }
         Ok(at)
+    }
+}
+
+/// The same expression, or one that is written the same.
+pub(crate) fn same(a: &Expr, b: &Expr) -> bool {
+    if std::sync::Arc::ptr_eq(a, b) {
+        return true;
+    }
+    match (&a.kind, &b.kind) {
+        (Kind::State(m), Kind::State(n)) => m == n,
+        (Kind::Row(s, i), Kind::Row(t, j)) => s == t && i.is_empty() && j.is_empty(),
+        (Kind::VecMat(x, y), Kind::VecMat(z, w)) | (Kind::Dot(x, y), Kind::Dot(z, w)) => {
+            same(x, z) && same(y, w)
+        }
+        _ => false,
     }
 }
 

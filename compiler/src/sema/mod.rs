@@ -29,6 +29,7 @@ mod modules;
 mod ops;
 mod options;
 mod recurrence;
+mod recurs;
 mod relative;
 mod report;
 mod roles;

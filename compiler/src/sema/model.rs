@@ -83,6 +83,8 @@ pub struct CheckedKernel {
     pub(crate) made: Vec<MadeFact>,
     /// The typed body; absent for recurrences and for kernels made of branches.
     pub(crate) body: Option<Body>,
+    /// The typed body of a recurrence.
+    pub(crate) recurrence: Option<RecurBody>,
 }
 
 impl CheckedKernel {
@@ -267,6 +269,10 @@ pub(crate) enum OutputHir {
     Lse,
     /// `max_logit`
     MaxLogit,
+    /// A state, after the last step.
+    State(usize),
+    /// A row of a recurrence at every step, perhaps cast.
+    Row(Expr, Option<DType>),
     /// Something that the attention IR cannot express; an [`UnsupportedClause`] says what.
     Other,
 }
@@ -506,4 +512,39 @@ pub(crate) struct Body {
     pub value: RowsFact,
     /// The row of values: a tensor's, or computed from one.
     pub value_row: Option<Expr>,
+}
+
+/// The typed body of a recurrence.
+#[derive(Clone, Debug)]
+pub(crate) struct RecurBody {
+    /// In order of declaration.
+    pub states: Vec<StateFact>,
+    /// State and new value, in order of the text.
+    pub updates: Vec<(usize, Expr)>,
+    /// Rows over the sequence with the most of batch and head dims; results have their dims.
+    pub rows: RowsFact,
+    /// The run-time parameter that is added to the step, if the text reads `i`.
+    pub start: Option<usize>,
+}
+
+/// A state of a recurrence.
+#[derive(Clone, Debug)]
+pub(crate) struct StateFact {
+    /// Name.
+    pub name: String,
+    /// A row or a matrix.
+    pub ty: super::hir::Type,
+    /// Where it begins.
+    pub init: InitHir,
+}
+
+/// Where a state begins.
+#[derive(Clone, Debug)]
+pub(crate) enum InitHir {
+    /// With zeros.
+    Zeros,
+    /// With this number everywhere.
+    Number(Expr),
+    /// With what the host binds, by position in [`CheckedKernel::tensors`]; zeros where it is absent.
+    Tensor(usize),
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::diagnostic::Span;
 use crate::expr::{BinaryOp, ExprId, Pool, UnaryOp};
 
-use super::hir::{Expr, Type};
+use super::hir::{Expr, Type, Uses};
 use super::lower::{Lower, LowerError};
 
 /// One operation on the rows of one tensor.
@@ -22,6 +22,17 @@ pub(crate) struct RowOp {
     pub kind: RowOpKind,
     /// The clause's operation.
     pub span: Span,
+}
+
+impl RowOp {
+    /// What its expressions read.
+    pub fn uses(&self) -> Uses {
+        match &self.kind {
+            RowOpKind::Map(e) => e.uses,
+            RowOpKind::Double { theta, at } => theta.uses.or(at.uses),
+            RowOpKind::Pairs(p) => p.at.iter().fold(Uses::NONE, |u, e| u.or(e.uses)),
+        }
+    }
 }
 
 /// What is done to a row.

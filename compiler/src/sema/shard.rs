@@ -26,6 +26,8 @@ pub const K_FIRST: &str = "ring.k_first";
 pub(crate) struct Shard {
     /// Positions of neighbours lie this far apart.
     pub step: i64,
+    /// Queries and keys of the shard.
+    pub lengths: (ExprId, ExprId),
     q_first: VarId,
     k_first: VarId,
 }
@@ -75,7 +77,8 @@ impl Shard {
             query: lower.pool.add_var("q_row", Ty::Int),
             key: lower.pool.add_var("k_row", Ty::Int),
         });
-        Ok(Some(Shard { step, q_first: local[0].1, k_first: local[1].1 }))
+        let lengths = (local[0].0, local[1].0);
+        Ok(Some(Shard { step, lengths, q_first: local[0].1, k_first: local[1].1 }))
     }
 
     /// The position of local row `row` of the queries (or keys).

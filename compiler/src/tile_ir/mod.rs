@@ -217,6 +217,17 @@ pub enum ReduceOp {
     MaxAbs = 2,
 }
 
+/// A counter and the values that it takes: ascending, `hi` excluded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// Counter.
+    pub var: VarId,
+    /// First.
+    pub lo: ExprId,
+    /// One past the last.
+    pub hi: ExprId,
+}
+
 /// A statement. Row and column counts are int expressions, at most the buffer's size.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stmt {
@@ -226,6 +237,16 @@ pub enum Stmt {
         var: VarId,
         /// Its value.
         value: ExprId,
+    },
+    /// Names a uniform bool for what follows in this block: is there a point at which `cond` holds? The spans are
+    /// nested, later ones may read earlier counters; the search ends at the first point found.
+    Any {
+        /// Defined once.
+        var: VarId,
+        /// At least one.
+        over: Vec<Span>,
+        /// Bool over the counters and uniform variables.
+        cond: ExprId,
     },
     /// `for var in lo..hi { body }`, ascending, `hi` excluded.
     For {
@@ -538,6 +559,7 @@ impl Stmt {
         let panel = |p: &PanelRef| [p.offset, p.panel_stride];
         match self {
             Stmt::Let { value, .. } => vec![*value],
+            Stmt::Any { over, cond, .. } => over.iter().flat_map(|s| [s.lo, s.hi]).chain([*cond]).collect(),
             Stmt::For { lo, hi, .. } => vec![*lo, *hi],
             Stmt::If { cond, .. } => vec![*cond],
             Stmt::Fill { .. } => vec![],

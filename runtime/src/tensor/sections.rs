@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(part.to_f64_vec(), [1., 5., 9., 13., 17., 21., 3., 7., 11., 15., 19., 23.]);
         assert_eq!(part.to_tensor().unwrap().view().to_f64_vec(), part.to_f64_vec());
         assert!(whole.every(0, 0, 2, 2).is_err() && whole.every(3, 0, 1, 1).is_err());
-        assert_eq!(whole.every(1, 3, 1, 0).unwrap().to_f64_vec(), []);
+        assert!(whole.every(1, 3, 1, 0).unwrap().to_f64_vec().is_empty());
     }
 
     #[test]

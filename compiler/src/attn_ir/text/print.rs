@@ -71,6 +71,7 @@ pub fn print_kernel(k: &Kernel) -> String {
                 let _ = writeln!(out, "accumulate {}, {} = {}", name(s.hi), name(s.lo), name(s.source));
             }
             Step::Attend(a) => out += &print(a),
+            Step::Recur(r) => out += &super::recur::print(k, r),
         }
     }
     out

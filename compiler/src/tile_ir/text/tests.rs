@@ -38,6 +38,7 @@ const EVERYTHING: &str = r#"program everything {
     fill m = -inf
     fill l = 0.0
     load_rows qb <- q[b_2, 0, t * 16 : r, 0 : x], rows = n, d = 8
+    any some over p in 0..n, x_2 in p + 1..on ? n : 3: doc[p] == x_2 | on
     for u in 0..(Sq_2 + 31) div 32 {
       let left = min(Sq_2 - u * 32, 32)
       if [%0 = seen[b_2, t] & u < 3] %0 != on | %0 {
@@ -103,6 +104,7 @@ fn text_that_means_nothing_is_an_error() {
     for (text, message) in [
         ("program p { launch l { fill x = 0.0 } }", "no buffer `x`"),
         ("program p { launch l { leap } }", "no statement"),
+        ("program p { launch l { any x: true } }", "over"),
         ("program p { dim n: float = 3 }", "constant"),
         ("program p { input q: f31[] }", "no storage type"),
         ("program p { require true: \"never ends }", "without an end"),

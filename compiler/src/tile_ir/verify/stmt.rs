@@ -6,7 +6,8 @@ use super::{Checked, Verifier};
 use crate::artifact::{DType, PANEL};
 use crate::expr::{ExprId, Op, TensorId, Ty, VarId};
 use crate::tile_ir::{
-    Access, BufId, Buffer, FlatRef, Launch, Operand, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
+    Access, BufId, Buffer, FlatRef, Launch, Operand, PanelRef, Program, RowsRef, Span, Stmt, TensorDecl,
+    TensorKind,
 };
 
 /// A product writes columns rounded up to this.
@@ -18,7 +19,7 @@ impl<'a> Verifier<'a> {
         for stmt in body {
             self.stmt = Some(stmt);
             self.stmt(stmt)?;
-            if let Stmt::Let { var, .. } = stmt {
+            if let Stmt::Let { var, .. } | Stmt::Any { var, .. } = stmt {
                 defined.push(*var);
             }
         }
@@ -34,6 +35,7 @@ impl<'a> Verifier<'a> {
                 self.expr(*value, self.program.pool.var_info(*var).ty)?;
                 self.define(*var)
             }
+            Stmt::Any { var, over, cond } => self.search(*var, over, *cond),
             Stmt::For { var, lo, hi, body } => {
                 self.expr(*lo, Ty::Int)?;
                 self.expr(*hi, Ty::Int)?;
@@ -140,6 +142,20 @@ impl<'a> Verifier<'a> {
                 self.written_rows(dst)
             }
         }
+    }
+
+    fn search(&mut self, var: VarId, over: &[Span], cond: ExprId) -> Checked {
+        self.ensure(!over.is_empty(), "I9", "a search runs over one span or more")?;
+        for span in over {
+            self.expr(span.lo, Ty::Int)?;
+            self.expr(span.hi, Ty::Int)?;
+            self.define(span.var)?;
+            self.var_ty(span.var, Ty::Int)?;
+        }
+        self.expr(cond, Ty::Bool)?;
+        self.leave(over.iter().map(|span| span.var));
+        self.define(var)?;
+        self.var_ty(var, Ty::Bool)
     }
 
     fn gemm(&self, stmt: &Stmt) -> Checked {
@@ -395,6 +411,7 @@ impl Touched {
                     self.writes.insert(dst.tensor);
                 }
                 Stmt::Let { .. }
+                | Stmt::Any { .. }
                 | Stmt::Fill { .. }
                 | Stmt::Gemm { .. }
                 | Stmt::Map { .. }

@@ -37,11 +37,12 @@ const GOOD: &str = r#"program good {
     buffer lse[4, 1]
     let rows = min(n - g, 4)
     fill m = 0.0
+    any near over y in 0..rows, z in y..rows: ids[y] == z
     load_rows a <- x[g : r, 0 : x], rows = rows, d = 16
     for u in 0..2 {
       let j = u + ids[g]
       gemm s = a * panel(kp, 0, 512), rows = rows, k = 16, n = 32, skip_zero = bad[g] == 1
-      if j < 3 {
+      if near & j < 3 {
         map s[r < rows, k < 32], e = tile(s), f = row(m): k <= r + j ? e * f : tab[k]
       }
     }
@@ -104,6 +105,9 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I5", "math exp s, rows = 4", "math exp s, rows = j"),
     ("I5", "math exp s, rows = 4", "math exp s, rows = k"),
     ("I5", "math exp s, rows = 4", "fill m = 0.0 let q = p"),
+    ("I4", "z in y..rows", "z in y..rows, z in 0..rows"),
+    ("I5", "math exp s, rows = 4", "math exp s, rows = y"),
+    ("I6", "ids[y] == z", "ids[y]"),
     ("I6", "skip_zero = bad[g] == 1", "skip_zero = g"),
     ("I6", "let rows = min(n - g, 4)", "let rows = float(min(n - g, 4))"),
     ("I6", "sink = c", "sink = n"),
@@ -237,6 +241,13 @@ fn ids_out_of_range_are_errors() {
             body(p, Stmt::Let { var, value: wrong });
         }),
         "I6"
+    );
+    assert_eq!(
+        invariant(&|p| {
+            let (var, cond) = (p.pool.add_var("y", crate::expr::Ty::Bool), p.pool.bool(true));
+            body(p, Stmt::Any { var, over: vec![], cond });
+        }),
+        "I9"
     );
     assert_eq!(
         invariant(&|p| {
