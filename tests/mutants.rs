@@ -1,6 +1,6 @@
 //! Every clause of every example does something that its own `test` grid can see: deleting any one operand of its
-//! mask, term or factor of its score, or the sink of its weight changes an output by more than the f32 gate, or
-//! does not compile.
+//! mask, term or factor of its score or result, the sink of its weight, a `map`, a `rotate` or an argument of its
+//! rotation but the base, or its `dropout` changes an output by more than the f32 gate, or does not compile.
 //!
 //! Comes in: `dsl-examples/`. Deliberately not done: bodies of `let` and `fn`, and what stands inside indices.
 
@@ -107,6 +107,57 @@ fn of_weight(e: &Expr) -> Vec<Mutant> {
     (1..args.len()).map(|n| (print::expr(&args[n].value), without(n))).collect()
 }
 
+/// A result without one of its factors or terms, without a call around it, without an argument of a norm.
+fn of_result(e: &Expr) -> Vec<Mutant> {
+    match &e.node {
+        ExprKind::Infix {
+            op: op @ (InfixOp::Mul | InfixOp::Div | InfixOp::Add | InfixOp::Sub),
+            left,
+            right,
+        } => infix(e, *op, [left, right], of_result),
+        ExprKind::Paren(inner) => within(of_result(inner), ExprKind::Paren, e),
+        ExprKind::Call { name, args } => {
+            let bare = args.first().map(|a| (format!("call of {}", name.node), a.value.clone()));
+            bare.into_iter().chain(of_weight(e)).collect()
+        }
+        _ => vec![],
+    }
+}
+
+/// A rotation without one of its arguments or of its scaling's. The base stays: leaving it out takes another.
+fn of_rotation(e: &Expr) -> Vec<Mutant> {
+    let ExprKind::Call { name, args } = &e.node else { return vec![] };
+    let mut out = Vec::new();
+    for (n, arg) in args.iter().enumerate() {
+        let with =
+            |args: Vec<Arg>| Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span };
+        let Some(word) = arg.name.as_ref().filter(|w| w.node != "theta") else { continue };
+        let mut rest = args.clone();
+        rest.remove(n);
+        out.push((format!("{} of {}", word.node, name.node), with(rest)));
+        for (what, inner) in of_rotation(&arg.value) {
+            let mut changed = args.clone();
+            changed[n].value = inner;
+            out.push((what, with(changed)));
+        }
+    }
+    out
+}
+
+/// A clause about rows without one of its tensors.
+fn without_names(kind: &ClauseKind) -> Vec<(String, ClauseKind)> {
+    let mut out = Vec::new();
+    let (ClauseKind::Map { names, .. } | ClauseKind::Rotate { names, .. }) = kind else { return out };
+    for n in (0..names.len()).filter(|_| names.len() > 1) {
+        let mut kind = kind.clone();
+        if let ClauseKind::Map { names, .. } | ClauseKind::Rotate { names, .. } = &mut kind {
+            names.remove(n);
+        }
+        out.push((names[n].node.clone(), kind));
+    }
+    out
+}
+
 /// Every mutant of a file: what was deleted where, and the text.
 fn mutants(file: &File) -> Vec<(String, String)> {
     let mut out = Vec::new();
@@ -147,6 +198,34 @@ fn of_kernel(kernel: &Kernel) -> Vec<(String, String, Kernel)> {
             ClauseKind::Mask(e) => (of_mask(e), ClauseKind::Mask),
             ClauseKind::Score(e) => (of_score(e), ClauseKind::Score),
             ClauseKind::Weight(e) => (of_weight(e), ClauseKind::Weight),
+            ClauseKind::Return(all) => {
+                for (k, e) in all.iter().enumerate() {
+                    for (what, changed) in of_result(e) {
+                        let mut results = all.clone();
+                        results[k] = changed;
+                        let mut mutant = kernel.clone();
+                        mutant.clauses[n].kind = ClauseKind::Return(results);
+                        out.push((place.clone(), what, mutant));
+                    }
+                }
+                continue;
+            }
+            kind @ (ClauseKind::Map { .. } | ClauseKind::Rotate { .. } | ClauseKind::Dropout(_)) => {
+                let mut kinds = without_names(kind);
+                if let ClauseKind::Rotate { names, by, at } = kind {
+                    let rotate = |by| ClauseKind::Rotate { names: names.clone(), by, at: at.clone() };
+                    kinds.extend(of_rotation(by).into_iter().map(|(what, by)| (what, rotate(by))));
+                }
+                for (what, kind) in kinds {
+                    let mut mutant = kernel.clone();
+                    mutant.clauses[n].kind = kind;
+                    out.push((place.clone(), what, mutant));
+                }
+                let mut mutant = kernel.clone();
+                mutant.clauses.remove(n);
+                out.push((place, "the clause".into(), mutant));
+                continue;
+            }
             _ => continue,
         };
         for (what, e) in found {
@@ -254,10 +333,13 @@ mask near(w) = j > i - w & j <= i
 attention a {
   dims B, H, S, D
   input q, k, v : float[B, H, S, D]
+  map q by relu
+  rotate q, k by rope(style = interleaved, scaling = yarn(4, 64, fast = 8)) at i
   score  = softcap(dot(q, k) / sqrt(D), 5) + i
   mask   = h < 2 ? near(4) : j < 3 | j == i
   weight = softmax(score, sink = 1)
-  return weight @ v
+  dropout (0.1, 1, 2)
+  return 2 * (weight @ v)
 }
 ";
     let mut map = SourceMap::default();
@@ -272,6 +354,13 @@ attention a {
         "`near(4)` of mask in a",
         "`j == i` of mask in a",
         "`1` of weight in a",
+        "`the clause` of map in a",
+        "`the clause` of rotate in a",
+        "`k` of rotate in a",
+        "`style of rope` of rotate in a",
+        "`fast of yarn` of rotate in a",
+        "`the clause` of dropout in a",
+        "`2` of return in a",
         "`h < 2 ? near(4) : j < 3 | j == i` of mask in a",
     ];
     for what in expected {

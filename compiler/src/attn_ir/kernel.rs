@@ -101,6 +101,9 @@ pub struct Accumulate {
 pub enum Measure {
     /// Weighted by at most 1 in all: as large as the values.
     Average,
+    /// A sum of weights of at most 1 each, with nothing that bounds how many: f32 errors are measured against its
+    /// largest element.
+    Share,
     /// Nothing bounds it: errors are measured against its largest element.
     Sum,
     /// Logarithms of sums, or scores.
@@ -114,7 +117,8 @@ impl Kernel {
             let kind = a.outputs.iter().find(|o| o.name == output).map(|o| o.kind);
             match (kind, a.weight) {
                 (Some(OutputKind::O), Weight::Softmax { .. }) => return Measure::Average,
-                (Some(OutputKind::O), _) => return Measure::Sum,
+                (Some(OutputKind::O), Weight::Sigmoid) => return Measure::Share,
+                (Some(OutputKind::O), Weight::Relu | Weight::Plain) => return Measure::Sum,
                 (Some(OutputKind::Lse | OutputKind::MaxLogit), _) => return Measure::Logarithm,
                 (None, _) => {}
             }
