@@ -17,6 +17,7 @@ pub mod choose;
 pub mod dense;
 pub mod evaluate;
 pub mod kernel;
+pub mod needed;
 pub mod text;
 
 pub use choose::{Count, RANK_ROWS, Rank, Top};
