@@ -189,26 +189,61 @@ fn mutants(file: &File) -> Vec<(String, String)> {
     out
 }
 
+/// A selection without one of its options.
+fn of_selection(e: &Expr) -> Vec<Mutant> {
+    let ExprKind::Call { name, args } = &e.node else { return vec![] };
+    let required = if name.node == "topk_blocks" { 3 } else { 2 };
+    let without = |n: usize| {
+        let mut args = args.clone();
+        args.remove(n);
+        Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span }
+    };
+    (required..args.len()).map(|n| (print::expr(&args[n].value), without(n))).collect()
+}
+
 /// Mutants of the clauses of a kernel: the clause, what was deleted, the kernel.
 fn of_kernel(kernel: &Kernel) -> Vec<(String, String, Kernel)> {
+    let of = of_clauses(&kernel.clauses, &kernel.name.node);
+    of.into_iter().map(|(place, what, clauses)| (place, what, Kernel { clauses, ..kernel.clone() })).collect()
+}
+
+/// Mutants of the clauses of a kernel or branch.
+fn of_clauses(clauses: &[Clause], name: &str) -> Vec<(String, String, Vec<Clause>)> {
     let mut out = Vec::new();
-    for (n, clause) in kernel.clauses.iter().enumerate() {
-        let place = format!("{} in {}", clause.kind.keyword(), kernel.name.node);
-        let (found, rebuild): (Vec<Mutant>, fn(Expr) -> ClauseKind) = match &clause.kind {
-            ClauseKind::Mask(e) => (of_mask(e), ClauseKind::Mask),
-            ClauseKind::Score(e) => (of_score(e), ClauseKind::Score),
-            ClauseKind::Weight(e) => (of_weight(e), ClauseKind::Weight),
+    for (n, clause) in clauses.iter().enumerate() {
+        let place = format!("{} in {name}", clause.kind.keyword());
+        let with = |kind: ClauseKind| {
+            let mut all = clauses.to_vec();
+            all[n].kind = kind;
+            all
+        };
+        if let ClauseKind::Branch { name: branch, clauses: inner } = &clause.kind {
+            let of = of_clauses(inner, &format!("{name}.{}", branch.node));
+            out.extend(of.into_iter().map(|(place, what, inner)| {
+                (place, what, with(ClauseKind::Branch { name: branch.clone(), clauses: inner }))
+            }));
+            continue;
+        }
+        let found: Vec<(String, ClauseKind)> = match &clause.kind {
+            ClauseKind::Mask(e) => of_mask(e).into_iter().map(|(w, e)| (w, ClauseKind::Mask(e))).collect(),
+            ClauseKind::Score(e) => of_score(e).into_iter().map(|(w, e)| (w, ClauseKind::Score(e))).collect(),
+            ClauseKind::Weight(e) => {
+                of_weight(e).into_iter().map(|(w, e)| (w, ClauseKind::Weight(e))).collect()
+            }
+            ClauseKind::Select { name, by } => {
+                let select = |by| ClauseKind::Select { name: name.clone(), by };
+                of_selection(by).into_iter().map(|(w, e)| (w, select(e))).collect()
+            }
             ClauseKind::Return(all) => {
-                for (k, e) in all.iter().enumerate() {
-                    for (what, changed) in of_result(e) {
+                let one = |(k, e): (usize, &Expr)| {
+                    let with = |changed| {
                         let mut results = all.clone();
                         results[k] = changed;
-                        let mut mutant = kernel.clone();
-                        mutant.clauses[n].kind = ClauseKind::Return(results);
-                        out.push((place.clone(), what, mutant));
-                    }
-                }
-                continue;
+                        ClauseKind::Return(results)
+                    };
+                    of_result(e).into_iter().map(|(w, e)| (w, with(e))).collect::<Vec<_>>()
+                };
+                all.iter().enumerate().flat_map(one).collect()
             }
             kind @ (ClauseKind::Map { .. } | ClauseKind::Rotate { .. } | ClauseKind::Dropout(_)) => {
                 let mut kinds = without_names(kind);
@@ -216,27 +251,18 @@ fn of_kernel(kernel: &Kernel) -> Vec<(String, String, Kernel)> {
                     let rotate = |by| ClauseKind::Rotate { names: names.clone(), by, at: at.clone() };
                     kinds.extend(of_rotation(by).into_iter().map(|(what, by)| (what, rotate(by))));
                 }
-                for (what, kind) in kinds {
-                    let mut mutant = kernel.clone();
-                    mutant.clauses[n].kind = kind;
-                    out.push((place.clone(), what, mutant));
-                }
-                let mut mutant = kernel.clone();
-                mutant.clauses.remove(n);
-                out.push((place, "the clause".into(), mutant));
-                continue;
+                let mut fewer = clauses.to_vec();
+                fewer.remove(n);
+                out.push((place.clone(), "the clause".into(), fewer));
+                kinds
             }
             _ => continue,
         };
-        for (what, e) in found {
-            let mut mutant = kernel.clone();
-            mutant.clauses[n].kind = rebuild(e);
-            out.push((place.clone(), what, mutant));
-        }
-        if let ClauseKind::Mask(e) = &clause.kind {
-            let mut mutant = kernel.clone();
-            mutant.clauses.remove(n);
-            out.push((place, print::expr(e), mutant));
+        out.extend(found.into_iter().map(|(what, kind)| (place.clone(), what, with(kind))));
+        if let ClauseKind::Mask(e) | ClauseKind::Select { by: e, .. } = &clause.kind {
+            let mut fewer = clauses.to_vec();
+            fewer.remove(n);
+            out.push((place, print::expr(e), fewer));
         }
     }
     out
@@ -256,11 +282,14 @@ struct Reference {
     right: Results,
 }
 
-/// The largest value of an int input: counts and the like are small, everything else lies in 0..=length.
-fn range(name: &str, longest: i64) -> (i64, i64) {
+/// The largest value of an int input: counts and the like are small, lists of blocks of 32 end with -1, everything
+/// else lies in 0..=length.
+fn range(name: &str, point: &Point) -> (i64, i64) {
+    let longest = point.longest();
     match name {
         "count" => (0, 2),
         "doc" => (0, 7),
+        "list" => (-1, (point.dims.get("S").copied().unwrap_or(1) - 1) / 32),
         _ => (0, longest),
     }
 }
@@ -278,7 +307,7 @@ fn reference(kernel: &CheckedKernel, original: &str, point: &Point) -> Reference
     }
     let ir = instance(original, &key).expect("the example compiles");
     let dims: Vec<(&str, i64)> = point.dims.iter().map(|(n, v)| (n.as_str(), *v)).collect();
-    let ints = |name: &str| range(name, point.longest());
+    let ints = |name: &str| range(name, point);
     let mut inputs = problem(&ir, &dims, &ints, 7).inputs;
     inputs.params = params;
     let right = evaluate(&ir, inputs.clone()).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.name));

@@ -57,10 +57,34 @@ pub fn evaluate_with(
     for (_, t) in kernel.inputs() {
         inputs.tensor(&t.name, &shape(kernel, &vars, t), t.dtype)?;
     }
+    steps(kernel, &vars, &mut inputs, given, attend, &mut results)?;
+    Ok(results)
+}
+
+/// What steps of a kernel make of those inputs that they read; `kernel` holds these steps alone (see
+/// [`super::needed::needed`]). Inputs that they do not read may be missing.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn made(kernel: &Kernel, mut inputs: Inputs) -> Result<HashMap<String, View>, BindError> {
+    let vars = scalars(kernel, &inputs)?;
+    let mut attend = |a: &Attention, data: &Inputs| dense::evaluate(a, data);
+    steps(kernel, &vars, &mut inputs, &Given::new(), &mut attend, &mut Results::default())?;
+    Ok(inputs.tensors)
+}
+
+fn steps(
+    kernel: &Kernel,
+    vars: &[Value],
+    inputs: &mut Inputs,
+    given: &Given,
+    attend: &mut Attend<'_>,
+    results: &mut Results,
+) -> Result<(), BindError> {
     for step in &kernel.steps {
         match step {
             Step::Write(w) => {
-                for (id, view) in write(kernel, w, &vars, &inputs)? {
+                for (id, view) in write(kernel, w, vars, inputs)? {
                     let name = &kernel.tensor(id).name;
                     let seen = given.get(name).unwrap_or(&view).clone();
                     inputs.tensors.insert(name.clone(), seen);
@@ -68,52 +92,52 @@ pub fn evaluate_with(
                 }
             }
             Step::Derive(d) => {
-                let view = derive(kernel, d, &vars, &inputs)?;
+                let view = derive(kernel, d, vars, inputs)?;
                 let t = kernel.tensor(d.out);
-                keep(t, view, &mut inputs, &mut results);
+                keep(t, view, inputs, results);
             }
             Step::Top(top) => {
-                let made = choose::top(kernel, top, &At::new(kernel, &vars, &inputs))?;
-                keep_all(kernel, made, &mut inputs, &mut results);
+                let made = choose::top(kernel, top, &At::new(kernel, vars, inputs))?;
+                keep_all(kernel, made, inputs, results);
             }
             Step::Count(count) => {
-                let made = choose::count(kernel, count, &At::new(kernel, &vars, &inputs))?;
-                keep_all(kernel, made, &mut inputs, &mut results);
+                let made = choose::count(kernel, count, &At::new(kernel, vars, inputs))?;
+                keep_all(kernel, made, inputs, results);
             }
             Step::Rank(rank) => {
-                let made = choose::rank(kernel, rank, At::new(kernel, &vars, &inputs))?;
-                keep_all(kernel, made, &mut inputs, &mut results);
+                let made = choose::rank(kernel, rank, At::new(kernel, vars, inputs))?;
+                keep_all(kernel, made, inputs, results);
             }
             Step::Accumulate(s) => {
-                let [hi, lo] = accumulate(kernel, s, &inputs)?;
-                keep(kernel.tensor(s.hi), hi, &mut inputs, &mut results);
-                keep(kernel.tensor(s.lo), lo, &mut inputs, &mut results);
+                let [hi, lo] = accumulate(kernel, s, inputs)?;
+                keep(kernel.tensor(s.hi), hi, inputs, results);
+                keep(kernel.tensor(s.lo), lo, inputs, results);
             }
             Step::Recur(r) => {
-                let sizes = |id: TensorId| shape(kernel, &vars, kernel.tensor(id));
-                let stored = super::recur::evaluate(kernel, r, &vars, &inputs, &sizes)?;
+                let sizes = |id: TensorId| shape(kernel, vars, kernel.tensor(id));
+                let stored = super::recur::evaluate(kernel, r, vars, inputs, &sizes)?;
                 for (read, view) in r.reads.iter().zip(stored.reads) {
-                    keep(kernel.tensor(read.rows.tensor), view, &mut inputs, &mut results);
+                    keep(kernel.tensor(read.rows.tensor), view, inputs, results);
                 }
                 for (state, view) in r.states.iter().zip(stored.last) {
                     if let (Some(id), Some(view)) = (state.last, view) {
-                        keep(kernel.tensor(id), view, &mut inputs, &mut results);
+                        keep(kernel.tensor(id), view, inputs, results);
                     }
                 }
             }
             Step::Attend(a) => {
-                let found = attend(a, &inputs)?;
+                let found = attend(a, inputs)?;
                 results.max_abs_score = results.max_abs_score.max(found.max_abs_score);
                 for out in &a.outputs {
                     let Some(id) = kernel.find(&out.name) else { continue };
                     let t = kernel.tensor(id);
-                    let view = placed(a, out.kind, &shape(kernel, &vars, t), &found)?;
-                    keep(t, view, &mut inputs, &mut results);
+                    let view = placed(a, out.kind, &shape(kernel, vars, t), &found)?;
+                    keep(t, view, inputs, results);
                 }
             }
         }
     }
-    Ok(results)
+    Ok(())
 }
 
 fn keep(t: &Tensor, view: View, inputs: &mut Inputs, results: &mut Results) {

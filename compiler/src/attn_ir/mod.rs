@@ -18,6 +18,7 @@ pub mod dense;
 pub mod evaluate;
 pub mod kernel;
 pub mod made_up;
+pub mod needed;
 pub mod recur;
 pub mod text;
 pub mod write;

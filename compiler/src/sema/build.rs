@@ -346,14 +346,8 @@ pub(crate) fn epilogue(
     steps.lower.weighted = None;
     let value = steps.at(value, &vars);
     let index = vars.index;
-    steps.steps.push(Step::Derive(Derive {
-        out,
-        index,
-        sum: vec![],
-        value,
-        at_bind: false,
-        checks: vec![value],
-    }));
+    let checks = vec![steps.without_scattered(value)];
+    steps.steps.push(Step::Derive(Derive { out, index, sum: vec![], value, at_bind: false, checks }));
     Ok(())
 }
 

@@ -129,6 +129,10 @@ impl CheckedKernel {
         if self.decode {
             lines.push("mode decode: few query rows are expected".into());
         }
+        for b in &self.branches {
+            let own = [&b.align.words, &b.heads.words].into_iter().filter(|l| !l.is_empty());
+            lines.extend(own.map(|l| format!("{}: {l}", b.name)));
+        }
         lines.retain(|l| !l.is_empty());
         lines
     }

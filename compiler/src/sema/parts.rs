@@ -9,7 +9,7 @@
 use crate::artifact::DType;
 use crate::attn_ir::{self, Derive, Fact, Origin, Output, OutputKind, Step};
 use crate::diagnostic::Code;
-use crate::expr::{BinaryOp, ExprId, TensorId, Ty, UnaryOp};
+use crate::expr::{BinaryOp, ExprId, Op, TensorId, Ty, UnaryOp};
 
 use super::build::{self, Bound};
 use super::choice::BranchFact;
@@ -301,6 +301,16 @@ impl Steps<'_> {
             value = self.pool().binary(BinaryOp::Mul, gate, value);
         }
         Ok(self.pool().select(chosen, value, zero))
+    }
+
+    /// The expression without the rows that a condition on their rank guards: nothing is to be proved of them.
+    pub fn without_scattered(&mut self, value: ExprId) -> ExprId {
+        let routed: Vec<TensorId> =
+            self.branches.iter().filter(|b| b.ranks.is_some()).map(|b| b.rows).collect();
+        self.pool().rewrite(value, &mut |pool, id| match pool.op(id) {
+            Op::Load(t, ..) if routed.contains(t) => Some(pool.float(0.0)),
+            _ => None,
+        })
     }
 
     /// Where the query of a row stands among the chosen ones, and whether it does.
