@@ -508,8 +508,8 @@ fn merged_branches_are_the_attention_over_all_their_keys() {
       branch c { score = dot(q, k) / sqrt(D)  mask = j <= i & j mod 3 == 1  weight = softmax(score)  return weight @ v }
       branch e { score = dot(q, k) / sqrt(D)  mask = j <= i & j mod 3 == 2 & i > 4  weight = softmax(score)
         return weight @ v }
-      branch none { score = dot(q, k)  mask = j < 0  weight = softmax(score)  return weight @ v }
-      return merge(a, c, e, none)
+      branch nothing { score = dot(q, k)  mask = j < 0  weight = softmax(score)  return weight @ v }
+      return merge(a, c, e, nothing)
     }";
     let whole = "attention whole {
       dims B, H, S, D
