@@ -326,87 +326,27 @@ fn a_block_that_does_not_exist_is_refused() {
     assert!(refused(vec![0; 8], 2).is_some(), "two lists for three blocks of queries");
 }
 
-/// What `topk_blocks` must choose, by loops: one list for each (group, query).
-#[allow(clippy::too_many_arguments)]
-fn blocks_by_loops(
-    q: &[f64],
-    k: &[f64],
-    (hq, hkv, s, d): (usize, usize, usize, usize),
-    (block, stride, size): (usize, usize, usize),
+/// Options of `topk_blocks`.
+#[derive(Clone, Copy, Debug)]
+struct Ranking {
+    block: usize,
+    stride: usize,
+    size: usize,
     n: usize,
     softmax: bool,
     share: bool,
+    /// first, current
     keep: [bool; 2],
-    scale: f64,
-) -> Vec<Vec<Vec<usize>>> {
-    let windows = if s >= block { (s - block) / stride + 1 } else { 0 };
-    let blocks = s.div_ceil(size);
-    let of = hq / hkv;
-    let score = |h: usize, i: usize, w: usize| {
-        let mut sum = 0.0;
-        for x in 0..d {
-            let mean =
-                (0..block).map(|t| k[((h / of) * s + w * stride + t) * d + x]).sum::<f64>() / block as f64;
-            sum += q[(h * s + i) * d + x] * mean;
-        }
-        sum * scale
-    };
-    let groups = if share { hkv } else { hq };
-    let mut out = vec![vec![vec![]; s]; groups];
-    for (g, lists) in out.iter_mut().enumerate() {
-        for (i, list) in lists.iter_mut().enumerate() {
-            let mut total = vec![None; blocks];
-            for h in (0..hq).filter(|h| if share { h / of == g } else { *h == g }) {
-                let seen: Vec<usize> = (0..windows).filter(|w| w * stride + block - 1 <= i).collect();
-                let scores: Vec<f64> = seen.iter().map(|&w| score(h, i, w)).collect();
-                let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let sum: f64 = scores.iter().map(|x| (x - most).exp()).sum();
-                let mut own: Vec<Option<f64>> = vec![None; blocks];
-                for (&w, &x) in seen.iter().zip(&scores) {
-                    let slot = &mut own[w * stride / size];
-                    *slot = Some(match (*slot, softmax) {
-                        (old, true) => old.unwrap_or(0.0) + (x - most).exp() / sum,
-                        (None, false) => x,
-                        (Some(old), false) => old.max(x),
-                    });
-                }
-                for (t, x) in total.iter_mut().zip(own) {
-                    if let Some(x) = x {
-                        *t = Some(t.unwrap_or(0.0) + x);
-                    }
-                }
-            }
-            let kept: Vec<usize> =
-                (0..blocks).filter(|&c| (keep[0] && c == 0) || (keep[1] && c == i / size)).take(n).collect();
-            let mut rest: Vec<usize> =
-                (0..blocks).filter(|c| total[*c].is_some() && !kept.contains(c)).collect();
-            rest.sort_by(|a, b| total[*b].partial_cmp(&total[*a]).unwrap().then(a.cmp(b)));
-            list.extend(&kept);
-            list.extend(rest.into_iter().take(n - kept.len()));
-        }
-    }
-    out
 }
 
-#[test]
-fn ranked_blocks_are_those_that_loops_find() {
-    let (hq, hkv, d) = (4usize, 2usize, 16usize);
-    let heads = [("Hq", hq as i64), ("Hkv", hkv as i64), ("D", d as i64)];
-    // block, stride, size, n, softmax, share, keep first, keep current
-    let cases = [
-        (8, 4, 16, 3, false, true, true, true),
-        (8, 4, 16, 3, true, true, true, true),
-        (16, 16, 16, 2, false, false, false, true),
-        (16, 16, 16, 1, false, true, true, false),
-        (4, 3, 8, 4, false, true, false, false),
-        (5, 20, 8, 2, true, false, false, false),
-        (8, 4, 16, 0, false, true, true, true),
-        (8, 4, 16, 99, false, true, false, true),
-        (40, 8, 16, 2, false, false, true, true),
-    ];
-    for (block, stride, size, n, softmax, share, first, current) in cases {
-        let keep: Vec<&str> =
-            [(first, "first"), (current, "current")].iter().filter(|k| k.0).map(|k| k.1).collect();
+const RANK_HEADS: (usize, usize, usize) = (4, 2, 16);
+const RANK_SCALE: f64 = 0.5;
+
+impl Ranking {
+    fn text(self) -> String {
+        let Ranking { block, stride, size, n, softmax, share, keep } = self;
+        let names = keep.iter().zip(["first", "current"]).filter(|k| *k.0).map(|k| k.1);
+        let keep: Vec<&str> = names.collect();
         let mut options = String::new();
         if softmax {
             options += ", pool = softmax";
@@ -417,54 +357,126 @@ fn ranked_blocks_are_those_that_loops_find() {
         if !keep.is_empty() {
             options += &format!(", keep = [{}]", keep.join(", "));
         }
-        let text = format!(
+        format!(
             "attention ranked {{
               dims B, Hq, Hkv, S, D
               input q    : float[B, Hq, S, D]
               input k, v : float[B, Hkv, S, D]
               heads grouped
               let kc = mean_pool(k, block = {block}, stride = {stride})
-              select j = topk_blocks(score = dot(q, kc) * 0.5, size = {size}, n = {n}{options})
+              select j = topk_blocks(score = dot(q, kc) * {RANK_SCALE}, size = {size}, n = {n}{options})
               score  = dot(q, k) / sqrt(D)
               mask   = j <= i
               weight = softmax(score)
               return weight @ v, lse
             }}"
-        );
-        let masked = "attention masked {
-          dims B, Hq, Hkv, S, D
-          input q    : float[B, Hq, S, D]
-          input k, v : float[B, Hkv, S, D]
-          input seen : bit[Hq, S, S]
-          heads grouped
-          score  = dot(q, k) / sqrt(D)
-          mask   = j <= i & seen[h, i, j]
-          weight = softmax(score)
-          return weight @ v, lse
-        }";
-        let (ranked, masked) = (ready(&text, "ranked", &heads), ready(masked, "masked", &heads));
+        )
+    }
+
+    /// Pooled scores of a head and query for the windows that it sees: (window, score).
+    fn scores(self, q: &[f64], k: &[f64], s: usize, h: usize, i: usize) -> Vec<(usize, f64)> {
+        let (hq, hkv, d) = RANK_HEADS;
+        let windows = if s >= self.block { (s - self.block) / self.stride + 1 } else { 0 };
+        let seen = (0..windows).filter(|w| w * self.stride + self.block - 1 <= i);
+        let score = |w: usize| {
+            let mut sum = 0.0;
+            for x in 0..d {
+                let first = h / (hq / hkv) * s + w * self.stride;
+                let mean = (0..self.block).map(|t| k[(first + t) * d + x]).sum::<f64>() / self.block as f64;
+                sum += q[(h * s + i) * d + x] * mean;
+            }
+            sum * RANK_SCALE
+        };
+        seen.map(|w| (w, score(w))).collect()
+    }
+
+    /// What must be chosen for a query by one group of heads.
+    fn chosen(self, q: &[f64], k: &[f64], s: usize, heads: &[usize], i: usize) -> Vec<usize> {
+        let blocks = s.div_ceil(self.size);
+        let mut total = vec![None; blocks];
+        for &h in heads {
+            let scores = self.scores(q, k, s, h, i);
+            let most = scores.iter().map(|x| x.1).fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = scores.iter().map(|x| (x.1 - most).exp()).sum();
+            let mut own: Vec<Option<f64>> = vec![None; blocks];
+            for (w, x) in scores {
+                let slot = &mut own[w * self.stride / self.size];
+                *slot = Some(match (*slot, self.softmax) {
+                    (old, true) => old.unwrap_or(0.0) + (x - most).exp() / sum,
+                    (None, false) => x,
+                    (Some(old), false) => old.max(x),
+                });
+            }
+            for (t, x) in total.iter_mut().zip(own) {
+                if let Some(x) = x {
+                    *t = Some(t.unwrap_or(0.0) + x);
+                }
+            }
+        }
+        let is_kept = |c: &usize| (self.keep[0] && *c == 0) || (self.keep[1] && *c == i / self.size);
+        let mut out: Vec<usize> = (0..blocks).filter(is_kept).take(self.n).collect();
+        let mut rest: Vec<usize> = (0..blocks).filter(|c| total[*c].is_some() && !is_kept(c)).collect();
+        rest.sort_by(|a, b| total[*b].partial_cmp(&total[*a]).unwrap().then(a.cmp(b)));
+        out.extend(rest.into_iter().take(self.n - out.len()));
+        out
+    }
+
+    /// Which pairs are chosen, `[Hq, S, S]`.
+    fn pairs(self, q: &[f64], k: &[f64], s: usize) -> Vec<bool> {
+        let (hq, hkv, _) = RANK_HEADS;
+        let of = if self.share { hq / hkv } else { 1 };
+        let mut seen = vec![false; hq * s * s];
+        for (h, i) in (0..hq).flat_map(|h| (0..s).map(move |i| (h, i))) {
+            let heads: Vec<usize> = (h / of * of..(h / of + 1) * of).collect();
+            for c in self.chosen(q, k, s, &heads, i) {
+                let keys = c * self.size..((c + 1) * self.size).min(s);
+                keys.for_each(|j| seen[(h * s + i) * s + j] = true);
+            }
+        }
+        seen
+    }
+}
+
+#[test]
+fn ranked_blocks_are_those_that_loops_find() {
+    let (hq, hkv, d) = RANK_HEADS;
+    let heads = [("Hq", hq as i64), ("Hkv", hkv as i64), ("D", d as i64)];
+    let masked = "attention masked {
+      dims B, Hq, Hkv, S, D
+      input q    : float[B, Hq, S, D]
+      input k, v : float[B, Hkv, S, D]
+      input seen : bit[Hq, S, S]
+      heads grouped
+      score  = dot(q, k) / sqrt(D)
+      mask   = j <= i & seen[h, i, j]
+      weight = softmax(score)
+      return weight @ v, lse
+    }";
+    let masked = ready(masked, "masked", &heads);
+    // block, stride, size, n, softmax, share, keep first and current
+    let cases = [
+        (8, 4, 16, 3, false, true, [true, true]),
+        (8, 4, 16, 3, true, true, [true, true]),
+        (16, 16, 16, 2, false, false, [false, true]),
+        (16, 16, 16, 1, false, true, [true, false]),
+        (4, 3, 8, 4, false, true, [false, false]),
+        (5, 20, 8, 2, true, false, [false, false]),
+        (8, 4, 16, 0, false, true, [true, true]),
+        (8, 4, 16, 99, false, true, [false, true]),
+        (40, 8, 16, 2, false, false, [true, true]),
+    ];
+    for (block, stride, size, n, softmax, share, keep) in cases {
+        let ranking = Ranking { block, stride, size, n, softmax, share, keep };
+        let ranked = ready(&ranking.text(), "ranked", &heads);
         for s in [1usize, 17, 77, 150] {
-            let what = format!("{options} n = {n}, windows {block}/{stride}, size {size}, S = {s}");
+            let what = format!("{ranking:?}, S = {s}");
             let dims = [("B", 1), ("S", s as i64)];
             let p = ranked.problem(&dims);
             let found = ranked.outputs(&p, &what);
             let (q, k) = (p.inputs.tensors["q"].to_f64_vec(), p.inputs.tensors["k"].to_f64_vec());
-            let windows = (block as usize, stride as usize, size as usize);
-            let lists =
-                blocks_by_loops(&q, &k, (hq, hkv, s, d), windows, n, softmax, share, [first, current], 0.5);
-            let of = if share { hq / hkv } else { 1 };
-            let mut seen = vec![false; hq * s * s];
-            for h in 0..hq {
-                for i in 0..s {
-                    for &c in &lists[h / of][i] {
-                        let keys = c * size as usize..((c + 1) * size as usize).min(s);
-                        keys.for_each(|j| seen[(h * s + i) * s + j] = true);
-                    }
-                }
-            }
             let mut m = masked.problem(&dims);
             same_inputs(&p, &mut m);
-            set(&mut m, "seen", DType::Bit, &[hq, s, s], Data::Bool(seen));
+            set(&mut m, "seen", DType::Bit, &[hq, s, s], Data::Bool(ranking.pairs(&q, &k, s)));
             let wanted = masked.outputs(&m, &what);
             close(&found[0], &wanted[0], &what);
             close(&found[1], &wanted[1], &what);

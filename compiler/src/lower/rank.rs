@@ -52,7 +52,7 @@ fn windows_of_block(step: &Rank) -> i64 {
 }
 
 /// The t-th window of a block.
-fn window(pool: &mut Pool, step: &Rank, block: ExprId, t: ExprId) -> ExprId {
+fn nth_of_block(pool: &mut Pool, step: &Rank, block: ExprId, t: ExprId) -> ExprId {
     let size = pool.int(step.size);
     let start = pool.mul(block, size);
     let first = pool.ceil_div(start, step.stride);
@@ -99,7 +99,7 @@ fn pack(program: &mut Program, step: &Rank, dot: &Dot) -> Packed {
     let (r, c) = (pool.var(row), pool.var(col));
     let first = pool.mul(at[3], lanes);
     let block = pool.add(first, c);
-    let w = window(pool, step, block, at[2]);
+    let w = nth_of_block(pool, step, block, at[2]);
     let mut index = vec![zero; shape.len()];
     if let Some(d) = rows.batch {
         index[d] = at[0];
@@ -299,7 +299,7 @@ impl Lowering<'_> {
                 skip_zero: no,
             });
         }
-        inner.push(self.best_window(tiles, task, h, t, (block0, cols)));
+        inner.push(self.best_of_block(tiles, task, h, t, (block0, cols)));
         let (zero, places) = (self.pool().int(0), self.pool().int(windows_of_block(step)));
         body.push(Stmt::For { var: place, lo: zero, hi: places, body: inner });
         let (old, new) = (self.pool().add_var("old", Ty::Float), self.pool().add_var("new", Ty::Float));
@@ -329,7 +329,7 @@ impl Lowering<'_> {
     }
 
     /// Takes the score of the t-th window of each block into the block's.
-    fn best_window(
+    fn best_of_block(
         &mut self,
         tiles: &Tiles,
         task: &Task,
@@ -343,7 +343,7 @@ impl Lowering<'_> {
         let (row, col) = (pool.add_var("r", Ty::Int), pool.add_var("c", Ty::Int));
         let (r, c) = (pool.var(row), pool.var(col));
         let block = pool.add(block0, c);
-        let w = window(pool, step, block, t);
+        let w = nth_of_block(pool, step, block, t);
         let there = exists(pool, step, block, w);
         let mut subst = vec![(ix.b, task.b), (ix.h, h), (ix.j, w)];
         subst.extend([(ix.row, pool.add(task.row0, r)), (ix.i, pool.add(task.i_lo, r))]);

@@ -4,6 +4,7 @@
 //! holds: ties to the lowest index, NaN as -inf, -0 as 0. Not here: speed.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use super::{At, shape};
 use crate::attn_ir::{Count, Kernel, RANK_ROWS, Rank, Rows, Top};
@@ -81,6 +82,8 @@ struct Chooser<'a, 'v> {
     kernel: &'a Kernel,
     step: &'a Rank,
     at: At<'v>,
+    /// Rows of the windows of a dot, for (dot, b, key head).
+    keys: HashMap<(usize, i64, i64), Vec<Vec<f64>>>,
 }
 
 impl Chooser<'_, '_> {
@@ -118,15 +121,21 @@ impl Chooser<'_, '_> {
         self.set(ix.i, row + offset);
         let g = eval(pool, step.kv_head, &self.at).int();
         let queries: Vec<Vec<f64>> = step.dots.iter().map(|d| self.row(d.x, (b, h, row))).collect();
+        for (n, dot) in step.dots.iter().enumerate() {
+            if !self.keys.contains_key(&(n, b, g)) {
+                let rows = (0..windows as i64).map(|w| self.row(dot.y, (b, g, w))).collect();
+                self.keys.insert((n, b, g), rows);
+            }
+        }
         let mut scores = vec![f64::NEG_INFINITY; blocks];
         for w in 0..windows {
             self.set(ix.j, w as i64);
             if !eval(pool, step.seen, &self.at).bool() {
                 continue;
             }
-            for (dot, q) in step.dots.iter().zip(&queries) {
-                let k = self.row(dot.y, (b, g, w as i64));
-                let sum: f64 = q.iter().zip(&k).map(|(a, b)| a * b).sum();
+            for (n, (dot, q)) in step.dots.iter().zip(&queries).enumerate() {
+                let k = &self.keys[&(n, b, g)][w];
+                let sum: f64 = q.iter().zip(k).map(|(a, b)| a * b).sum();
                 self.at.vars[dot.var.0 as usize] = Value::Float(sum);
             }
             let x = eval(pool, step.value, &self.at).float();
@@ -167,7 +176,7 @@ pub(super) fn rank<'v>(kernel: &Kernel, step: &Rank, at: At<'v>) -> Result<[(Ten
     let mut bits = vec![false; out.iter().product()];
     let mut any = vec![false; any_shape.iter().product()];
     let tiles = any_shape[2];
-    let mut c = Chooser { kernel, step, at };
+    let mut c = Chooser { kernel, step, at, keys: HashMap::new() };
     for (b, g, row) in (0..n_b * n_g * n_rows).map(|x| (x / n_rows / n_g, x / n_rows % n_g, x % n_rows)) {
         let mut total = vec![f64::NEG_INFINITY; blocks];
         for h in 0..step.n_heads {

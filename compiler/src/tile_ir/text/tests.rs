@@ -71,6 +71,8 @@ const EVERYTHING: &str = r#"program everything {
     reduce_rows sum v <- c, rows = 16, cols = B
     reduce_rows max_abs v <- c, rows = 16, cols = 32
     random c, rows = 16, cols = B, row0 = 3, col0 = B * 4, stream = B, offset = 7, seed = window, threshold = 429496730, keep_scale = c
+    keep_largest a, c <- panel, rows = B, cols = 20, first = B * 32, m = window
+    mark panel <- a, rows = 16, cols = B, first = -3
     prefix_sum flat(kp, 0), flat(vp, B * 3) <- heavy.k[0, 0 : rx, 3], n = Sq_2
     top_k flat(bad, 5) <- q[0, 1, 0 : rx, 2], n = Sq_2, m = 7, width = 8
     top_k flat(bad, 5) <- q[0, 1, 2, 0 : rx], n = 8, m = B, width = B, ranks = flat(bad, 20)

@@ -58,11 +58,14 @@ const GOOD: &str = r#"program good {
     buffer v[4, 32]
     buffer w[20, 32]
     buffer z[4, 32]
+    buffer twin[20, 32]
     buffer one[4, 1]
     gemm z = v * w, rows = 4, k = 20, n = 32, skip_zero = false
     transpose w <- z, rows = 4, cols = 20
     scan_rows w, rows = 4, cols = 31, decay = one
     reduce_rows sum one <- z, rows = 4, cols = 32
+    keep_largest w, twin <- z, rows = 4, cols = 32, first = n, m = 7
+    mark z <- twin, rows = 4, cols = 20, first = n
     random z, rows = 4, cols = 32, row0 = 0, col0 = n, stream = 1, offset = n, seed = 5, threshold = 9, keep_scale = c
     prefix_sum flat(hi, 0), flat(lo, 0) <- x[0 : rx, 3], n = n
     top_k flat(at, 0) <- x[0 : rx, 3], n = n, m = 3, width = 4, ranks = flat(rank, 0)
@@ -150,6 +153,14 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "reduce_rows sum one <- z, rows = 4, cols = 32",
         "reduce_rows sum one <- one, rows = 4, cols = 1",
     ),
+    ("I9", "keep_largest w, twin", "keep_largest w, v"),
+    ("I9", "twin <- z, rows = 4, cols = 32", "twin <- z, rows = 5, cols = 32"),
+    ("I9", "twin <- z, rows = 4, cols = 32", "twin <- z, rows = 4, cols = 33"),
+    ("I6", "first = n, m = 7", "first = n, m = c"),
+    ("I6", "first = n, m = 7", "first = c, m = 7"),
+    ("I16", "keep_largest w, twin <- z", "keep_largest w, w <- z"),
+    ("I16", "mark z <- twin", "mark twin <- twin"),
+    ("I9", "mark z <- twin, rows = 4, cols = 20", "mark z <- twin, rows = 4, cols = 40"),
     ("I9", "random z, rows = 4", "random z, rows = 5"),
     ("I9", "random z, rows = 4, cols = 32", "random z, rows = 4, cols = 33"),
     ("I6", "threshold = 9", "threshold = c"),
