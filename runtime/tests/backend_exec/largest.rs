@@ -17,7 +17,7 @@ fn sorted(row: &[f32], m: usize) -> Vec<usize> {
 
 #[test]
 fn the_largest_of_several_tiles_are_kept_and_marked() {
-    let text = "program p { dim n: int dim k: int dim m: int input x: f32[n, k] output best: f32[n, 32]
+    let text = "program p { dim n: int dim k: int param m: int input x: f32[n, k] output best: f32[n, 32]
         output at: f32[n, 32] output bits: bit[n, k]
         launch l { buffer s[16, 16] buffer list[16, 32] buffer place[16, 32] buffer marks[16, 16]
           fill list = -inf
