@@ -83,7 +83,7 @@ pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, re
     match measure {
         Measure::Logarithm => lse_gate(float, max_abs_score),
         Measure::Average => plain,
-        Measure::Sum => {
+        Measure::Sum | Measure::Recurred => {
             let largest = reference.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs()));
             let (eps, rel_l2) = match dtype {
                 DType::F64 => (f64::EPSILON, 1e-12),
@@ -92,8 +92,12 @@ pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, re
                 _ => (f64::from(f32::EPSILON), 5e-6),
             };
             let rel_l2 = plain.rel_l2.map_or(rel_l2, |l2| l2.max(rel_l2));
-            let atol = plain.atol.max(8.0 * eps * largest);
-            Gate { atol, rtol: plain.rtol, rel_l2: Some(rel_l2), groups: 1 }
+            let sized = 8.0 * eps * largest;
+            let (atol, rtol) = match measure {
+                Measure::Recurred => (sized.max(f64::from(f32::MIN_POSITIVE)), 0.0),
+                _ => (plain.atol.max(sized), plain.rtol),
+            };
+            Gate { atol, rtol, rel_l2: Some(rel_l2), groups: 1 }
         }
     }
 }

@@ -76,6 +76,8 @@ pub enum Measure {
     Average,
     /// Nothing bounds it: errors are measured against its largest element.
     Sum,
+    /// Likewise, with no absolute part at all: what a recurrence gives may be of any size.
+    Recurred,
     /// Logarithms of sums, or scores.
     Logarithm,
 }
@@ -92,7 +94,7 @@ impl Kernel {
                 (None, _) => {}
             }
         }
-        Measure::Sum
+        if self.recurrences().next().is_some() { Measure::Recurred } else { Measure::Sum }
     }
 
     /// How many runs of elements of an output of this shape have an error of their own: one for each (b, h) of a
