@@ -88,7 +88,7 @@ pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, re
             Gate { atol: plain.atol.max(8.0 * f64::from(f32::EPSILON) * largest()), ..plain }
         }
         Measure::Share => plain,
-        Measure::Sum => {
+        Measure::Sum | Measure::Recurred => {
             let (eps, rel_l2) = match dtype {
                 DType::F64 => (f64::EPSILON, 1e-12),
                 DType::F16 => (2f64.powi(-10), 2e-3),
@@ -96,8 +96,12 @@ pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, re
                 _ => (f64::from(f32::EPSILON), 5e-6),
             };
             let rel_l2 = plain.rel_l2.map_or(rel_l2, |l2| l2.max(rel_l2));
-            let atol = plain.atol.max(8.0 * eps * largest());
-            Gate { atol, rtol: plain.rtol, rel_l2: Some(rel_l2), groups: 1 }
+            let sized = 8.0 * eps * largest();
+            let (atol, rtol) = match measure {
+                Measure::Recurred => (sized.max(f64::from(f32::MIN_POSITIVE)), 0.0),
+                _ => (plain.atol.max(sized), plain.rtol),
+            };
+            Gate { atol, rtol, rel_l2: Some(rel_l2), groups: 1 }
         }
     }
 }

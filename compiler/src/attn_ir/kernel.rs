@@ -106,6 +106,8 @@ pub enum Measure {
     Share,
     /// Nothing bounds it: errors are measured against its largest element.
     Sum,
+    /// Likewise, with no absolute part at all: what a recurrence gives may be of any size.
+    Recurred,
     /// Logarithms of sums, or scores.
     Logarithm,
 }
@@ -123,7 +125,7 @@ impl Kernel {
                 (None, _) => {}
             }
         }
-        Measure::Sum
+        if self.recurrences().next().is_some() { Measure::Recurred } else { Measure::Sum }
     }
 
     /// How many runs of elements of an output of this shape have an error of their own: one for each (b, h) of a

@@ -94,14 +94,16 @@ fn arithmetic(
         }
         Op::Binary(op @ (BinaryOp::Add | BinaryOp::Sub), a, b) => {
             let (a, b) = (arithmetic(pool, r, a, args, state)?, arithmetic(pool, r, b, args, state)?);
-            let decay = pool.binary(op, a.decay, b.decay);
-            let mut terms = a.terms;
-            let b = if op == BinaryOp::Sub {
-                let minus = pool.float(-1.0);
-                scaled(pool, b, BinaryOp::Mul, minus)
-            } else {
-                b
+            let minus = pool.float(-1.0);
+            let b = if op == BinaryOp::Sub { scaled(pool, b, BinaryOp::Mul, minus) } else { b };
+            let zero = |x: ExprId| pool.as_const(x).is_some_and(|v| v.float() == 0.0);
+            // A sum with 0 would hide an exponential.
+            let decay = match (zero(a.decay), zero(b.decay)) {
+                (true, _) => b.decay,
+                (_, true) => a.decay,
+                _ => pool.binary(BinaryOp::Add, a.decay, b.decay),
             };
+            let mut terms = a.terms;
             terms.extend(b.terms);
             Some(Sum { decay, terms })
         }
@@ -121,6 +123,10 @@ fn scaled(pool: &mut Pool, sum: Sum, op: BinaryOp, by: ExprId) -> Sum {
     let mut scale = |x: ExprId| match (op, pool.as_const(x)) {
         (_, Some(v)) if v.float() == 0.0 => x,
         (BinaryOp::Mul, Some(v)) if v.float() == 1.0 => by,
+        (BinaryOp::Mul, Some(v)) => match pool.as_const(by) {
+            Some(w) => pool.float(v.float() * w.float()),
+            None => pool.binary(op, x, by),
+        },
         _ => pool.binary(op, x, by),
     };
     let decay = scale(sum.decay);
