@@ -266,14 +266,11 @@ fn sums_of_dots_have_a_variable_each() {
 fn what_the_ir_cannot_say_is_one_unsupported_with_a_place() {
     let cases = [
         ("04_gemma2", "gemma2", "rotate"),
-        ("09_gqa_decode_int8", "gqa_decode_int8", "cache"),
-        ("10_mla", "mla_decode", "cache"),
         ("11_lightning", "lightning", "recurrence"),
         ("11b_transnormer", "transnormer", "recurrence"),
         ("12_colt5", "colt5", "branch"),
         ("13_ring", "ring_causal", "distribute"),
         ("14_yarn", "yarn_gqa", "rotate"),
-        ("15_tree", "tree_verify", "cache"),
         ("16_nsa", "nsa", "mean_pool"),
         ("17_sigmoid_fox", "fox", "cumsum"),
         ("18_delta_dilated", "gated_delta", "recurrence"),
