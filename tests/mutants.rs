@@ -280,6 +280,8 @@ struct Reference {
     key: PlanKey,
     inputs: Inputs,
     right: Results,
+    /// Outputs in order.
+    names: Vec<String>,
 }
 
 /// The largest value of an int input: counts and the like are small, lists of blocks of 32 end with -1, everything
@@ -311,7 +313,8 @@ fn reference(kernel: &CheckedKernel, original: &str, point: &Point) -> Reference
     let mut inputs = problem(&ir, &dims, &ints, 7).inputs;
     inputs.params = params;
     let right = evaluate(&ir, inputs.clone()).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.name));
-    Reference { key, inputs, right }
+    let names = ir.outputs().map(|(_, t)| t.name.clone()).collect();
+    Reference { key, inputs, right, names }
 }
 
 /// Whether some output of the mutant is outside the gate at this point, or cannot be evaluated.
@@ -319,8 +322,12 @@ fn differs(text: &str, at: &Reference) -> bool {
     let Some(mutant) = instance(text, &at.key) else { return true };
     let Ok(wrong) = evaluate(&mutant, at.inputs.clone()) else { return true };
     let max = at.right.max_abs_score;
-    mutant.outputs().any(|(_, out)| {
-        let (found, right) = (&wrong.outputs[&out.name], &at.right.outputs[&out.name]);
+    // Without its factors a result may have another name: the n-th is compared with the n-th.
+    mutant.outputs().zip(&at.names).any(|((_, out), name)| {
+        let (found, right) = (&wrong.outputs[&out.name], &at.right.outputs[name]);
+        if found.shape() != right.shape() {
+            return true;
+        }
         let (found, right) = (found.to_f64_vec(), right.to_f64_vec());
         let gate = tolerance::gate(mutant.measure(&out.name), DType::F32, DType::F32, max, &right);
         !tolerance::check_gate(&found, &right, gate).ok
