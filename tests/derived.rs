@@ -9,7 +9,7 @@ mod common;
 
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::eval::Value;
-use attn_compiler::expr::rand::word;
+use attn_compiler::expr::rand::{rand_block_columns, word};
 use attn_compiler::host::{Data, View};
 use attn_compiler::pipeline;
 use attn_runtime::{LoadedKernel, NamedInput, NamedOutput, RunOptions, Tensor};
@@ -219,6 +219,38 @@ fn joined_keys_are_one_tensor() {
         let p = problem(&r.plan.kernel, &dims, &|_| (0, 0), 8);
         let out = run_with(&r, &p, &[], 2).unwrap_or_else(|e| panic!("{e}"));
         verify(&r.plan.kernel, DType::F32, &p, &out, &format!("Sq = {sq}, G = {g}, S = {s}"));
+    }
+}
+
+/// Excluded columns are never drawn, and what is left is drawn from as if there were nothing else.
+#[test]
+fn excluded_blocks_are_not_drawn() {
+    let text = "attention blocks(seed: int = 5) {
+  dims B, H, S, D
+  input q, k, v : float[B, H, S, D]
+  score  = dot(q, k)
+  mask   = rand_block(i div 16, j div 16, (S + 15) div 16, h, 2, seed, exclude = j div 16 == 0 | abs(i div 16 - j div 16) < 2)
+  weight = relu(score)
+  return weight @ v
+}";
+    for s in [1usize, 40, 150] {
+        let r = ready(text, "blocks", &[("H", 2), ("D", s as i64)]);
+        let mut p = problem(&r.plan.kernel, &[("B", 1), ("S", s as i64)], &|_| (0, 0), 8);
+        for name in ["q", "k"] {
+            put(&mut p, name, Data::Float(vec![1.0; 2 * s * s]));
+        }
+        let unit = (0..2 * s * s).map(|n| f64::from(u8::from(n / s % s == n % s))).collect();
+        put(&mut p, "v", Data::Float(unit));
+        let out = run_with(&r, &p, &[], 2).unwrap_or_else(|e| panic!("{e}"));
+        verify(&r.plan.kernel, DType::F32, &p, &out, &format!("S = {s}"));
+        let n_blocks = s.div_ceil(16) as i64;
+        for (n, x) in out[0].view().to_f64_vec().into_iter().enumerate() {
+            let (h, row, col) = ((n / s / s) as i64, (n / s % s / 16) as i64, (n % s / 16) as i64);
+            let left: Vec<i64> = (1..n_blocks).filter(|c| (c - row).abs() >= 2).collect();
+            let drawn = rand_block_columns(row, left.len() as i64, h, 2, 5);
+            let wanted = drawn.iter().any(|nth| left[*nth as usize] == col);
+            assert_eq!(x > 0.0, wanted, "S = {s}: head {h}, block ({row}, {col})");
+        }
     }
 }
 

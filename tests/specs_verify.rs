@@ -61,6 +61,8 @@ impl Case {
             }
             let ints = |name: &str| match name {
                 "prefix" => (0, q),
+                "pos" => (0, 5000),
+                "lo" | "hi" => (0, k),
                 "doc" => (0, q / 50),
                 _ => (0, 2),
             };
@@ -134,6 +136,49 @@ fn s06_bigbird() {
 #[test]
 fn s06b_bigbird_plan() {
     Case::new("06b_bigbird_plan.attn", "bigbird_plan", &[("H", 2)]).grid();
+}
+
+#[test]
+fn s04_gemma2() {
+    let case = Case { lengths: ("Sq", "Sk"), ..Case::new("04_gemma2.attn", "gemma2", &[]) };
+    let case = case.with("Hq = 16, Hkv = 8", "Hq = 4, Hkv = 2").with("D = 256", "D");
+    case.with("window: int = 4096", "window: int = 100").grid();
+}
+
+#[test]
+fn s07_doc_causal() {
+    let case = Case {
+        lengths: ("T", "T"),
+        batch: false,
+        ..Case::new("07_doc_causal.attn", "doc_causal", &[("Hq", 4), ("Hkv", 2)])
+    };
+    case.grid();
+}
+
+#[test]
+fn s14_yarn() {
+    let case = Case { lengths: ("Sq", "Sk"), ..Case::new("14_yarn.attn", "yarn_gqa", &[]) };
+    let case = case.with("Hq = 40, Hkv = 8", "Hq = 4, Hkv = 2").with("D = 128", "D");
+    for (dtype, d) in [(DType::F32, 128), (DType::F16, 96), (DType::Bf16, 128)] {
+        case.check(dtype, d, &[(1, 1), (17, 17), (129, 129), (1, 300), (1000, 1000)]);
+    }
+}
+
+#[test]
+fn s17_fox() {
+    let case = Case::new("17_sigmoid_fox.attn", "fox", &[("H", 2)]);
+    for (dtype, d) in [(DType::F32, 64), (DType::F16, 128), (DType::Bf16, 80)] {
+        case.check(dtype, d, &[(1, 1), (17, 17), (64, 64), (129, 129), (1000, 1000)]);
+    }
+}
+
+/// Eight queries of a thousand keys. The tile of the text is kept.
+#[test]
+fn s19_misc() {
+    let case = Case { lengths: ("Sq", "Sk"), ..Case::new("19_misc.attn", "misc", &[("H", 4), ("Hkv", 2)]) };
+    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        case.check(dtype, 128, &[(1, 1), (1, 17), (8, 64), (8, 129), (7, 1000)]);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The reference of the whole project rests on this file; constant folding uses the same functions, so a
 //! folded program and an unfolded one agree to the bit.
 
-use super::rand::rand_block_contains;
+use super::rand::{rand_block_columns_except, rand_block_contains};
 use super::{BinaryOp, ExprId, FloatBits, Op, Pool, TensorId, Ty, UnaryOp, VarId};
 
 /// The value of an expression.
@@ -76,6 +76,29 @@ pub fn eval(pool: &Pool, id: ExprId, env: &dyn Env) -> Value {
             let [row, col, ncols, head, n, seed] = std::array::from_fn(|k| eval(pool, args[k], env).int());
             Value::Bool(rand_block_contains(row, col, ncols, head, n, seed))
         }
+        Op::RandBlockExcept(args) => {
+            let [row, col, ncols, head, n, seed] = std::array::from_fn(|k| eval(pool, args[k], env).int());
+            let Op::Var(var) = *pool.op(args[1]) else { return Value::Bool(false) };
+            let excluded = |col| eval(pool, args[6], &With { env, var, value: Value::Int(col) }).bool();
+            Value::Bool(rand_block_columns_except(row, ncols, head, n, seed, excluded).contains(&col))
+        }
+    }
+}
+
+/// Another value for one variable.
+struct With<'a> {
+    env: &'a dyn Env,
+    var: VarId,
+    value: Value,
+}
+
+impl Env for With<'_> {
+    fn var(&self, var: VarId) -> Value {
+        if var == self.var { self.value } else { self.env.var(var) }
+    }
+
+    fn load(&self, tensor: TensorId, index: &[i64]) -> Value {
+        self.env.load(tensor, index)
     }
 }
 

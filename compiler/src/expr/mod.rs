@@ -10,6 +10,7 @@
 
 pub mod eval;
 pub mod fold;
+pub mod interval;
 pub mod parse;
 pub mod print;
 pub mod rand;
@@ -144,6 +145,9 @@ pub enum Op {
     /// BigBird's random blocks (language.md, rule 6): is `col` among `n` distinct columns of `0..ncols` drawn
     /// for (seed, head, row)? Operands: row, col, ncols, head, n, seed.
     RandBlock(Box<[ExprId; 6]>),
+    /// As `RandBlock`, drawing only from columns for which the seventh operand, a bool, does not hold. `col` is a
+    /// variable: the condition is evaluated for each of its values. Stands in tables only.
+    RandBlockExcept(Box<[ExprId; 7]>),
 }
 
 /// A variable: its printed name, unique in the pool, and its type.
@@ -234,7 +238,7 @@ impl Pool {
         match op {
             Op::Int(_) => Ty::Int,
             Op::Float(_) => Ty::Float,
-            Op::Bool(_) | Op::RandBlock(_) => Ty::Bool,
+            Op::Bool(_) | Op::RandBlock(_) | Op::RandBlockExcept(_) => Ty::Bool,
             Op::Var(v) => self.var_info(*v).ty,
             Op::Load(_, _, ty) => *ty,
             Op::Unary(UnaryOp::Not, _) => Ty::Bool,
@@ -256,6 +260,7 @@ impl Pool {
             Op::Binary(_, a, b) => vec![*a, *b],
             Op::Select(c, a, b) => vec![*c, *a, *b],
             Op::RandBlock(args) => args.to_vec(),
+            Op::RandBlockExcept(args) => args.to_vec(),
         }
     }
 
@@ -322,6 +327,7 @@ impl Pool {
             Op::Binary(op, a, b) => self.binary(op, new(a), new(b)),
             Op::Select(c, a, b) => self.select(new(c), new(a), new(b)),
             Op::RandBlock(args) => self.rand_block(args.map(new)),
+            Op::RandBlockExcept(args) => self.intern(Op::RandBlockExcept(Box::new(args.map(new)))),
         }
     }
 
@@ -336,6 +342,9 @@ impl Pool {
                 Op::Binary(op, a, b) => self.binary(op, new[&a], new[&b]),
                 Op::Select(c, a, b) => self.select(new[&c], new[&a], new[&b]),
                 Op::RandBlock(args) => self.rand_block(args.map(|x| new[&x])),
+                Op::RandBlockExcept(args) => {
+                    self.intern(Op::RandBlockExcept(Box::new(args.map(|x| new[&x]))))
+                }
                 leaf => self.intern(leaf),
             };
             new.insert(id, made);

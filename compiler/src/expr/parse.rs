@@ -461,6 +461,13 @@ impl ExprParser<'_, '_, '_> {
                 }
                 Ok(self.pool.intern(Op::RandBlock(Box::new([*a, *b, *c, *d, *e, *f]))))
             }
+            ("rand_block_except", [a, b, c, d, e, f, g]) => {
+                for x in &args[..6] {
+                    self.typed(*x, Ty::Int)?;
+                }
+                self.typed(*g, Ty::Bool)?;
+                Ok(self.pool.intern(Op::RandBlockExcept(Box::new([*a, *b, *c, *d, *e, *f, *g]))))
+            }
             _ => self.reader.error(format!("no function `{name}` of {} operands", args.len())),
         }
     }

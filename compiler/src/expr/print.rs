@@ -130,6 +130,7 @@ impl Printer<'_> {
                 (0, format!("{} ? {} : {}", self.expr(*c, 1), self.expr(*a, 1), self.expr(*b, 0)))
             }
             Op::RandBlock(args) => (9, format!("rand_block({})", self.list(&args[..]))),
+            Op::RandBlockExcept(args) => (9, format!("rand_block_except({})", self.list(&args[..]))),
         };
         if level < min { format!("({text})") } else { text }
     }

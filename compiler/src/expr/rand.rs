@@ -56,6 +56,20 @@ pub fn rand_block_columns(row: i64, ncols: i64, head: i64, n: i64, seed: i64) ->
     chosen
 }
 
+/// As [`rand_block_columns`], drawn from the columns that are not excluded.
+pub fn rand_block_columns_except(
+    row: i64,
+    ncols: i64,
+    head: i64,
+    n: i64,
+    seed: i64,
+    mut excluded: impl FnMut(i64) -> bool,
+) -> Vec<i64> {
+    let left: Vec<i64> = (0..ncols).filter(|&col| !excluded(col)).collect();
+    let drawn = rand_block_columns(row, left.len() as i64, head, n, seed);
+    drawn.into_iter().map(|nth| left[nth as usize]).collect()
+}
+
 /// Whether `col` is among the columns of [`rand_block_columns`].
 pub fn rand_block_contains(row: i64, col: i64, ncols: i64, head: i64, n: i64, seed: i64) -> bool {
     rand_block_columns(row, ncols, head, n, seed).contains(&col)

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 
 use crate::artifact::DType;
 use crate::attn_ir::{Attention, Fact};
+use crate::expr::interval::interval;
 use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, UnaryOp, VarId};
 use crate::tile_ir::{TensorDecl, TensorKind};
 
@@ -104,46 +105,8 @@ impl Domain {
         self.bounds.iter().map(|(v, _, _)| *v).collect()
     }
 
-    /// Symbolic bounds of an int expression made of +, -, min, max, constants and uniform values.
     fn interval(&self, pool: &mut Pool, id: ExprId) -> Option<(ExprId, ExprId)> {
-        if !pool.depends_on(id, &self.vars()) {
-            return Some((id, id));
-        }
-        match pool.op(id).clone() {
-            Op::Var(v) => self.bounds.iter().find(|(w, _, _)| *w == v).map(|(_, lo, hi)| (*lo, *hi)),
-            Op::Unary(UnaryOp::Neg, x) => {
-                let (lo, hi) = self.interval(pool, x)?;
-                Some((pool.unary(UnaryOp::Neg, hi), pool.unary(UnaryOp::Neg, lo)))
-            }
-            Op::Unary(UnaryOp::Abs, x) => {
-                let (lo, hi) = self.interval(pool, x)?;
-                let (zero, low) = (pool.int(0), pool.unary(UnaryOp::Neg, lo));
-                Some((zero, pool.max(low, hi)))
-            }
-            Op::Binary(op, a, b) => self.binary_interval(pool, op, a, b),
-            _ => None,
-        }
-    }
-
-    fn binary_interval(
-        &self,
-        pool: &mut Pool,
-        op: BinaryOp,
-        a: ExprId,
-        b: ExprId,
-    ) -> Option<(ExprId, ExprId)> {
-        let (al, ah) = self.interval(pool, a)?;
-        let (bl, bh) = self.interval(pool, b)?;
-        match op {
-            BinaryOp::Add => Some((pool.add(al, bl), pool.add(ah, bh))),
-            BinaryOp::Sub => Some((pool.sub(al, bh), pool.sub(ah, bl))),
-            BinaryOp::Min => Some((pool.min(al, bl), pool.min(ah, bh))),
-            BinaryOp::Max => Some((pool.max(al, bl), pool.max(ah, bh))),
-            BinaryOp::IDiv if pool.as_int(b).is_some_and(|c| c > 0) => {
-                Some((pool.idiv(al, b), pool.idiv(ah, b)))
-            }
-            _ => None,
-        }
+        interval(pool, &self.bounds, id)
     }
 }
 
@@ -196,7 +159,7 @@ impl Tabulator {
     fn wanted(&self, pool: &Pool, id: ExprId) -> bool {
         let nodes = pool.reachable(&[id]);
         let pure = nodes.iter().all(|&n| match pool.op(n) {
-            Op::Load(..) | Op::RandBlock(_) => false,
+            Op::Load(..) | Op::RandBlock(_) | Op::RandBlockExcept(_) => false,
             Op::Var(v) => !self.dots.contains(v),
             _ => true,
         });

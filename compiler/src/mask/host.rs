@@ -218,6 +218,8 @@ fn general(op: &Op, ty: (Ty, Ty), arg: impl Fn(usize) -> i64, env: &dyn Env) -> 
         Op::Binary(op, ..) => bits(binary(*op, value(ty.0, arg(0)), value(ty.0, arg(1)))),
         Op::Select(..) => arg(if arg(0) != 0 { 1 } else { 2 }),
         Op::RandBlock(_) => i64::from(rand_block_contains(arg(0), arg(1), arg(2), arg(3), arg(4), arg(5))),
+        // Stands in tables only, never in a mask.
+        Op::RandBlockExcept(_) => 0,
     }
 }
 

@@ -56,9 +56,6 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
     let align = elab.align(clauses.align, &roles, &exprs, fallback);
     let heads = elab.heads(clauses.heads, &roles, fallback);
     elab.specialise(&roles);
-    for (e, at) in &exprs {
-        excluded_blocks(e, *at, &mut unsupported);
-    }
     let epilogues = outputs.iter().filter_map(|o| match &o.kind {
         OutputHir::O { epilogue, .. } => epilogue.as_ref(),
         _ => None,
@@ -435,17 +432,6 @@ fn relative_dots(score: &Expr, roles: &Roles) -> Vec<RelativeFact> {
         None
     });
     out
-}
-
-fn excluded_blocks(e: &Expr, at: Span, unsupported: &mut Vec<UnsupportedClause>) {
-    let found = find(e, &mut |n| matches!(n.kind, Kind::RandBlockExcept(..)).then_some(n.span));
-    if let Some(span) = found {
-        unsupported.push(UnsupportedClause {
-            clause: "rand_block(exclude = ...)".into(),
-            span: if span.source == at.source { span } else { at },
-            nearest: "rand_block without `exclude`".into(),
-        });
-    }
 }
 
 /// Top-level conjuncts with their texts.

@@ -10,6 +10,7 @@ use crate::attn_ir::{
     Weight,
 };
 use crate::diagnostic::Code;
+use crate::expr::interval::Between;
 use crate::expr::{ExprId, Pool, TensorId, Ty};
 
 use super::caching;
@@ -164,6 +165,10 @@ pub(crate) fn attend(
         Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
         None => rows_of(body.value, steps.lower.rows[body.value.tensor].unwrap_or(dots[0].y.tensor)),
     };
+    let bounds = bounds(steps, batch, n_heads, (offset, seq_q, seq_k));
+    for e in [&body.score].into_iter().chain(&body.mask) {
+        steps.block_plans(e, &bounds)?;
+    }
     let score = steps.lower.expr(&body.score)?;
     let mut score = super::made::gather_sums(&mut steps.lower.pool, &steps.lower.low, score);
     let mut mask = match &body.mask {
@@ -213,6 +218,31 @@ pub(crate) fn attend(
     steps.steps.push(Step::Attend(Box::new(attention)));
     steps.steps.extend(epilogues);
     Ok(clauses)
+}
+
+/// First and last value of each index variable.
+fn bounds(
+    steps: &mut Steps<'_>,
+    batch: ExprId,
+    n_heads: i64,
+    (offset, seq_q, seq_k): (ExprId, ExprId, ExprId),
+) -> Vec<Between> {
+    let ix = steps.lower.index;
+    let pool = &mut steps.lower.pool;
+    let zero = pool.int(0);
+    let heads = pool.int(n_heads);
+    let mut out = Vec::new();
+    for (var, first, count) in [
+        (ix.b, zero, batch),
+        (ix.h, zero, heads),
+        (ix.i, offset, seq_q),
+        (ix.row, zero, seq_q),
+        (ix.j, zero, seq_k),
+    ] {
+        let end = pool.add(first, count);
+        out.push((var, first, pool.add_int(end, -1)));
+    }
+    out
 }
 
 /// The rows, and the rows that they are made of, which have the same roles.

@@ -214,6 +214,7 @@ pub(super) fn prepare_in(kernel: &CheckedKernel, mut pool: Pool) -> Lower<'_> {
         elems: [None; 4],
         chosen: None,
         low: Vec::new(),
+        plans: Vec::new(),
         products: Vec::new(),
         local: None,
         weighted: None,

@@ -10,6 +10,7 @@ use crate::diagnostic::Span;
 use crate::expr::eval::Value;
 use crate::expr::{BinaryOp, ExprId, Pool, TensorId, Ty, UnaryOp, VarId};
 
+use super::blocks::Plan;
 use super::hir::{Expr, IndexVar, Kind, Type, Uses, find};
 use super::model::{DotFact, RowsFact, TensorFact, TensorKind};
 use super::relative::Products;
@@ -57,6 +58,8 @@ pub(crate) struct Lower<'k> {
     pub low: Vec<(TensorId, TensorId)>,
     /// Variables of local rows, where they are not the positions: one shard of a distributed kernel.
     pub local: Option<Local>,
+    /// Tables of random blocks with excluded columns.
+    pub plans: Vec<Plan>,
     /// Made products of dots with rows that both positions choose.
     pub products: Vec<Products>,
     /// What `weight @ v` gives at a feature, in a `return`.
@@ -157,6 +160,10 @@ impl Lower<'_> {
                 }
             }
             Kind::RandBlock(args) => self.rand_block(e, args, place),
+            Kind::RandBlockExcept(..) => match self.planned(e) {
+                Some(load) => Ok(load),
+                None => fail(e, "random blocks with excluded columns stand in masks and scores"),
+            },
             Kind::Dot(x, y) => self.dot(e, x, y),
             Kind::Elem(x) => match self.elems[*x as usize] {
                 Some(x) => Ok(x),

@@ -9,6 +9,7 @@
 //! `body`, `roles`, `rotate`, `select`, `branch`, `recurrence`, `options` read its clauses; `elab`, `ops` and `calls`
 //! type expressions into [`hir`]; `lower` and `instantiate` make the attention IR.
 
+mod blocks;
 mod body;
 mod branch;
 mod build;

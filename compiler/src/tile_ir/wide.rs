@@ -79,6 +79,11 @@ impl Uses<'_> {
                     stack.extend(&args[..5]);
                     self.key(args[5]);
                 }
+                Op::RandBlockExcept(args) => {
+                    stack.extend(&args[..5]);
+                    stack.push(args[6]);
+                    self.key(args[5]);
+                }
                 _ => stack.extend(self.pool.operands(id)),
             }
         }

@@ -7,7 +7,7 @@
 
 use attn_compiler::artifact::{DType, TensorRole};
 use attn_compiler::expr::eval::{Value, binary, eval, unary};
-use attn_compiler::expr::rand::rand_block_columns;
+use attn_compiler::expr::rand::{rand_block_columns, rand_block_columns_except};
 use attn_compiler::expr::{BinaryOp, ExprId, FloatBits, Op, Pool, VarId};
 use half::{bf16, f16};
 
@@ -148,28 +148,52 @@ impl Maker<'_> {
             }
             Op::RandBlock(args) => {
                 let [row, col, ncols, head, n, seed] = std::array::from_fn(|k| self.eval(args[k]).int());
-                Value::Bool(self.columns(id, [row, ncols, head, n, seed]).binary_search(&col).is_ok())
+                Value::Bool(self.columns(id, [row, ncols, head, n, seed], None).binary_search(&col).is_ok())
+            }
+            Op::RandBlockExcept(args) => {
+                let [row, col, ncols, head, n, seed] = std::array::from_fn(|k| self.eval(args[k]).int());
+                // Looking through the artifact has seen that the column is a variable.
+                let Op::Var(var) = *pool.op(args[1]) else { return Value::Bool(false) };
+                let key = [row, ncols, head, n, seed];
+                Value::Bool(self.columns(id, key, Some((var, args[6]))).binary_search(&col).is_ok())
             }
         }
     }
 
     /// The columns drawn by `node` for this row, ascending.
-    fn columns(&mut self, node: ExprId, key: [i64; 5]) -> &[i64] {
-        let at = self.drawn.iter().position(|d| d.node == node).unwrap_or_else(|| {
-            self.drawn.push(Drawn { node, key, columns: draw(key) });
-            self.drawn.len() - 1
-        });
-        let drawn = &mut self.drawn[at];
-        if drawn.key != key {
-            drawn.key = key;
-            drawn.columns = draw(key);
-        }
-        &drawn.columns
+    ///
+    /// The condition that excludes columns may depend on the row, the head and what is the same for the whole table.
+    fn columns(&mut self, node: ExprId, key: [i64; 5], except: Option<(VarId, ExprId)>) -> &[i64] {
+        let at = match self.drawn.iter().position(|d| d.node == node) {
+            Some(at) if self.drawn[at].key == key => return &self.drawn[at].columns,
+            Some(at) => at,
+            None => {
+                self.drawn.push(Drawn { node, key, columns: Vec::new() });
+                self.drawn.len() - 1
+            }
+        };
+        let columns = self.draw(key, except);
+        self.drawn[at].key = key;
+        self.drawn[at].columns = columns;
+        &self.drawn[at].columns
     }
-}
 
-fn draw([row, ncols, head, n, seed]: [i64; 5]) -> Vec<i64> {
-    let mut columns = rand_block_columns(row, ncols, head, n, seed);
-    columns.sort_unstable();
-    columns
+    fn draw(&mut self, [row, ncols, head, n, seed]: [i64; 5], except: Option<(VarId, ExprId)>) -> Vec<i64> {
+        let mut columns = match except {
+            None => rand_block_columns(row, ncols, head, n, seed),
+            Some((var, cond)) => {
+                let slot = var.0 as usize;
+                let before = self.values[slot];
+                let excluded = |col| {
+                    self.values[slot] = Value::Int(col);
+                    self.eval(cond).bool()
+                };
+                let columns = rand_block_columns_except(row, ncols, head, n, seed, excluded);
+                self.values[slot] = before;
+                columns
+            }
+        };
+        columns.sort_unstable();
+        columns
+    }
 }

@@ -71,10 +71,32 @@ impl<'a> Machine<'a> {
                 }
                 Value::Bool(crate::expr::rand::rand_block_contains(x[0], x[1], x[2], x[3], x[4], x[5]))
             }
+            Op::RandBlockExcept(args) => self.drawn_except(args)?,
         };
         self.values[n] = value;
         self.made[n] = self.age;
         Ok(value)
+    }
+
+    /// `Op::RandBlockExcept`: the condition is evaluated for every column.
+    fn drawn_except(&mut self, args: &[ExprId; 7]) -> Result<Value, String> {
+        let mut x = [0; 6];
+        for (x, arg) in x.iter_mut().zip(args) {
+            *x = self.eval(*arg)?.int();
+        }
+        let Op::Var(var) = *self.program.pool.op(args[1]) else { return Err("no column to vary".into()) };
+        let mut excluded = Vec::new();
+        for col in 0..x[2] {
+            self.vars[var.0 as usize] = Some(Value::Int(col));
+            self.age += 1;
+            excluded.push(self.eval(args[6])?.bool());
+        }
+        self.vars[var.0 as usize] = Some(Value::Int(x[1]));
+        self.age += 1;
+        let columns = crate::expr::rand::rand_block_columns_except(x[0], x[2], x[3], x[4], x[5], |col| {
+            excluded[col as usize]
+        });
+        Ok(Value::Bool(columns.contains(&x[1])))
     }
 
     /// An int expression.

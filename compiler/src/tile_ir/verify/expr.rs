@@ -59,6 +59,10 @@ fn well_typed(pool: &Pool, id: ExprId) -> bool {
         Op::Int(_) | Op::Float(_) | Op::Bool(_) | Op::Var(_) => true,
         Op::Load(_, index, _) => index.iter().all(|x| is(x, Ty::Int)),
         Op::RandBlock(args) => args.iter().all(|x| is(x, Ty::Int)),
+        Op::RandBlockExcept(args) => {
+            let col = matches!(pool.op(args[1]), Op::Var(_));
+            col && args[..6].iter().all(|x| is(x, Ty::Int)) && is(&args[6], Ty::Bool)
+        }
         Op::Unary(UnaryOp::Not, x) => is(x, Ty::Bool),
         Op::Unary(UnaryOp::Neg | UnaryOp::Abs, x) => !is(x, Ty::Bool),
         Op::Unary(UnaryOp::ToFloat, x) => is(x, Ty::Int),
