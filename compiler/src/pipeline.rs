@@ -131,6 +131,8 @@ pub struct Plan {
     pub attends: Vec<AttendPlan>,
     /// How each recurrence of the kernel is computed, in order.
     pub recurs: Vec<lower::recur::Form>,
+    /// Tensors that `rope` turns: for reports.
+    pub turns: Vec<sema::TurnFact>,
     /// What must be proved when arguments are bound.
     pub checks: Checks,
     /// After all passes.
@@ -243,7 +245,15 @@ pub fn plan(
         verify(&program, pass.name)?;
         clock.stage(Stage::Pass(pass.name), &|| tile_ir::text::print(&program));
     }
-    let mut plan = Plan { kernel: ir, attends, recurs, checks, program, target: key.target.clone() };
+    let mut plan = Plan {
+        kernel: ir,
+        turns: instance.turns,
+        attends,
+        recurs,
+        checks,
+        program,
+        target: key.target.clone(),
+    };
     match ensure::check(&mut plan, kernel).into_iter().next() {
         Some(broken) => Err(CompileError::Spec(Box::new(broken))),
         None => Ok(plan),

@@ -14,6 +14,7 @@ use attn_compiler::sema::model::{Ensure, Promise};
 use attn_compiler::target::Target;
 
 use super::explain_show as show;
+use super::positions::{self, Made, Turned};
 use super::ring_work::{self, RingWork};
 use super::study::{Study, StudyArgs};
 use super::tiles::Ground;
@@ -29,6 +30,12 @@ pub struct Args {
     /// Measure the peaks of this host and give the roofline time
     #[arg(long)]
     roofline: bool,
+    /// Tokens of training, for what rotary positions reach, where their scaling does not name its original length
+    #[arg(long, value_name = "N")]
+    train_length: Option<f64>,
+    /// Rotary base of training, if it is another than the one written
+    #[arg(long, value_name = "THETA")]
+    train_base: Option<f64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -114,6 +121,10 @@ pub struct Report<'a> {
     pub warnings: Vec<String>,
     /// (GFLOP/s, GB/s, ms)
     pub roofline: Option<(f64, f64, f64)>,
+    /// Rotary positions.
+    pub turned: Vec<Turned>,
+    /// Derived tensors.
+    pub made: Vec<Made>,
     /// Work of each rank, for distributed kernels whose mask is known.
     pub ring: Option<RingWork>,
 }
@@ -160,6 +171,8 @@ fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
         warnings: Vec::new(),
         ring: ring_work::count(study)?,
         roofline: None,
+        turned: positions::turned(study, args.train_length, args.train_base)?,
+        made: positions::made(study),
         mask,
         clauses,
     };

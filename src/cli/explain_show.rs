@@ -5,6 +5,7 @@ use attn_compiler::target::{CpuFacts, Target};
 use serde_json::{Value as Json, json};
 
 use super::explain::{LayerReport, Report, Tiles};
+use super::positions;
 use super::ring_work::RingWork;
 use super::table::{Table, short};
 
@@ -17,7 +18,9 @@ pub fn json(r: &Report<'_>) -> Json {
     let caches = facts(r).map(|f| json!({ "l1d": f.l1d, "l2": f.l2, "l3": f.l3 }));
     let verdicts: Vec<Json> =
         r.verdicts.iter().map(|v| json!({ "text": v.text, "holds": v.holds, "words": v.words })).collect();
+    let (rotary, derived) = positions::json(&r.turned, &r.made);
     json!({
+        "rotary": rotary, "derived": derived,
         "schema": 1, "kernel": r.spec.name, "attention": r.study.attend().attention.name, "target": r.study.plan.target.to_string(),
         "dims": r.study.sizes(), "conventions": r.spec.conventions(),
         "schedule": {
@@ -46,7 +49,8 @@ fn facts<'a>(r: &Report<'a>) -> Option<&'a CpuFacts> {
 /// For people.
 pub fn text(r: &Report<'_>) -> String {
     let ring = r.ring.as_ref().map_or_else(String::new, RingWork::text);
-    [head(r), schedule(r), tiles(r), work(r), ring, promises(r)]
+    let rows = positions::text(&r.turned, &r.made);
+    [head(r), schedule(r), rows, tiles(r), work(r), ring, promises(r)]
         .into_iter()
         .filter(|s| !s.is_empty())
         .collect::<Vec<_>>()

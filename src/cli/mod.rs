@@ -22,6 +22,7 @@ mod measure;
 mod page;
 mod picture;
 mod planned;
+mod positions;
 mod problem;
 mod random;
 mod reference;

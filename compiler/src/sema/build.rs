@@ -90,7 +90,7 @@ pub(crate) fn finish(
     mut clauses: Vec<(String, MaskClauses)>,
 ) -> Instance {
     let Steps { kernel, lower, tensors, mut steps, demands, .. } = steps;
-    let pool = lower.pool;
+    let (pool, turns) = (lower.pool, lower.turns);
     let mut mask_clauses = Vec::new();
     for step in &mut steps {
         if let Step::Attend(a) = step {
@@ -104,7 +104,7 @@ pub(crate) fn finish(
     }
     let name = kernel.name.clone();
     let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles, demands };
-    Instance { kernel, mask_clauses }
+    Instance { kernel, mask_clauses, turns }
 }
 
 /// Inputs of rows with their roles.

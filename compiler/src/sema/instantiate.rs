@@ -18,6 +18,7 @@ use crate::target::Target;
 use super::hir::{Expr, Uses};
 use super::lower::{Lower, LowerError, RowAt};
 use super::model::*;
+use super::rows::TurnFact;
 use super::suggest::nearest;
 
 /// What a plan is fixed by, besides the text.
@@ -99,6 +100,8 @@ pub struct Instance {
     pub kernel: attn_ir::Kernel,
     /// For each attention, each top-level conjunct of its mask: text, span, node of its pool.
     pub mask_clauses: Vec<MaskClauses>,
+    /// Tensors that `rope` turns, in order.
+    pub turns: Vec<TurnFact>,
 }
 
 /// Text, place and node of each top-level conjunct of a mask.
@@ -214,6 +217,7 @@ pub(super) fn prepare_in(kernel: &CheckedKernel, mut pool: Pool) -> Lower<'_> {
         elems: [None; 4],
         chosen: None,
         low: Vec::new(),
+        turns: Vec::new(),
         plans: Vec::new(),
         products: Vec::new(),
         local: None,

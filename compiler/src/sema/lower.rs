@@ -14,6 +14,7 @@ use super::blocks::Plan;
 use super::hir::{Expr, IndexVar, Kind, Type, Uses, find};
 use super::model::{DotFact, RowsFact, TensorFact, TensorKind};
 use super::relative::Products;
+use super::rows::TurnFact;
 
 /// Why an expression could not be lowered: the span to blame and a reason.
 #[derive(Clone, Debug)]
@@ -60,6 +61,8 @@ pub(crate) struct Lower<'k> {
     pub local: Option<Local>,
     /// Tables of random blocks with excluded columns.
     pub plans: Vec<Plan>,
+    /// What is told of tensors that `rope` turns.
+    pub turns: Vec<TurnFact>,
     /// Made products of dots with rows that both positions choose.
     pub products: Vec<Products>,
     /// What `weight @ v` gives at a feature, in a `return`.

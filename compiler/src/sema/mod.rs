@@ -48,6 +48,7 @@ mod turn;
 pub use instantiate::{CompileError, Instance, MaskClauses, PlanKey, instantiate, instantiate_with_clauses};
 pub use model::{Checked, CheckedKernel};
 pub use modules::Resolver;
+pub use rows::TurnFact;
 
 use std::collections::HashSet;
 

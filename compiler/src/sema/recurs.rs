@@ -81,7 +81,7 @@ pub(crate) fn recurrence(
     let Steps { lower, tensors, steps, .. } = steps;
     let (name, pool) = (kernel.name.clone(), lower.pool);
     let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles, demands: Vec::new() };
-    Ok(Instance { kernel, mask_clauses: vec![] })
+    Ok(Instance { kernel, mask_clauses: vec![], turns: vec![] })
 }
 
 fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {

@@ -107,6 +107,28 @@ pub(crate) enum Scaling {
 }
 
 impl Scaling {
+    /// Its name in the text.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scaling::None => "none",
+            Scaling::Pi(_) => "pi",
+            Scaling::Ntk(_) => "ntk",
+            Scaling::DynNtk(_) => "dyn_ntk",
+            Scaling::Yarn(..) => "yarn",
+            Scaling::Llama3(_) => "llama3",
+            Scaling::Longrope(..) => "longrope",
+        }
+    }
+
+    /// The length that it calls original.
+    pub fn original(&self) -> Option<&Expr> {
+        match self {
+            Scaling::None | Scaling::Pi(_) | Scaling::Ntk(_) => None,
+            Scaling::DynNtk([_, original, _]) | Scaling::Yarn([_, original], ..) => Some(original),
+            Scaling::Llama3([.., original]) | Scaling::Longrope(_, original, _) => Some(original),
+        }
+    }
+
     /// From the bound arguments of the call, in order of their names; required ones are there.
     pub fn of(name: &str, mut args: Vec<Vec<Expr>>) -> Scaling {
         let one = |n: usize| args.get(n).and_then(|a| a.first().cloned());
@@ -132,6 +154,25 @@ impl Scaling {
     }
 }
 
+/// What is told of one tensor that `rope` turns; numbers are expressions over dims and params of the kernel's pool.
+#[derive(Clone, Debug)]
+pub struct TurnFact {
+    /// Name of the tensor.
+    pub tensor: String,
+    /// Features that turn.
+    pub dims: i64,
+    /// Base as written.
+    pub theta: ExprId,
+    /// Base after a scaling that changes it.
+    pub tuned: ExprId,
+    /// The length that the scaling calls original.
+    pub original: Option<ExprId>,
+    /// Factor of cos and sin.
+    pub factor: Option<ExprId>,
+    /// Name of the scaling.
+    pub scaling: &'static str,
+}
+
 /// Frequencies of `rope` in one pool.
 pub(crate) struct Frequencies<'a, 'k> {
     /// Where expressions go.
@@ -142,6 +183,8 @@ pub(crate) struct Frequencies<'a, 'k> {
     pub n: i64,
     /// Keys: the length at which LongRoPE switches.
     pub seq_k: ExprId,
+    /// The base in force, once known.
+    pub tuned: Option<ExprId>,
 }
 
 type Result<T> = std::result::Result<T, LowerError>;
@@ -216,7 +259,9 @@ impl Frequencies<'_, '_> {
         let exponent = self.n as f64 / (self.n - 2) as f64;
         let exponent = self.float(exponent);
         let growth = self.op(BinaryOp::Pow, f, exponent);
-        self.op(BinaryOp::Mul, theta, growth)
+        let base = self.op(BinaryOp::Mul, theta, growth);
+        self.tuned = Some(base);
+        base
     }
 
     /// The pair that turns `rotations` times within the original length.

@@ -13,7 +13,7 @@ use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, UnaryOp, VarId};
 use super::hir::{Expr, NormOver, Size};
 use super::lower::{Lower, LowerError};
 use super::model::{CheckedKernel, HeadMap, RowsFact};
-use super::rows::{Frequencies, Pairs, RowOp, RowOpKind, Turn};
+use super::rows::{Frequencies, Pairs, RowOp, RowOpKind, Turn, TurnFact};
 use super::shard::Shard;
 
 type Result<T> = std::result::Result<T, LowerError>;
@@ -294,7 +294,7 @@ impl<'k> Steps<'k> {
         let pair = self.axes[4];
         let position = self.position(vars, pairs, pair, n)?;
         let elements = [self.lower.pool.add_var("x0", Ty::Float), self.lower.pool.add_var("x1", Ty::Float)];
-        let turned = self.turned(pairs, pair, position, elements, n)?;
+        let turned = self.turned(&name, pairs, pair, position, elements, n)?;
         let mut sides = Vec::new();
         for side in turned {
             let side = self.at(side, vars);
@@ -337,6 +337,7 @@ impl<'k> Steps<'k> {
     /// The new pair, over x0, x1, d and the position.
     fn turned(
         &mut self,
+        name: &str,
         pairs: &Pairs,
         pair: VarId,
         position: ExprId,
@@ -354,8 +355,20 @@ impl<'k> Steps<'k> {
             }
             Turn::Rope { theta, scaling } => {
                 let seq_k = self.seq_k;
-                let mut freq = Frequencies { lower: &mut self.lower, d, n, seq_k };
-                let (freq, factor) = freq.of(theta, scaling)?;
+                let mut found = Frequencies { lower: &mut self.lower, d, n, seq_k, tuned: None };
+                let (freq, factor) = found.of(theta, scaling)?;
+                let tuned = found.tuned;
+                let written = self.lower.expr(theta)?;
+                let original = scaling.original().map(|e| self.lower.expr(e)).transpose()?;
+                self.lower.turns.push(TurnFact {
+                    tensor: name.into(),
+                    dims: n,
+                    theta: written,
+                    tuned: tuned.unwrap_or(written),
+                    original,
+                    factor,
+                    scaling: scaling.name(),
+                });
                 let pool = self.pool();
                 let pos = pool.unary(UnaryOp::ToFloat, position);
                 let angle = pool.binary(BinaryOp::Mul, pos, freq);
