@@ -89,7 +89,10 @@ fn copy(ui: &Ui, name: &str, args: &Args) -> Result<(), Failure> {
         return ui::print(text.trim_end());
     }
     let mut options = std::fs::OpenOptions::new();
-    let options = options.write(true).create_new(!args.force).create(true).truncate(args.force);
+    options.write(true).create_new(!args.force);
+    if args.force {
+        options.create(true).truncate(true);
+    }
     let mut file = options.open(&path).map_err(|err| {
         let failure = Failure::wrong(format!("cannot write {}: {err}", path.display()));
         if err.kind() == std::io::ErrorKind::AlreadyExists {
