@@ -57,9 +57,9 @@ fn about(text: &str) -> String {
 
 /// Up to the first full stop, colon or semicolon that ends a part.
 fn title(about: &str) -> &str {
-    let end = about.match_indices([':', ';', '.']).map(|(at, _)| at);
+    let mut end = about.match_indices([':', ';', '.']).map(|(at, _)| at);
     let ends = |at: &usize| about[at + 1..].starts_with(' ') && !about[..*at].ends_with("al");
-    end.filter(ends).next().map_or(about.trim_end_matches('.'), |at| &about[..at])
+    end.find(ends).map_or(about.trim_end_matches('.'), |at| &about[..at])
 }
 
 fn list(json: bool) -> Result<(), Failure> {
