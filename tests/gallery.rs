@@ -53,7 +53,8 @@ fn picture(name: &str, text: &str, scratch: &Path) -> Option<String> {
     let kernel = kernels(text).first()?.clone();
     let lengths = ["Sq=512,Sk=512", "S=512", "T=512"];
     for at in lengths {
-        let args = ["view", file.to_str()?, "--kernel", &kernel, "--at", at, "--random", "--svg", svg.to_str()?];
+        let args =
+            ["view", file.to_str()?, "--kernel", &kernel, "--at", at, "--random", "--svg", svg.to_str()?];
         if attnc(&args, scratch).status.success() && svg.exists() {
             return std::fs::read_to_string(&svg).ok().filter(|s| s.len() < 200_000);
         }
@@ -65,7 +66,10 @@ fn page(name: &str, text: &str, has_picture: bool) -> String {
     let (about, body) = split(text);
     let mut out = format!("# {name}\n\n{about}\n\n");
     if has_picture {
-        let _ = write!(out, "![Tiles of {name}: dark ones run without any mask code, others never run]({name}.svg)\n\n");
+        let _ = write!(
+            out,
+            "![Tiles of {name}: dark ones run without any mask code, others never run]({name}.svg)\n\n"
+        );
     }
     let _ = write!(out, "```attn\n{}\n```\n\n", body.trim());
     let kernel = kernels(text);

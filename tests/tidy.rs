@@ -158,8 +158,30 @@ fn the_line_has_no_arrow_back() {
 
 /// Mechanisms that are expressions or generic steps, never cases.
 const MECHANISMS: [&str; 24] = [
-    "rope", "rotary", "yarn", "lrpe", "xpos", "alibi", "t5", "longt5", "bigbird", "longformer", "colt5", "lightning",
-    "transnormer", "retention", "mla", "nsa", "moba", "gqa", "mqa", "causal", "sliding", "window", "kv_cache", "ring",
+    "rope",
+    "rotary",
+    "yarn",
+    "lrpe",
+    "xpos",
+    "alibi",
+    "t5",
+    "longt5",
+    "bigbird",
+    "longformer",
+    "colt5",
+    "lightning",
+    "transnormer",
+    "retention",
+    "mla",
+    "nsa",
+    "moba",
+    "gqa",
+    "mqa",
+    "causal",
+    "sliding",
+    "window",
+    "kv_cache",
+    "ring",
 ];
 
 /// The words of the identifiers of a line of code, lower case: `KvCache` and `kv_cache` are both `kv_cache`.

@@ -197,7 +197,8 @@ pub fn plan(
             }
             attn_ir::Step::Recur(r) => {
                 checks.add_recurrence(r, &mut program.pool, &program.tensors);
-                let form = lower::recur::recurrence(&mut program, r).map_err(|e| no_blocks(kernel, key, e))?;
+                let form =
+                    lower::recur::recurrence(&mut program, r).map_err(|e| no_blocks(kernel, key, e))?;
                 clock.stage(Stage::Schedule, &|| format!("{form}\n"));
                 recurs.push(form);
             }

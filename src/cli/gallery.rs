@@ -80,7 +80,9 @@ fn list(json: bool) -> Result<(), Failure> {
 fn copy(ui: &Ui, name: &str, args: &Args) -> Result<(), Failure> {
     let wanted = name.trim_end_matches(".attn");
     let Some((_, text)) = all().into_iter().find(|(n, _)| *n == wanted) else {
-        return Err(Failure::usage(format!("there is no example `{wanted}`")).help("`attnc gallery` lists them"));
+        return Err(
+            Failure::usage(format!("there is no example `{wanted}`")).help("`attnc gallery` lists them")
+        );
     };
     let path = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{wanted}.attn")));
     if path == Path::new("-") {

@@ -236,12 +236,8 @@ pub fn evaluate(
     shape: &dyn Fn(TensorId) -> Vec<usize>,
 ) -> Result<Stored, BindError> {
     let views: Vec<Option<&View>> = kernel.tensors.iter().map(|t| inputs.tensors.get(&t.name)).collect();
-    let mut run = Run {
-        r,
-        pool: &kernel.pool,
-        at: At { vars: vars.to_vec(), views: &views, kernel },
-        states: vec![],
-    };
+    let mut run =
+        Run { r, pool: &kernel.pool, at: At { vars: vars.to_vec(), views: &views, kernel }, states: vec![] };
     let size = |run: &Run<'_>, e: ExprId| eval(run.pool, e, &run.at).int().max(0);
     let steps = size(&run, r.steps);
     let (batch, heads) = (r.batch.map_or(1, |b| size(&run, b)), r.heads.unwrap_or(1));

@@ -131,7 +131,9 @@ pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result
     match (&kernel.body, &kernel.recurrence) {
         (Some(body), _) => super::build::attention(kernel, key, body, lower, bound),
         (None, Some(body)) => super::recurs::recurrence(kernel, key, body, lower, bound),
-        (None, None) => Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches")),
+        (None, None) => {
+            Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches"))
+        }
     }
 }
 
@@ -258,9 +260,10 @@ fn step_rows(kernel: &CheckedKernel, r: &RecurBody, tensor: usize) -> Option<Row
     fits.then_some(RowsFact { tensor, batch, head, seq: rank - 2, feature: rank - 1 })
 }
 
-/// True if the first dim is that of a tensor with batch and heads.
+/// True if the first dim is that of a tensor with batch and heads, or its name begins with B.
 fn leads_with_batch(kernel: &CheckedKernel, shape: &[super::hir::Size]) -> bool {
-    kernel.tensors.iter().any(|t| t.shape.len() == 4 && t.shape[0].same(&shape[0]))
+    let both = |t: &TensorFact| t.shape.len() == 4 && t.shape[0].same(&shape[0]);
+    shape[0].text.starts_with('B') || kernel.tensors.iter().any(both)
 }
 
 fn batched(kernel: &CheckedKernel) -> Vec<bool> {

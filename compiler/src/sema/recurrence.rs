@@ -62,7 +62,8 @@ impl Elab<'_> {
     }
 
     /// Roles of the dims of a tensor of rows over the sequence: [batch, heads, sequence, feature], leading ones
-    /// optional. One leading dim is the batch if it is that of a tensor with both, else the heads.
+    /// optional. One leading dim is the batch if its name begins with B or it is that of a tensor with both, else
+    /// the heads.
     pub fn step_roles(&self, tensor: usize) -> Option<RowsFact> {
         let (t, step) = (&self.tensors[tensor], self.step_dim.as_ref()?);
         let rank = t.shape.len();
@@ -76,7 +77,9 @@ impl Elab<'_> {
         let both = self.tensors.iter().filter(|t| t.shape.len() == 4).map(|t| &t.shape[0]);
         match shape.len().saturating_sub(own) {
             0 => (None, None),
-            1 if both.into_iter().any(|b| b.same(&shape[0])) => (Some(0), None),
+            1 if shape[0].text.starts_with('B') || both.into_iter().any(|b| b.same(&shape[0])) => {
+                (Some(0), None)
+            }
             1 => (None, Some(0)),
             _ => (Some(0), Some(1)),
         }
@@ -149,11 +152,7 @@ impl Elab<'_> {
     }
 
     /// Checks a recurrence.
-    pub fn recurrence(
-        &mut self,
-        kernel: &ast::Kernel,
-        clauses: &Clauses<'_>,
-    ) -> CheckedBody {
+    pub fn recurrence(&mut self, kernel: &ast::Kernel, clauses: &Clauses<'_>) -> CheckedBody {
         let at = kernel.name.span;
         if self.states.is_empty() && !clauses.any(|k| matches!(k, ClauseKind::State { .. })) {
             let d = Diagnostic::error(Code::MissingClause, at, "there is no `state`")
@@ -380,8 +379,7 @@ impl Elab<'_> {
             return;
         };
         let start = self.start(&updates, outputs);
-        let fact =
-            |s: &State| StateFact { name: s.name.clone(), ty: s.ty.clone(), init: s.init.clone() };
+        let fact = |s: &State| StateFact { name: s.name.clone(), ty: s.ty.clone(), init: s.init.clone() };
         let states = self.states.iter().map(fact).collect();
         self.recurrence = Some(RecurBody { states, updates, rows, start });
     }
@@ -413,7 +411,13 @@ impl Elab<'_> {
             None => {
                 let span = self.tensors[self.step_rows?.tensor].span;
                 let default = Some(Value::Int(0));
-                self.params.push(ParamFact { name: name.into(), is_static: false, ty: Ty::Int, default, span });
+                self.params.push(ParamFact {
+                    name: name.into(),
+                    is_static: false,
+                    ty: Ty::Int,
+                    default,
+                    span,
+                });
                 Some(self.params.len() - 1)
             }
         }

@@ -45,6 +45,8 @@ struct Block {
 /// The chunk at hand.
 #[derive(Clone, Copy)]
 struct Chunk {
+    /// Which.
+    number: ExprId,
     /// First step.
     t0: ExprId,
     /// Steps.
@@ -100,19 +102,35 @@ pub fn state(program: &mut Program, r: &Recurrence, part: &Linear) {
     let mut blocks = Vec::new();
     for u in 0..per_task {
         let (x, d) = e.block(first, u, cols.unwrap_or(1));
-        let (s, o, v) = (e.buffer("s", rows, LANES), e.buffer("o", STEPS, LANES), e.buffer("v", STEPS, LANES));
+        let (s, o, v) =
+            (e.buffer("s", rows, LANES), e.buffer("o", STEPS, LANES), e.buffer("v", STEPS, LANES));
         blocks.push(Block { x, d, s, o, v });
     }
     let width = padded(rows);
-    let (q, a, p) =
-        (e.buffer("q", STEPS, width), e.buffer("a", STEPS, LANES), e.buffer("p", STEPS, LANES));
+    let (q, a, p) = (e.buffer("q", STEPS, width), e.buffer("a", STEPS, LANES), e.buffer("p", STEPS, LANES));
     let k = part.terms.iter().map(|_| (e.buffer("k", STEPS, width), e.buffer("kt", rows, LANES))).collect();
     let (through, behind) = (e.buffer("through", STEPS, 1), e.buffer("behind", STEPS, 1));
     let (all, factor) = (e.buffer("all", rows, 1), e.buffer("factor", STEPS, 1));
     let column = e.buffer("column", rows.max(STEPS), 1);
     let at = Place { b, h };
     let mut c = Chunked {
-        e, r, part, decay, at, rows, cols, blocks, q, a, p, k, through, behind, all, factor, column,
+        e,
+        r,
+        part,
+        decay,
+        at,
+        rows,
+        cols,
+        blocks,
+        q,
+        a,
+        p,
+        k,
+        through,
+        behind,
+        all,
+        factor,
+        column,
     };
     c.run(&mut body);
     let (mut name, buffers) = (format!("recur_{}", s.name), c.e.buffers);
@@ -139,7 +157,7 @@ impl Chunked<'_> {
         let left = self.e.pool().sub(r.steps, t0);
         let n = self.e.pool().min(left, lanes);
         let n = self.e.define(&mut inner, "n", n);
-        self.chunk(Chunk { t0, n }, &mut inner);
+        self.chunk(Chunk { number: chunk, t0, n }, &mut inner);
         let (lo, hi) = (self.e.int(0), self.e.pool().ceil_div(r.steps, STEPS));
         body.push(Stmt::For { var: counter, lo, hi, body: inner });
         let Some(last) = state.last else { return };
@@ -204,7 +222,7 @@ impl Chunked<'_> {
                     let k = m.pool.add_int(after, -1);
                     powers.at(r, m.pool, at, k)
                 }));
-                powers.at(r, self.e.pool(), at, c.n)
+                powers.total(r, self.e.pool(), at, c.n, c.number)
             }
             Decay::Each(each) => {
                 let load = |m: &mut super::emit::Element<'_>, t: ExprId, tensor| {
@@ -270,7 +288,11 @@ impl Chunked<'_> {
             let (a, q, kt) = (self.a, self.q, self.k[n].1);
             let sizes = [c.n, rows, c.n];
             body.push(self.e.product(Product { c: a, a: q, b: kt, sizes, add: None, skip_zero: false }));
-            let p = if decays { vec![(a, Access::Tile), (self.p, Access::Tile)] } else { vec![(a, Access::Tile)] };
+            let p = if decays {
+                vec![(a, Access::Tile), (self.p, Access::Tile)]
+            } else {
+                vec![(a, Access::Tile)]
+            };
             body.push(self.e.map(a, (c.n, c.n), &p, |m| {
                 let none = m.pool.float(0.0);
                 let seen = m.pool.le(m.c, m.r);
@@ -288,7 +310,9 @@ impl Chunked<'_> {
         if self.part.terms.is_empty() && decays {
             for block in self.blocks.clone() {
                 let reads = [(block.o, Access::Tile), (self.through, Access::Row)];
-                body.push(self.e.map(block.o, (c.n, block.d), &reads, |m| m.pool.mul(m.reads[0], m.reads[1])));
+                body.push(
+                    self.e.map(block.o, (c.n, block.d), &reads, |m| m.pool.mul(m.reads[0], m.reads[1])),
+                );
             }
         }
         let rows = self.r.reads[read].rows;
@@ -339,7 +363,9 @@ impl Chunked<'_> {
         for block in self.blocks.clone() {
             if self.part.terms.is_empty() && decays {
                 let reads = [(block.s, Access::Tile), (self.all, Access::Row)];
-                body.push(self.e.map(block.s, (rows, block.d), &reads, |m| m.pool.mul(m.reads[0], m.reads[1])));
+                body.push(
+                    self.e.map(block.s, (rows, block.d), &reads, |m| m.pool.mul(m.reads[0], m.reads[1])),
+                );
             }
             for (n, term) in self.part.terms.iter().enumerate() {
                 if !there {

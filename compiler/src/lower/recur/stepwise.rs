@@ -90,9 +90,9 @@ fn along_cols(r: &Recurrence, by_cols: &[bool], id: NodeId) -> bool {
     match &r.node(id).op {
         RecurOp::VecMat(..) => true,
         RecurOp::State(n) => by_cols[*n],
-        RecurOp::Map { args, .. } => args.iter().any(|a| {
-            matches!(r.node(a.1).shape, Shape::Row(_)) && along_cols(r, by_cols, a.1)
-        }),
+        RecurOp::Map { args, .. } => {
+            args.iter().any(|a| matches!(r.node(a.1).shape, Shape::Row(_)) && along_cols(r, by_cols, a.1))
+        }
         _ => false,
     }
 }
@@ -368,14 +368,18 @@ impl Stepwise<'_> {
             }
             RecurOp::Dot(x, y) => {
                 let by_cols = along_cols(r, &self.by_cols, *x) || along_cols(r, &self.by_cols, *y);
-                let parts: Vec<Along> =
-                    if by_cols { (0..self.blocks.len()).map(Along::Cols).collect() } else { vec![Along::Rows] };
+                let parts: Vec<Along> = if by_cols {
+                    (0..self.blocks.len()).map(Along::Cols).collect()
+                } else {
+                    vec![Along::Rows]
+                };
                 let mut total: Option<BufId> = None;
                 for along in parts {
                     let part = self.dot(*x, *y, along, body)?;
                     if let Some(total) = total {
                         let reads = [(total, Access::Tile), (part, Access::Tile)];
-                        let sum = self.e.map(total, (one, one), &reads, |m| m.pool.add(m.reads[0], m.reads[1]));
+                        let sum =
+                            self.e.map(total, (one, one), &reads, |m| m.pool.add(m.reads[0], m.reads[1]));
                         body.push(sum);
                     }
                     total = total.or(Some(part));
