@@ -1,6 +1,7 @@
 //! Every clause of every example does something that its own `test` grid can see: deleting any one operand of its
 //! mask, term or factor of its score, or the sink of its weight changes an output by more than the f32 gate, or
-//! does not compile.
+//! does not compile. In a recurrence: any operand of an update or of what is returned, where a state begins, a `map`
+//! or a `rotate`.
 //!
 //! Comes in: `dsl-examples/`. Deliberately not done: bodies of `let` and `fn`, and what stands inside indices.
 
@@ -107,6 +108,69 @@ fn of_weight(e: &Expr) -> Vec<Mutant> {
     (1..args.len()).map(|n| (print::expr(&args[n].value), without(n))).collect()
 }
 
+/// Operands of an update or of a returned row: terms, factors, both sides of a call.
+fn of_value(e: &Expr) -> Vec<Mutant> {
+    match &e.node {
+        ExprKind::Infix {
+            op: op @ (InfixOp::Add | InfixOp::Sub | InfixOp::Mul | InfixOp::Div),
+            left,
+            right,
+        } => infix(e, *op, [left, right], of_value),
+        ExprKind::Prefix { op: PrefixOp::Neg, operand } => {
+            let place = |operand| ExprKind::Prefix { op: PrefixOp::Neg, operand };
+            let mut out = vec![(format!("- before {}", print::expr(operand)), (**operand).clone())];
+            out.extend(within(of_value(operand), place, e));
+            out
+        }
+        ExprKind::Paren(inner) => within(of_value(inner), ExprKind::Paren, e),
+        ExprKind::Call { name, args } => {
+            let put = |n: usize, value: Expr| {
+                let mut args = args.clone();
+                args[n].value = value;
+                Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span }
+            };
+            let mut out = Vec::new();
+            if name.node != "outer" && name.node != "dot" {
+                let inner = args.first().map(|a| a.value.clone());
+                out.extend(inner.map(|x| (format!("call of {}", name.node), x)));
+            }
+            for (n, arg) in args.iter().enumerate().filter(|(_, a)| a.name.is_none()) {
+                out.extend(of_value(&arg.value).into_iter().map(|(what, x)| (what, put(n, x))));
+            }
+            out
+        }
+        _ => vec![],
+    }
+}
+
+/// Mutants of the clauses that only recurrences have, or that act on rows.
+fn of_recurrence(clause: &ClauseKind) -> Vec<(String, Option<ClauseKind>)> {
+    match clause {
+        ClauseKind::Update { name, value } => {
+            let put = |value| Some(ClauseKind::Update { name: name.clone(), value });
+            of_value(value).into_iter().map(|(what, value)| (what, put(value))).collect()
+        }
+        ClauseKind::State { name, ty, init: Some(init) } => {
+            let state = ClauseKind::State { name: name.clone(), ty: ty.clone(), init: None };
+            vec![(print::expr(init), Some(state))]
+        }
+        ClauseKind::Return(all) => {
+            let mut out = Vec::new();
+            for (n, e) in all.iter().enumerate() {
+                let put = |x| {
+                    let mut all = all.clone();
+                    all[n] = x;
+                    Some(ClauseKind::Return(all))
+                };
+                out.extend(of_value(e).into_iter().map(|(what, x)| (what, put(x))));
+            }
+            out
+        }
+        ClauseKind::Map { .. } | ClauseKind::Rotate { .. } => vec![(clause.keyword().to_string(), None)],
+        _ => vec![],
+    }
+}
+
 /// Every mutant of a file: what was deleted where, and the text.
 fn mutants(file: &File) -> Vec<(String, String)> {
     let mut out = Vec::new();
@@ -143,6 +207,17 @@ fn of_kernel(kernel: &Kernel) -> Vec<(String, String, Kernel)> {
     let mut out = Vec::new();
     for (n, clause) in kernel.clauses.iter().enumerate() {
         let place = format!("{} in {}", clause.kind.keyword(), kernel.name.node);
+        if kernel.kind == KernelKind::Recurrence {
+            for (what, changed) in of_recurrence(&clause.kind) {
+                let mut mutant = kernel.clone();
+                match changed {
+                    Some(kind) => mutant.clauses[n].kind = kind,
+                    None => drop(mutant.clauses.remove(n)),
+                }
+                out.push((place.clone(), what, mutant));
+            }
+            continue;
+        }
         let (found, rebuild): (Vec<Mutant>, fn(Expr) -> ClauseKind) = match &clause.kind {
             ClauseKind::Mask(e) => (of_mask(e), ClauseKind::Mask),
             ClauseKind::Score(e) => (of_score(e), ClauseKind::Score),

@@ -16,7 +16,7 @@
 use super::decay::{Decay, prepare};
 use super::emit::{Emit, LANES, Product, padded};
 use super::linear::{Linear, Term};
-use super::rows::{Place, Window};
+use super::rows::{Part, Place};
 use crate::artifact::MathFn;
 use crate::attn_ir::recur::{Recurrence, Shape};
 use crate::expr::{ExprId, Ty};
@@ -197,7 +197,7 @@ impl Chunked<'_> {
     fn chunk(&mut self, c: Chunk, body: &mut Vec<Stmt>) {
         let (r, at, part) = (self.r, self.at, self.part);
         let (zero, rows) = (self.e.int(0), self.e.int(self.rows));
-        let whole = Window { t: c.t0, n: c.n, x: zero, d: rows };
+        let whole = Part { t: c.t0, n: c.n, x: zero, d: rows };
         self.chunk_products(c, body);
         for (term, (k, kt)) in part.terms.iter().zip(self.k.clone()) {
             body.push(self.e.load_rows(r, &r.node(term.x).op, k, at, whole));
@@ -317,7 +317,7 @@ impl Chunked<'_> {
         }
         let rows = self.r.reads[read].rows;
         for block in self.blocks.clone() {
-            let w = Window { t: c.t0, n: c.n, x: block.x, d: block.d };
+            let w = Part { t: c.t0, n: c.n, x: block.x, d: block.d };
             if self.cols.is_some() {
                 body.push(self.e.store_read(rows, block.o, self.at, w));
             } else {
@@ -341,7 +341,7 @@ impl Chunked<'_> {
             body.push(self.e.map(block.v, (c.n, one), &[], factor));
             return;
         };
-        let w = Window { t: c.t0, n: c.n, x: block.x, d: block.d };
+        let w = Part { t: c.t0, n: c.n, x: block.x, d: block.d };
         body.push(self.e.load_rows(r, &r.node(y).op, block.v, at, w));
         if !plain {
             body.push(self.e.map(self.factor, (c.n, one), &[], factor));
