@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use attn_compiler::attn_ir::evaluate::evaluate;
 use attn_compiler::expr::Ty;
 use attn_compiler::host::{Data, Inputs, View};
-use attn_compiler::sema::{self, PlanKey};
+use attn_compiler::sema::{self, CheckedKernel, PlanKey};
 use attn_compiler::tolerance::{Gate, Report, check_gate};
 use attnc::io::{HostTensor, TensorFile};
 use attnc::{DType, ErrorKind, Kernel, Target, Tensor, Value};
@@ -43,6 +43,26 @@ impl Golden {
 
     fn list(&self, key: &str) -> Vec<String> {
         self.json(key).as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_string()).collect()
+    }
+
+    /// Sizes by name, also those that only the shapes of bound tensors tell (pages).
+    fn all_dims(&self, spec: &CheckedKernel) -> HashMap<String, i64> {
+        let mut dims: HashMap<String, i64> = self.dims().into_iter().collect();
+        for fact in spec.inputs() {
+            let Some(tensor) = self.tensors.get(&fact.name) else { continue };
+            let shape = tensor.shape();
+            for (axis, size) in spec.bound_shape(fact).iter().enumerate() {
+                if let Some(n) = size.dim {
+                    dims.entry(spec.dims[n].name.clone()).or_insert(shape[axis] as i64);
+                }
+            }
+        }
+        dims
+    }
+
+    /// Names of the tensors that a run updates in place.
+    fn updated(&self) -> Vec<String> {
+        if self.meta.contains_key("updated") { self.list("updated") } else { vec![] }
     }
 
     fn dims(&self) -> Vec<(String, i64)> {
@@ -111,7 +131,7 @@ fn max_abs_score(golden: &Golden, kernel: &Kernel, params: &BTreeMap<String, Val
     };
     let ir = sema::instantiate(spec, &key).unwrap();
     let params = params.iter().map(|(n, v)| (n.clone(), *v)).collect();
-    let mut inputs = Inputs { dims: golden.dims().into_iter().collect(), params, tensors: HashMap::new() };
+    let mut inputs = Inputs { dims: golden.all_dims(spec), params, tensors: HashMap::new() };
     for (_, decl) in ir.inputs() {
         let bound = golden.tensors[&decl.name].view().unwrap();
         let axis = |dim| decl.layout.iter().position(|&d| d == dim).unwrap();
@@ -164,7 +184,9 @@ fn run(golden: &Golden) -> Outcome {
         Err(err) if err.kind() == ErrorKind::Unsupported => return Outcome::Unsupported(err.to_string()),
         Err(err) => return Outcome::Wrong(err.to_string()),
     };
-    let inputs = golden.list("inputs");
+    let mut inputs = golden.list("inputs");
+    let updated = golden.updated();
+    inputs.retain(|name| !updated.contains(name));
     let inputs: Vec<_> =
         inputs.iter().map(|name| (name.as_str(), golden.tensors[name].view().unwrap())).collect();
     let outputs =
@@ -172,6 +194,7 @@ fn run(golden: &Golden) -> Outcome {
     let mut outputs: Vec<(String, Tensor)> = outputs
         .map(|t| (t.name.clone(), Tensor::zeros(t.dtype, &golden.output_shape(&t.name)).unwrap()))
         .collect();
+    outputs.extend(updated.iter().map(|name| (name.clone(), golden.tensors[name].copy().unwrap())));
     let mut views: Vec<_> = outputs.iter_mut().map(|(name, t)| (name.as_str(), t.view_mut())).collect();
     if let Err(err) = plan.run(&inputs, &mut views) {
         return Outcome::Wrong(err.to_string());
@@ -180,7 +203,14 @@ fn run(golden: &Golden) -> Outcome {
     let scores = max_abs_score(golden, &kernel, &params);
     let class = &golden.meta["tolerance_class"];
     let mut n_compared = 0;
-    for (name, tensor) in &outputs {
+    for name in &updated {
+        let (_, found) = outputs.iter().find(|(n, _)| n == name).unwrap();
+        let wanted = golden.tensors[&format!("{name}.after")].copy().unwrap();
+        if found.bytes() != wanted.bytes() {
+            return Outcome::Wrong(format!("`{name}` is not what it should be after the run"));
+        }
+    }
+    for (name, tensor) in outputs.iter().filter(|(name, _)| !updated.contains(name)) {
         let Some(wanted) = golden.wanted(name) else { continue };
         n_compared += 1;
         let (found, shape) = (tensor.view().to_f64_vec(), tensor.shape().to_vec());

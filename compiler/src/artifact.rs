@@ -30,7 +30,10 @@ pub struct Artifact {
     pub requires: Vec<RequireSpec>,
     /// Indices and divisors that must be proved when arguments are bound.
     pub checks: Vec<BindCheck>,
-    /// Interval of each index variable that occurs in `checks`: (variable, lowest, highest), int expressions over dims.
+    /// What the contents of int tensors must fulfil.
+    pub demands: Vec<ContentDemand>,
+    /// Interval of each index variable that occurs in `checks`: (variable, lowest, highest), int expressions over dims,
+    /// params, int tensors and other such variables.
     pub check_vars: Vec<(VarId, ExprId, ExprId)>,
     /// In order.
     pub launches: Vec<LaunchSpec>,
@@ -51,6 +54,8 @@ pub struct ScalarSpec {
     pub is_dim: bool,
     /// Default of a parameter.
     pub default: Option<Value>,
+    /// An int parameter that may hold any 64 bits: it only keys random words. Others fit 32 bits.
+    pub wide: bool,
 }
 
 /// What a tensor of the argument table is.
@@ -60,6 +65,8 @@ pub enum TensorRole {
     Input,
     /// Bound by the host, written.
     Output,
+    /// Bound by the host among the outputs, read and written in place.
+    Updated,
     /// Made at bind: entry at (vars - origin) is `value`.
     Table {
         /// One int variable for each dim.
@@ -119,6 +126,36 @@ pub enum BindCheck {
         divisor: ExprId,
         /// The text of the division, for the error.
         text: String,
+    },
+}
+
+/// Something that the contents of bound int tensors must fulfil before anything is launched. Expressions are over
+/// dims and params.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ContentDemand {
+    /// Every element lies in `lo..=hi`.
+    Within {
+        /// The tensor.
+        tensor: TensorId,
+        /// Lowest, and what it is in words.
+        lo: (ExprId, String),
+        /// Highest, and what it is in words.
+        hi: (ExprId, String),
+    },
+    /// In row b of `table`, the first `ceil(len[b] / size)` entries lie in 0..size of dim 0 of `pool`. With `written`,
+    /// no entry that covers one of the last `written` of the `len[b]` places is named twice by the first entries of
+    /// all rows together, and no row with such an entry names any page twice.
+    Pages {
+        /// Int `[batch, pages]`.
+        table: TensorId,
+        /// Int `[batch]`.
+        len: TensorId,
+        /// Places of a page.
+        size: i64,
+        /// Tensor of pages.
+        pool: TensorId,
+        /// Places at the end of each row that are written.
+        written: Option<ExprId>,
     },
 }
 
@@ -366,11 +403,22 @@ pub enum Intrinsic {
     /// `indices[0..width]`, -1 in what is left; of equal ones the first. NaN counts as -inf, -0 as 0. Unless
     /// `ranks` is null, `ranks[i]` is the place of i in `indices` or -1, for i < n. Time O(n), no memory.
     TopK = 19,
+    /// `keep_largest(best, at, ldb, src, lds, rows, cols, first, m)`
+    ///
+    /// Puts columns c < cols of row r of `src` into the list of the m largest of the row: `best[r, 0..m]` descending,
+    /// `at[r, 0..m]` their positions as f32, -inf and -1 where nothing stands; both with leading dimension `ldb` >= m.
+    /// Column c is at `first + c`. Of equal elements those in the list stay before later ones; -inf and NaN are not
+    /// taken.
+    KeepLargest = 20,
+    /// `mark(dst, ldd, at, lda, rows, cols, first)`
+    ///
+    /// `dst[r, c] = 1` if `first + c` is among `at[r, 0..lda]`, else 0, for c < cols.
+    Mark = 21,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 20] = {
+    pub const ALL: [Intrinsic; 22] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -393,6 +441,8 @@ impl Intrinsic {
             Random,
             PrefixSum,
             TopK,
+            KeepLargest,
+            Mark,
         ]
     };
 }

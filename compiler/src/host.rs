@@ -148,6 +148,22 @@ impl View {
         (0..n).map(element).collect()
     }
 
+    /// Replaces an element by a value of its type. Errors: the index is out of range, or the type another.
+    pub fn set(&mut self, index: &[i64], value: Value) -> Result<(), BindError> {
+        let Some(at) = self.position(index) else {
+            return Err(BindError(format!("{index:?} is outside of {:?}", self.shape)));
+        };
+        match (&mut self.data, value) {
+            (Data::Float(x), Value::Float(value)) => x[at] = value,
+            (Data::Int(x), Value::Int(value)) => x[at] = value,
+            (Data::Bool(x), Value::Bool(value)) => x[at] = value,
+            (data, value) => {
+                return Err(BindError(format!("a {:?} cannot hold {value:?}", data.ty())));
+            }
+        }
+        Ok(())
+    }
+
     /// The element, or `None` if the index is out of range.
     pub fn get(&self, index: &[i64]) -> Option<Value> {
         self.position(index).map(|at| self.data.value(at))

@@ -195,6 +195,19 @@ pub fn plan(
                 checks.add_derived(d, shape, pool, &program.tensors);
                 lower::derive::derive(&mut program, d);
             }
+            attn_ir::Step::Top(top) => {
+                checks.add_top(top, &mut program);
+                lower::choose::top(&mut program, top);
+            }
+            attn_ir::Step::Count(count) => {
+                checks.add_count(count, &mut program);
+                lower::choose::count(&mut program, count);
+            }
+            attn_ir::Step::Rank(rank) => {
+                checks.add_rank(rank, &mut program);
+                lower::rank::rank(&mut program, rank);
+            }
+            attn_ir::Step::Accumulate(s) => lower::accumulate::accumulate(&mut program, s),
             attn_ir::Step::Recur(r) => {
                 checks.add_recurrence(r, &mut program.pool, &program.tensors);
                 let form =
@@ -202,6 +215,7 @@ pub fn plan(
                 clock.stage(Stage::Schedule, &|| format!("{form}\n"));
                 recurs.push(form);
             }
+            attn_ir::Step::Write(w) => lower::write::write(&mut program, w),
             attn_ir::Step::Attend(attention) => {
                 let mut tabulated = (**attention).clone();
                 tabulated.pool = program.pool.clone();
@@ -221,6 +235,7 @@ pub fn plan(
             }
         }
     }
+    checks.add_demands(&ir.demands);
     verify(&program, "lower")?;
     clock.stage(Stage::Lower, &|| tile_ir::text::print(&program));
     for pass in PASSES.iter().filter(|p| (p.when)(&key.target)) {
@@ -252,11 +267,13 @@ pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, Compil
         Err(e) => e.to_string(),
     };
     let program = &plan.program;
-    let scalars = |args: &[ScalarArg], is_dim| {
-        args.iter()
-            .map(|a| ScalarSpec { name: a.name.clone(), var: a.var, is_dim, default: a.default })
-            .collect::<Vec<_>>()
+    let wide = tile_ir::wide::wide_params(program);
+    let scalar = |a: &ScalarArg, is_dim| {
+        let (name, wide) = (a.name.clone(), wide.contains(&a.var));
+        ScalarSpec { name, var: a.var, is_dim, default: a.default, wide }
     };
+    let scalars =
+        |args: &[ScalarArg], is_dim| args.iter().map(|a| scalar(a, is_dim)).collect::<Vec<ScalarSpec>>();
     let launches = program.launches.iter().enumerate().map(|(n, launch)| LaunchSpec {
         name: launch.name.clone(),
         grid: launch.grid.iter().map(|(_, extent)| *extent).collect(),
@@ -274,6 +291,7 @@ pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, Compil
             .map(|r| RequireSpec { cond: r.cond, message: r.message.clone() })
             .collect(),
         checks: plan.checks.checks.clone(),
+        demands: plan.checks.demands.clone(),
         check_vars: plan.checks.vars.clone(),
         launches: launches.collect(),
         code: code.code,
@@ -313,6 +331,7 @@ fn tensor_spec(t: &TensorDecl) -> TensorSpec {
     let role = match &t.kind {
         TensorKind::Input => TensorRole::Input,
         TensorKind::Output => TensorRole::Output,
+        TensorKind::Updated => TensorRole::Updated,
         TensorKind::Workspace => TensorRole::Workspace,
         TensorKind::Table { vars, origin, value } => {
             TensorRole::Table { vars: vars.clone(), origin: origin.clone(), value: *value }

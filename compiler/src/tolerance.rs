@@ -80,11 +80,15 @@ pub fn lse_gate(dtype: DType, max_abs_score: f64) -> Gate {
 /// The gate of an output of `dtype`; `float` is what the inputs hold, `reference` what it is compared with.
 pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, reference: &[f64]) -> Gate {
     let plain = output_gate(dtype, max_abs_score);
+    let largest = || reference.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs()));
     match measure {
         Measure::Logarithm => lse_gate(float, max_abs_score),
         Measure::Average => plain,
+        Measure::Share if dtype != DType::F64 => {
+            Gate { atol: plain.atol.max(8.0 * f64::from(f32::EPSILON) * largest()), ..plain }
+        }
+        Measure::Share => plain,
         Measure::Sum | Measure::Recurred => {
-            let largest = reference.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs()));
             let (eps, rel_l2) = match dtype {
                 DType::F64 => (f64::EPSILON, 1e-12),
                 DType::F16 => (2f64.powi(-10), 2e-3),
@@ -92,7 +96,7 @@ pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, re
                 _ => (f64::from(f32::EPSILON), 5e-6),
             };
             let rel_l2 = plain.rel_l2.map_or(rel_l2, |l2| l2.max(rel_l2));
-            let sized = 8.0 * eps * largest;
+            let sized = 8.0 * eps * largest();
             let (atol, rtol) = match measure {
                 Measure::Recurred => (sized.max(f64::from(f32::MIN_POSITIVE)), 0.0),
                 _ => (plain.atol.max(sized), plain.rtol),
@@ -100,6 +104,19 @@ pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, re
             Gate { atol, rtol, rel_l2: Some(rel_l2), groups: 1 }
         }
     }
+}
+
+/// The gate of a tensor that is updated in place: its elements are those of the reference, or the neighbours of them
+/// in the storage type, where a rounding of inexact values fell to the other side. Steps of int8 are 1.
+pub fn stored_gate(dtype: DType) -> Gate {
+    let (atol, rtol) = match dtype {
+        DType::I8 => (1.0, 0.0),
+        DType::F16 => (2f64.powi(-24), 2f64.powi(-10)),
+        DType::Bf16 => (1e-38, 2f64.powi(-7)),
+        DType::F64 => (1e-11, 1e-10),
+        _ => (2e-6, 2e-6),
+    };
+    Gate { atol, rtol, rel_l2: None, groups: 1 }
 }
 
 /// Checks `weight @ v` against the reference.

@@ -5,7 +5,7 @@
 //! are permutations; every dim can be read from some bound tensor. So binding can evaluate without further
 //! checks. A violation is our bug (`Internal`), never the caller's. Deliberately not checked: the machine code.
 
-use attn_compiler::artifact::{ArgLayout, Artifact, BindCheck, DType, TensorRole};
+use attn_compiler::artifact::{ArgLayout, Artifact, BindCheck, ContentDemand, DType, TensorRole};
 use attn_compiler::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
 
 use crate::error::RuntimeError;
@@ -21,6 +21,7 @@ pub(crate) struct Signature {
     pub layout: ArgLayout,
     /// Tensor indices by role.
     pub inputs: Vec<usize>,
+    /// Written: outputs, and what is updated in place.
     pub outputs: Vec<usize>,
     pub tables: Vec<usize>,
     pub workspaces: Vec<usize>,
@@ -69,7 +70,7 @@ impl Signature {
         Ok(Signature {
             layout: ArgLayout::new(artifact.tensors.iter().map(|t| t.shape.len()), artifact.scalars.len()),
             inputs: role(|r| matches!(r, TensorRole::Input)),
-            outputs: role(|r| matches!(r, TensorRole::Output)),
+            outputs: role(|r| matches!(r, TensorRole::Output | TensorRole::Updated)),
             workspaces: role(|r| matches!(r, TensorRole::Workspace)),
             table_reads: tables.iter().map(|&t| table_reads(&artifact, &scalar_of, t)).collect(),
             tables,
@@ -106,6 +107,20 @@ impl Scope<'_> {
             }
         }
         Ok(())
+    }
+
+    /// As [`Scope::closed`], but int tensors may be read, which are returned.
+    fn scanned(&self, id: ExprId, vars: &[VarId], what: &str) -> Result<Vec<usize>, RuntimeError> {
+        self.typed(id, Ty::Int, what)?;
+        let mut reads = Vec::new();
+        for n in self.artifact.pool.reachable(&[id]) {
+            match self.artifact.pool.op(n) {
+                Op::Var(v) => self.readable(*v, vars, what)?,
+                Op::Load(TensorId(t), ..) => reads.extend(scannable(self.artifact, *t as usize)),
+                _ => {}
+            }
+        }
+        Ok(reads)
     }
 
     /// The expression exists and has this type.
@@ -179,7 +194,7 @@ fn check_tensor(artifact: &Artifact, scalar_of: &[Option<usize>], t: usize) -> R
         scope.closed(size, Ty::Int, &[], &format!("a size of `{}`", spec.name))?;
     }
     match &spec.role {
-        TensorRole::Output if spec.dtype == DType::Bit => {
+        TensorRole::Output | TensorRole::Updated if spec.dtype == DType::Bit => {
             return Err(broken(format!("output `{}` is `bit`", spec.name)));
         }
         TensorRole::Table { vars, origin, value } => {
@@ -200,12 +215,17 @@ fn check_tensor(artifact: &Artifact, scalar_of: &[Option<usize>], t: usize) -> R
         }
         _ => {}
     }
-    let bound =
-        |s: &&attn_compiler::artifact::TensorSpec| matches!(s.role, TensorRole::Input | TensorRole::Output);
-    if bound(&spec) && artifact.tensors[..t].iter().filter(bound).any(|other| other.name == spec.name) {
+    if is_bound(&spec.role)
+        && artifact.tensors[..t].iter().filter(|s| is_bound(&s.role)).any(|other| other.name == spec.name)
+    {
         return Err(broken(format!("two tensors are named `{}`", spec.name)));
     }
     Ok(())
+}
+
+/// Bound by the host.
+fn is_bound(role: &TensorRole) -> bool {
+    matches!(role, TensorRole::Input | TensorRole::Output | TensorRole::Updated)
 }
 
 /// The type of expression that fills a table of this dtype.
@@ -228,7 +248,7 @@ fn bare_dim(artifact: &Artifact, scalar_of: &[Option<usize>], t: usize, d: usize
 fn check_sources(artifact: &Artifact, scalar_of: &[Option<usize>]) -> Result<(), RuntimeError> {
     for s in artifact.scalars.iter().filter(|s| s.is_dim) {
         let read = artifact.tensors.iter().enumerate().any(|(t, spec)| {
-            matches!(spec.role, TensorRole::Input | TensorRole::Output)
+            is_bound(&spec.role)
                 && (0..spec.shape.len()).any(|d| bare_dim(artifact, scalar_of, t, d) == Some(s.var))
         });
         if !read {
@@ -257,15 +277,66 @@ fn table_reads(artifact: &Artifact, scalar_of: &[Option<usize>], t: usize) -> Ve
 fn checks(scope: &Scope<'_>) -> Result<Vec<Vec<usize>>, RuntimeError> {
     let artifact = scope.artifact;
     let mut vars = Vec::new();
-    for &(v, lo, hi) in &artifact.check_vars {
+    for &(v, ..) in &artifact.check_vars {
         if scope.scalar_of.get(v.0 as usize) != Some(&None) {
             return Err(broken("the variable of a bind check is a scalar or does not exist"));
         }
-        scope.closed(lo, Ty::Int, &[], "the lowest value of an index")?;
-        scope.closed(hi, Ty::Int, &[], "the highest value of an index")?;
         vars.push(v);
     }
-    artifact.checks.iter().map(|check| check_reads(scope, check, &vars)).collect()
+    let mut lengths = Vec::new();
+    for (n, &(_, lo, hi)) in artifact.check_vars.iter().enumerate() {
+        // An end may read index variables before its own, and int tensors (lengths of batch entries).
+        lengths.extend(scope.scanned(lo, &vars[..n], "the lowest value of an index")?);
+        lengths.extend(scope.scanned(hi, &vars[..n], "the highest value of an index")?);
+    }
+    demands(scope)?;
+    let reads = |check| {
+        let mut reads: Vec<usize> = check_reads(scope, check, &vars)?;
+        reads.extend(&lengths);
+        reads.sort_unstable();
+        reads.dedup();
+        Ok(reads)
+    };
+    artifact.checks.iter().map(reads).collect()
+}
+
+/// Demands name int tensors that the host binds, of the right rank; their expressions read scalars only.
+fn demands(scope: &Scope<'_>) -> Result<(), RuntimeError> {
+    let artifact = scope.artifact;
+    let int = |t: TensorId, rank: Option<usize>| {
+        let spec = artifact.tensors.get(t.0 as usize);
+        let fits = spec.is_some_and(|s| {
+            matches!(s.role, TensorRole::Input)
+                && matches!(s.dtype, DType::I8 | DType::I32 | DType::I64)
+                && rank.is_none_or(|r| s.shape.len() == r)
+        });
+        if fits {
+            Ok(())
+        } else {
+            Err(broken("a demand names a tensor that is no bound int tensor of its rank"))
+        }
+    };
+    for demand in &artifact.demands {
+        match demand {
+            ContentDemand::Within { tensor, lo, hi } => {
+                int(*tensor, None)?;
+                scope.closed(lo.0, Ty::Int, &[], "the lowest element")?;
+                scope.closed(hi.0, Ty::Int, &[], "the highest element")?;
+            }
+            ContentDemand::Pages { table, len, size, pool, written } => {
+                int(*table, Some(2))?;
+                int(*len, Some(1))?;
+                let pages = artifact.tensors.get(pool.0 as usize);
+                if *size < 1 || !pages.is_some_and(|s| is_bound(&s.role) && !s.shape.is_empty()) {
+                    return Err(broken("a demand names pages that are not bound"));
+                }
+                if let Some(n) = written {
+                    scope.closed(*n, Ty::Int, &[], "a number of written places")?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_reads(scope: &Scope<'_>, check: &BindCheck, vars: &[VarId]) -> Result<Vec<usize>, RuntimeError> {

@@ -177,6 +177,23 @@ impl<'a> TensorView<'a> {
         out
     }
 
+    /// A row-major copy. Errors: the memory cannot be had.
+    pub fn to_tensor(&self) -> Result<Tensor, RuntimeError> {
+        let mut copy = Tensor::zeros(self.dtype(), self.shape())?;
+        let size = self.dtype().size();
+        let mut to = copy.buf.bytes_mut().chunks_exact_mut(size);
+        self.geometry.for_each_index(&mut |index| {
+            let (Some(at), Some(to)) = (self.geometry.offset_of(index), to.next()) else { return };
+            match size {
+                1 => to.copy_from_slice(&self.read::<u8>(at).to_ne_bytes()),
+                2 => to.copy_from_slice(&self.read::<u16>(at).to_ne_bytes()),
+                4 => to.copy_from_slice(&self.read::<u32>(at).to_ne_bytes()),
+                _ => to.copy_from_slice(&self.read::<u64>(at).to_ne_bytes()),
+            }
+        });
+        Ok(copy)
+    }
+
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
     }

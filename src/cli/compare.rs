@@ -5,14 +5,17 @@
 //! largest output, since nothing bounds it.
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::evaluate::Results;
+use attn_compiler::attn_ir::evaluate::{Given, Results};
 use attn_compiler::attn_ir::{self, Kernel};
 use attn_compiler::host::View;
 use attn_compiler::tolerance::{self, Report};
 use attn_runtime::{RuntimeError, Tensor, TensorView};
 
 use super::data;
+use super::problem::Problem;
+use super::reference;
 use super::table::short;
+use super::ui::Failure;
 
 /// One comparison.
 #[derive(Clone, Debug)]
@@ -59,8 +62,31 @@ pub fn elements(declared: &attn_ir::Tensor, view: &TensorView<'_>) -> Result<Vec
     Ok(data::logical(view, &declared.layout)?.to_f64_vec())
 }
 
+/// Every output, and every tensor updated in place, against the reference. What a run left in the updated tensors is
+/// compared with what the reference writes, and is what the reference goes on with.
+pub fn verify(problem: &Problem, outputs: &[(String, Tensor)]) -> Result<(Vec<Check>, Results), Failure> {
+    let kernel = &problem.ir;
+    let mut given = Given::new();
+    for (_, declared) in kernel.updated() {
+        if let Some((_, tensor)) = outputs.iter().find(|(name, _)| *name == declared.name) {
+            let view = data::logical(&tensor.view(), &declared.layout)?;
+            given.insert(declared.name.clone(), data::host_view(&view)?);
+        }
+    }
+    let truth = reference::evaluate_given(kernel, problem.inputs()?, &given)?;
+    let mut checks = with_reference(kernel, problem.float, outputs, &truth)?;
+    for (_, declared) in kernel.updated() {
+        let name = &declared.name;
+        let found = given.get(name).map_or_else(Vec::new, View::to_f64_vec);
+        let wanted = truth.outputs.get(name).map_or_else(Vec::new, View::to_f64_vec);
+        let report = tolerance::check_gate(&found, &wanted, tolerance::stored_gate(declared.dtype));
+        checks.push(Check { output: name.clone(), with: "f64 reference".into(), report });
+    }
+    Ok((checks, truth))
+}
+
 /// Every output against the reference.
-pub fn with_reference(
+fn with_reference(
     kernel: &Kernel,
     float: DType,
     outputs: &[(String, Tensor)],

@@ -21,11 +21,12 @@ pub fn axes_of(layout: &[usize]) -> Vec<usize> {
 
 /// Adds the dims that a bound tensor gives, as far as its rank agrees with the declaration.
 pub fn read_dims(spec: &CheckedKernel, fact: &TensorFact, shape: &[usize], dims: &mut BTreeMap<String, i64>) {
-    if fact.shape.len() != shape.len() {
+    let sizes = spec.bound_shape(fact);
+    if sizes.len() != shape.len() {
         return;
     }
     for (dim, axis) in axes_of(&fact.layout).into_iter().enumerate() {
-        if let Some(named) = fact.shape[dim].dim.map(|n| &spec.dims[n]) {
+        if let Some(named) = sizes[dim].dim.map(|n| &spec.dims[n]) {
             dims.entry(named.name.clone()).or_insert(shape[axis] as i64);
         }
     }

@@ -121,9 +121,17 @@ pub struct Report<'a> {
 /// Does it.
 pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let study = Study::new(ui, &args.study)?;
-    let report = report(&study, args)?;
-    report.warnings.iter().for_each(|w| ui.warn(w));
-    ui::print(&if args.json { show::json(&report).to_string() } else { show::text(&report) })
+    let reports = study.each(&args.study, || {
+        let report = report(&study, args)?;
+        report.warnings.iter().for_each(|w| ui.warn(w));
+        Ok((show::text(&report), show::json(&report)))
+    })?;
+    let (texts, mut objects): (Vec<String>, Vec<_>) = reports.into_iter().unzip();
+    ui::print(&match (args.json, objects.len()) {
+        (false, _) => texts.join("\n"),
+        (true, 1) => objects.remove(0).to_string(),
+        (true, _) => serde_json::json!({ "schema": 1, "attentions": objects }).to_string(),
+    })
 }
 
 fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {

@@ -18,7 +18,7 @@ pub fn json(r: &Report<'_>) -> Json {
     let verdicts: Vec<Json> =
         r.verdicts.iter().map(|v| json!({ "text": v.text, "holds": v.holds, "words": v.words })).collect();
     json!({
-        "schema": 1, "kernel": r.spec.name, "target": r.study.plan.target.to_string(),
+        "schema": 1, "kernel": r.spec.name, "attention": r.study.attend().attention.name, "target": r.study.plan.target.to_string(),
         "dims": r.study.sizes(), "conventions": r.spec.conventions(),
         "schedule": {
             "text": s.to_string(), "tile_q": s.tile_q, "tile_kv": s.tile_kv, "sram_bytes": s.sram_bytes(),
@@ -55,7 +55,8 @@ pub fn text(r: &Report<'_>) -> String {
 
 fn head(r: &Report<'_>) -> String {
     let sizes: Vec<String> = r.study.sizes().iter().map(|(name, n)| format!("{name} = {n}")).collect();
-    let mut out = format!("{} for {}\n  sizes  {}\n", r.spec.name, r.study.plan.target, sizes.join(", "));
+    let name = &r.study.attend().attention.name;
+    let mut out = format!("{name} for {}\n  sizes  {}\n", r.study.plan.target, sizes.join(", "));
     let given = &r.study.chosen.params;
     let params: Vec<String> = r
         .spec

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::{Kernel as Ir, Rows, Side};
+use attn_compiler::attn_ir::{Kernel as Ir, Origin, Rows, Side};
 use attn_compiler::expr::eval::Value;
 use attn_compiler::expr::{Op, TensorId};
 use attn_compiler::host::Inputs;
@@ -125,13 +125,15 @@ impl Problem {
             Some(_) => Some(Scalars::new(&self.ir, &self.scalar_inputs())?),
             None => None,
         };
+        let spec = self.kernel.spec()?;
         for (id, decl) in self.ir.inputs() {
             let tensor = match (bound.remove(&decl.name), seed, &scalars) {
                 (Some(tensor), ..) => tensor,
                 (None, Some(seed), Some(scalars)) => {
                     let logical = scalars.shape(&self.ir.pool, &decl.shape);
                     let shape = data::bound_shape(&logical, &decl.layout);
-                    random::tensor(&self.ir, scalars, id, &shape, seed)?.into()
+                    let longest = longest(spec, &self.dims);
+                    random::tensor(&self.ir, scalars, id, &shape, &random::Asked { seed, longest })?.into()
                 }
                 (None, ..) => return Err(missing(&decl.name)),
             };
@@ -163,9 +165,10 @@ impl Problem {
         Ok(inputs)
     }
 
-    /// The tensors as they are bound.
+    /// The tensors that are only read, as they are bound.
     pub fn views(&self) -> Result<Vec<(&str, TensorView<'_>)>, Failure> {
-        self.tensors.iter().map(|(name, t)| Ok((name.as_str(), t.view()?))).collect()
+        let read = self.ir.inputs().zip(&self.tensors).filter(|((_, t), _)| t.origin == Origin::Host);
+        read.map(|(_, (name, t))| Ok((name.as_str(), t.view()?))).collect()
     }
 
     /// Compiles, or finds in the cache.
@@ -183,13 +186,18 @@ impl Problem {
         Ok(plan)
     }
 
-    /// Zeroed outputs, named, in the order of `return`.
+    /// Zeroed outputs, named, in the order of `return`; then copies of what a run updates in place.
     pub fn outputs(&self) -> Result<Vec<(String, Tensor)>, Failure> {
         let scalars = Scalars::new(&self.ir, &self.scalar_inputs())?;
         let mut outputs = Vec::new();
         for (_, out) in self.ir.outputs() {
             let shape = data::bound_shape(&scalars.shape(&self.ir.pool, &out.shape), &out.layout);
             outputs.push((out.name.clone(), Tensor::zeros(out.dtype, &shape)?));
+        }
+        for ((_, t), (name, tensor)) in self.ir.inputs().zip(&self.tensors) {
+            if t.origin == Origin::Updated {
+                outputs.push((name.clone(), tensor.copy()?));
+            }
         }
         Ok(outputs)
     }
@@ -236,7 +244,8 @@ fn check_bound(spec: &CheckedKernel, request: &Request<'_>) -> Result<(), Failur
         let shape = tensor.shape();
         if shape.len() != fact.shape.len() {
             let found = data::describe(tensor.dtype(), &shape);
-            let axes: Vec<&str> = fact.layout.iter().map(|&d| fact.shape[d].text.as_str()).collect();
+            let sizes = spec.bound_shape(fact);
+            let axes: Vec<&str> = fact.layout.iter().map(|&d| sizes[d].text.as_str()).collect();
             return Err(Failure::wrong(format!("input `{name}` is {found}, which has {} dims", shape.len()))
                 .help(format!("the kernel reads {} with axes ({})", fact.type_text(), axes.join(", "))));
         }
@@ -336,6 +345,7 @@ pub fn make_up_dims(spec: &CheckedKernel, ir: &Ir, dims: &mut BTreeMap<String, i
         give(name_of(rows, rows.batch), BATCH);
     }
     let mut made = Vec::new();
+    make_up_pages(spec, dims, &mut made);
     for d in &ir.dims {
         let run_time = matches!(ir.pool.op(d.size), Op::Var(_)) && is_free(spec, &d.name);
         if run_time && !dims.contains_key(&d.name) {
@@ -345,6 +355,35 @@ pub fn make_up_dims(spec: &CheckedKernel, ir: &Ir, dims: &mut BTreeMap<String, i
         }
     }
     made
+}
+
+/// Pages for the rows that are asked for, as many for each batch entry, and two that nobody uses.
+fn make_up_pages(spec: &CheckedKernel, dims: &mut BTreeMap<String, i64>, made: &mut Vec<String>) {
+    for cache in &spec.caches {
+        let Some(pages) = &cache.pages else { continue };
+        let shape = &spec.tensors[cache.tensor].shape;
+        let name = |n: Option<usize>| n.map_or("", |n| spec.dims[n].name.as_str()).to_string();
+        let (seq, batch) = (name(shape[shape.len() - 2].dim), name(shape[0].dim));
+        let (per_entry, count) = (name(Some(pages.per_entry)), name(pages.shape[0].dim));
+        if !dims.contains_key(&per_entry) {
+            let rows = *dims.entry(seq.clone()).or_insert_with(|| {
+                made.push(format!("{seq} = {LENGTH}"));
+                LENGTH
+            });
+            dims.insert(per_entry.clone(), (rows.max(0) + pages.size - 1) / pages.size);
+        }
+        let batch = dims.get(&batch).copied().unwrap_or(BATCH);
+        let used = dims[&per_entry].saturating_mul(batch);
+        dims.entry(count).or_insert(used.saturating_add(2));
+    }
+}
+
+/// The largest length of a sequence that is asked for, where caches have lengths.
+pub fn longest(spec: &CheckedKernel, dims: &BTreeMap<String, i64>) -> Option<i64> {
+    let cache = spec.caches.iter().find(|c| c.len.is_some())?;
+    let shape = &spec.tensors[cache.tensor].shape;
+    let dim = shape[shape.len() - 2].dim?;
+    dims.get(&spec.dims[dim].name).copied()
 }
 
 fn is_free(spec: &CheckedKernel, name: &str) -> bool {

@@ -4,14 +4,14 @@
 //! tensor is word n of Philox4x32-10 with the seed as key and the tensor's place in the counter. Floats are
 //! normal (Box and Muller 1958), bits are true in half of the places, ints are uniform over their valid range:
 //! what indexes a dim lies in it, ids that are only compared with each other are few, everything else (lengths,
-//! bounds, positions) lies in 0..=keys. `sorted` and `monotone` ints are sorted along their last dim. Floats of a
-//! recurrence are tamed ([`made_up`]), so that its state stays finite.
+//! bounds, positions) lies in 0..=keys. Tables of pages and lengths are what kernels demand. `sorted` and `monotone`
+//! ints are sorted along their last dim. Floats of a recurrence are tamed ([`made_up`]), so that its state stays finite.
 
 use attn_compiler::artifact::DType;
 use attn_compiler::attn_ir::made_up;
-use attn_compiler::attn_ir::{Fact, Kernel, Step, Weight};
+use attn_compiler::attn_ir::{Demand, Fact, Kernel, Step, Weight};
 use attn_compiler::expr::rand::philox4x32;
-use attn_compiler::expr::{BinaryOp, ExprId, Op, TensorId};
+use attn_compiler::expr::{BinaryOp, ExprId, Op, TensorId, UnaryOp};
 use attn_runtime::{RuntimeError, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -55,13 +55,20 @@ pub fn tensor(
     scalars: &Scalars,
     id: TensorId,
     bound: &[usize],
-    seed: u64,
+    asked: &Asked,
 ) -> Result<Tensor, RuntimeError> {
     let decl = kernel.tensor(id);
+    let seed = asked.seed;
     let words = Words { key: [seed as u32, (seed >> 32) as u32], tensor: id.0 };
+    if let Some(made) = demanded(kernel, scalars, id, bound, (&words, asked))? {
+        return Ok(made);
+    }
+    let is_scale = scales_bytes(kernel, id);
+    let words = &words;
     let draw = made_up::draw(kernel, id);
     let size = |e: ExprId| scalars.size(&kernel.pool, e) as i64;
-    let normal = |n: u64| draw.of(words.normal(n), &size);
+    let float =
+        |n: u64| if is_scale { words.normal(n).abs() * SCALE } else { draw.of(words.normal(n), &size) };
     let mut tensor = Tensor::zeros(decl.dtype, bound)?;
     macro_rules! fill {
         ($t:ty, $value:expr) => {{
@@ -70,19 +77,25 @@ pub fn tensor(
         }};
     }
     match decl.dtype {
-        DType::F32 => fill!(f32, |n| normal(n) as f32),
-        DType::F16 => fill!(f16, |n| f16::from_f64(normal(n))),
-        DType::Bf16 => fill!(bf16, |n| bf16::from_f64(normal(n))),
-        DType::F64 => fill!(f64, normal),
+        DType::F32 => fill!(f32, |n| float(n) as f32),
+        DType::F16 => fill!(f16, |n| f16::from_f64(float(n))),
+        DType::Bf16 => fill!(bf16, |n| bf16::from_f64(float(n))),
+        DType::F64 => fill!(f64, float),
+        DType::I8 if scaled_bytes(kernel, id) => fill!(i8, |n| (words.below(n, 255) - 127) as i8),
         DType::Bit => {
             let n_elements: usize = bound.iter().product();
             let bits: Vec<bool> = (0..n_elements as u64).map(|n| words.pair(n).0 & 1 == 1).collect();
             tensor = Tensor::from_bools(&bits, bound)?;
         }
         DType::I8 | DType::I32 | DType::I64 => {
-            let limit = limit(kernel, scalars, id);
+            // Lists end with -1.
+            let (limit, least) = match listed(kernel, scalars, id) {
+                Some(n) => (n + 1, -1),
+                None => (limit(kernel, scalars, id), 0),
+            };
+            let n_elements = tensor.bytes().len() / decl.dtype.size();
             let mut values: Vec<i64> =
-                (0..tensor.bytes().len() / decl.dtype.size()).map(|n| words.below(n as u64, limit)).collect();
+                (0..n_elements).map(|n| words.below(n as u64, limit) + least).collect();
             sort_rows(&mut values, bound, decl.fact);
             match decl.dtype {
                 DType::I8 => fill!(i8, |n| values[n as usize].min(127) as i8),
@@ -94,11 +107,99 @@ pub fn tensor(
     Ok(tensor)
 }
 
+/// Made-up scales of bytes: so that rows are about as large as normal values.
+const SCALE: f64 = 0.015;
+
+/// What is asked of made-up tensors.
+pub struct Asked {
+    /// Seed.
+    pub seed: u64,
+    /// Largest length of a sequence.
+    pub longest: Option<i64>,
+}
+
+/// Lengths and tables of pages. The first sequence is as long as can be, the others are shorter; tables name
+/// pages of their own, in random order.
+fn demanded(
+    kernel: &Kernel,
+    scalars: &Scalars,
+    id: TensorId,
+    bound: &[usize],
+    (words, asked): (&Words, &Asked),
+) -> Result<Option<Tensor>, RuntimeError> {
+    let n_elements: usize = bound.iter().product();
+    let size = |e: ExprId| scalars.size(&kernel.pool, e) as i64;
+    for demand in &kernel.demands {
+        let values: Vec<i32> = match demand {
+            Demand::Within { tensor, lo, hi } if *tensor == id => {
+                let lo = size(lo.0);
+                let hi = asked.longest.map_or(size(hi.0), |n| n.clamp(0, size(hi.0))).max(lo);
+                let length = |n: usize| match n {
+                    0 => hi,
+                    n => lo + words.below(n as u64, (hi - lo + 1) as u64),
+                };
+                (0..n_elements).map(|n| length(n) as i32).collect()
+            }
+            Demand::Pages { table, pool, .. } if *table == id => {
+                let n_pages = size(kernel.tensor(*pool).shape[0]).max(1);
+                let mut order: Vec<i32> = (0..n_pages as i32).collect();
+                for n in (1..order.len()).rev() {
+                    order.swap(n, words.below(n as u64, n as u64 + 1) as usize);
+                }
+                (0..n_elements).map(|n| order[n % order.len()]).collect()
+            }
+            _ => continue,
+        };
+        return Ok(Some(Tensor::from_slice(&values, bound)?));
+    }
+    Ok(None)
+}
+
+/// Every expression of the derived tensors.
+fn derived(kernel: &Kernel) -> Vec<ExprId> {
+    let value = |s: &Step| if let Step::Derive(d) = s { Some(d.value) } else { None };
+    kernel.pool.reachable(&kernel.steps.iter().filter_map(value).collect::<Vec<_>>())
+}
+
+/// True of a tensor of bytes that are read as numbers.
+fn scaled_bytes(kernel: &Kernel, id: TensorId) -> bool {
+    derived(kernel).into_iter().any(|n| number_of(kernel, n) == Some(id))
+}
+
+fn number_of(kernel: &Kernel, node: ExprId) -> Option<TensorId> {
+    let Op::Unary(UnaryOp::ToFloat, x) = kernel.pool.op(node) else { return None };
+    match kernel.pool.op(*x) {
+        Op::Load(t, ..) if kernel.tensor(*t).dtype == DType::I8 => Some(*t),
+        _ => None,
+    }
+}
+
+/// True of a tensor by whose elements such bytes are multiplied.
+fn scales_bytes(kernel: &Kernel, id: TensorId) -> bool {
+    let own = |e: ExprId| matches!(kernel.pool.op(e), Op::Load(t, ..) if *t == id);
+    derived(kernel).into_iter().any(|n| match *kernel.pool.op(n) {
+        Op::Binary(BinaryOp::Mul, a, b) => {
+            (own(a) && number_of(kernel, b).is_some()) || (own(b) && number_of(kernel, a).is_some())
+        }
+        _ => false,
+    })
+}
+
 fn sort_rows(values: &mut [i64], shape: &[usize], fact: Fact) {
     let row = shape.last().copied().unwrap_or(1);
     if fact != Fact::None && row > 0 {
         values.chunks_mut(row).for_each(<[i64]>::sort_unstable);
     }
+}
+
+/// How many numbers there are for the entries of a tensor of lists.
+fn listed(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> Option<u64> {
+    kernel.steps.iter().find_map(|s| match s {
+        Step::Count(c) if c.lists == id => {
+            kernel.tensor(c.out).shape.last().map(|&n| scalars.size(&kernel.pool, n) as u64)
+        }
+        _ => None,
+    })
 }
 
 /// One more than the largest value that elements of an int tensor may have.
@@ -108,7 +209,11 @@ fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
     for step in &kernel.steps {
         match step {
             Step::Derive(d) => roots.push(d.value),
+            Step::Top(_) | Step::Count(_) => {}
+            Step::Rank(r) => roots.extend([r.value, r.seen]),
+            Step::Accumulate(_) => {}
             Step::Recur(r) => roots.extend(r.exprs()),
+            Step::Write(w) => roots.push(w.value),
             Step::Attend(a) => {
                 let sink = if let Weight::Softmax { sink } = a.weight { sink } else { None };
                 roots.extend([a.score, a.mask].into_iter().chain(sink));
@@ -134,7 +239,8 @@ fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
         (Some(size), _) => size as u64,
         (None, true) => N_IDS,
         (None, false) => {
-            let lengths = kernel.attentions().map(|a| a.seq_k).chain(kernel.recurrences().map(|r| r.steps));
+            let caps = kernel.attentions().map(|a| a.capacity());
+            let lengths = caps.chain(kernel.recurrences().map(|r| r.steps));
             let longest = lengths.map(|n| scalars.size(pool, n)).max();
             longest.unwrap_or(0) as u64 + 1
         }

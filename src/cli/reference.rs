@@ -4,7 +4,7 @@
 //! blocks, long enough that gathering the keys does not dominate.
 
 use attn_compiler::attn_ir::dense::{Dense, RowResults};
-use attn_compiler::attn_ir::evaluate::{Results, evaluate_with};
+use attn_compiler::attn_ir::evaluate::{Given, Results, evaluate_with};
 use attn_compiler::attn_ir::{Attention, Kernel};
 use attn_compiler::host::{BindError, Inputs};
 use rayon::prelude::*;
@@ -14,7 +14,12 @@ const ROWS: usize = 64;
 
 /// Evaluates every step of a kernel.
 pub fn evaluate(kernel: &Kernel, inputs: Inputs) -> Result<Results, BindError> {
-    evaluate_with(kernel, inputs, &mut attend)
+    evaluate_given(kernel, inputs, &Given::new())
+}
+
+/// As [`evaluate`]; what writes leave is `given`, as far as it is.
+pub fn evaluate_given(kernel: &Kernel, inputs: Inputs, given: &Given) -> Result<Results, BindError> {
+    evaluate_with(kernel, inputs, given, &mut attend)
 }
 
 /// Evaluates every row of an attention.

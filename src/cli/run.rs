@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::Measure;
 use attn_compiler::attn_ir::evaluate::Results;
+use attn_compiler::attn_ir::{self, Measure};
 use attn_compiler::tolerance;
 use attn_runtime::{RunOptions, Tensor};
 use attnc::io::{HostTensor, TensorFile, load, save};
@@ -19,7 +19,7 @@ use super::problem::{Problem, Request};
 use super::session::{self, Chosen};
 use super::table::{Table, short};
 use super::ui::{self, Failure, Status, Ui};
-use super::{data, reference, work};
+use super::{data, work};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -81,9 +81,9 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let pairs = work::pairs(&problem, work::MAX_CELLS)?;
     let mut checks = Vec::new();
     if args.verify || !args.against.is_empty() {
-        let truth = reference::evaluate(&problem.ir, problem.inputs()?)?;
+        let (found, truth) = compare::verify(&problem, &outputs)?;
         if args.verify {
-            checks = compare::with_reference(&problem.ir, problem.float, &outputs, &truth)?;
+            checks = found;
         }
         for against in &args.against {
             checks.push(compare_with(&problem, &outputs, against, &truth)?);
@@ -137,8 +137,9 @@ fn check_names(chosen: &Chosen, args: &Args) -> Result<(), Failure> {
     for (option, named) in
         args.out.iter().map(|n| ("-o", n)).chain(args.against.iter().map(|n| ("--against", n)))
     {
-        if spec.outputs.iter().all(|o| o.name != named.name) {
-            let known: Vec<&str> = spec.outputs.iter().map(|o| o.name.as_str()).collect();
+        let outputs = spec.outputs.iter().map(|o| o.name.as_str());
+        let known: Vec<&str> = outputs.chain(spec.updated().map(|t| t.name.as_str())).collect();
+        if !known.contains(&&*named.name) {
             let message = format!("{option} {}: kernel `{}` has no such output", named.name, spec.name);
             return Err(Failure::usage(message).help(format!("it returns {}", known.join(", "))));
         }
@@ -190,7 +191,8 @@ fn compare_with(
     truth: &Results,
 ) -> Result<Check, Failure> {
     let given = load(&against.source, &against.name)?;
-    let found = problem.ir.outputs().zip(outputs).find(|((_, declared), _)| declared.name == against.name);
+    let written = problem.ir.outputs().chain(problem.ir.updated());
+    let found = written.zip(outputs).find(|((_, declared), _)| declared.name == against.name);
     let Some(((_, declared), (_, tensor))) = found else {
         return Err(Failure::bug(format!("output `{}` was checked and is not there", against.name)));
     };
@@ -209,6 +211,9 @@ fn compare_with(
     let mut gate = tolerance::gate(measure, declared.dtype, problem.float, truth.max_abs_score, &wanted);
     if given.dtype().size() < tensor.dtype().size() && measure == Measure::Average {
         gate = tolerance::output_gate(given.dtype(), truth.max_abs_score);
+    }
+    if declared.origin == attn_ir::Origin::Updated {
+        gate = tolerance::stored_gate(declared.dtype);
     }
     let report = tolerance::check_gate(&ours, &wanted, gate);
     Ok(Check { output: against.name.clone(), with: against.source.to_string(), report })

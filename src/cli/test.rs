@@ -9,6 +9,7 @@ use attn_runtime::RunOptions;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{KernelArgs, parse_dtype};
+use super::bisect;
 use super::cases::{self, Case};
 use super::compare::{self, Check};
 use super::planned::Planned;
@@ -17,7 +18,6 @@ use super::run::{execute_once, options};
 use super::session::{self, Chosen};
 use super::table::Table;
 use super::ui::{self, Failure, Status, Ui};
-use super::{bisect, reference};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -195,8 +195,7 @@ fn check(
     };
     let mut outputs = problem.outputs()?;
     execute_once(&problem, &plan, &mut outputs, options)?;
-    let truth = reference::evaluate(&problem.ir, problem.inputs()?)?;
-    let checks = compare::with_reference(&problem.ir, dtype, &outputs, &truth)?;
+    let (checks, _) = compare::verify(&problem, &outputs)?;
     Ok((checks, problem))
 }
 

@@ -40,6 +40,8 @@ pub struct Ground<'a> {
     pub grid: TileGrid,
     /// Batch entries.
     pub batch: i64,
+    /// Most keys of an entry.
+    capacity: i64,
 }
 
 impl Env for Ground<'_> {
@@ -53,6 +55,22 @@ impl Env for Ground<'_> {
     fn load(&self, tensor: TensorId, index: &[i64]) -> Value {
         let n = tensor.0 as usize;
         self.views[n].as_ref().and_then(|view| view.get(index)).unwrap_or(self.zeros[n])
+    }
+}
+
+/// As the ground, but an unknown element is the number of keys that there is room for.
+struct Lengths<'g, 'a>(&'g Ground<'a>);
+
+impl Env for Lengths<'_, '_> {
+    fn var(&self, var: VarId) -> Value {
+        self.0.var(var)
+    }
+
+    fn load(&self, tensor: TensorId, index: &[i64]) -> Value {
+        match &self.0.views[tensor.0 as usize] {
+            Some(_) => self.0.load(tensor, index),
+            None => Value::Int(self.0.capacity),
+        }
     }
 }
 
@@ -71,13 +89,9 @@ impl<'a> Ground<'a> {
         };
         let zeros = attention.tensors.iter().map(|t| zero(t.dtype.value_ty())).collect();
         let size = |id: ExprId| eval(&attention.pool, id, &scalars).int();
-        let grid = TileGrid {
-            seq_q: size(attention.seq_q).max(0),
-            seq_k: size(attention.seq_k).max(0),
-            offset: size(attention.offset),
-            tile_q,
-            tile_kv,
-        };
+        let capacity = size(attention.capacity()).max(0);
+        let seq_q = size(attention.seq_q).max(0);
+        let grid = TileGrid { seq_q, seq_k: capacity, offset: 0, tile_q, tile_kv };
         let batch = size(attention.batch).max(0);
         let tiles = (grid.seq_q / tile_q.max(1) + 1).checked_mul(grid.seq_k / tile_kv.max(1) + 1);
         if tiles.is_none_or(|n| n > MAX_TILES) {
@@ -87,7 +101,9 @@ impl<'a> Ground<'a> {
             return Err(Failure::wrong(message).help("give smaller lengths with --at"));
         }
         let at = [(attention.index.b, 0), (attention.index.h, 0)];
-        Ok(Ground { attention, scalars, views, zeros, at, grid, batch })
+        let mut ground = Ground { attention, scalars, views, zeros, at, grid, batch, capacity };
+        ground.choose(0, 0);
+        Ok(ground)
     }
 
     /// Tensors that an expression reads and that are not known.
@@ -128,7 +144,8 @@ impl<'a> Ground<'a> {
     pub fn distinct(&self, mask: ExprId) -> (i64, i64, i64) {
         let pool = &self.attention.pool;
         let n_heads = self.attention.n_heads.max(0);
-        let by_b = pool.depends_on(mask, &[self.attention.index.b]);
+        let mask_or_length = |id: ExprId| [id, self.attention.seq_k, self.attention.offset].into_iter();
+        let by_b = mask_or_length(mask).any(|id| pool.depends_on(id, &[self.attention.index.b]));
         let by_h = pool.depends_on(mask, &[self.attention.index.h]);
         let n_b = if by_b { self.batch } else { self.batch.min(1) };
         let n_h = if by_h { n_heads } else { n_heads.min(1) };
@@ -136,10 +153,16 @@ impl<'a> Ground<'a> {
         (n_b, n_h, times)
     }
 
-    /// Chooses the batch entry and head of what follows.
+    /// Chooses the batch entry and head of what follows: the grid is that of the entry's length. A length that is
+    /// not known is the most that there can be.
     pub fn choose(&mut self, b: i64, h: i64) {
         self.at[0].1 = b;
         self.at[1].1 = h;
+        let lengths = Lengths(self);
+        let size = |id: ExprId| eval(&self.attention.pool, id, &lengths).int();
+        let (seq_k, offset) = (size(self.attention.seq_k), size(self.attention.offset));
+        self.grid.seq_k = seq_k.clamp(0, self.capacity);
+        self.grid.offset = offset;
     }
 
     /// The class of every tile at the chosen (b, h).

@@ -47,7 +47,8 @@ impl Env for Bound<'_> {
 /// Pairs (b, h, i, j) in the mask; `None` if counting them would take more than `max_cells` evaluations.
 pub fn pairs(problem: &Problem, max_cells: u64) -> Result<Option<u64>, Failure> {
     let Some(attention) = problem.ir.attentions().next() else { return Ok(None) };
-    let loads = tensors_read(&attention.pool, attention.mask);
+    let mut loads = tensors_read(&attention.pool, attention.mask);
+    loads.extend(attention.lengths());
     if loads.iter().any(|&t| attention.tensor(t).origin != Origin::Host) {
         return Ok(None);
     }
@@ -55,16 +56,20 @@ pub fn pairs(problem: &Problem, max_cells: u64) -> Result<Option<u64>, Failure> 
     let scalars = Scalars::new(&problem.ir, &inputs)?;
     let size = |id: ExprId| scalars.size(&attention.pool, id) as u64;
     let (batch, heads) = (size(attention.batch), attention.n_heads.max(0) as u64);
-    let (seq_q, seq_k) = (size(attention.seq_q), size(attention.seq_k));
-    if let Some(all) = attention.pool.as_bool(attention.mask) {
+    let (seq_q, seq_k) = (size(attention.seq_q), size(attention.capacity()));
+    let same = attention.lengths().is_empty();
+    if let (Some(all), true) = (attention.pool.as_bool(attention.mask), same) {
         return Ok(Some(u64::from(all) * batch * heads * seq_q * seq_k));
     }
     if seq_q == 0 || seq_k == 0 {
         return Ok(Some(0));
     }
     let ix = attention.index;
-    let each =
-        |var: VarId, n: u64| if attention.pool.depends_on(attention.mask, &[var]) { (n, 1) } else { (1, n) };
+    let pool = &attention.pool;
+    let varies = |var: VarId| {
+        [attention.mask, attention.seq_k, attention.offset].iter().any(|id| pool.depends_on(*id, &[var]))
+    };
+    let each = |var: VarId, n: u64| if varies(var) { (n, 1) } else { (1, n) };
     let ((n_b, times_b), (n_h, times_h)) = (each(ix.b, batch), each(ix.h, heads));
     let mut counter = Counter::new(attention, seq_q, seq_k);
     let mut views = Vec::new();
@@ -76,12 +81,13 @@ pub fn pairs(problem: &Problem, max_cells: u64) -> Result<Option<u64>, Failure> 
     }
     let zeros = attention.tensors.iter().map(|t| zero(t.dtype.value_ty())).collect();
     let mut env = Bound { scalars: &scalars, views, zeros, fixed: [(ix.b, 0), (ix.h, 0)] };
-    let offset = attn_compiler::expr::eval::eval(&attention.pool, attention.offset, &scalars).int();
     let (mut total, mut left) = (0, max_cells);
     for b in 0..n_b {
         for h in 0..n_h {
             env.fixed = [(ix.b, b as i64), (ix.h, h as i64)];
-            match counter.count(&env, offset, &mut left) {
+            let of = |id| attn_compiler::expr::eval::eval(pool, id, &env).int();
+            let (keys, offset) = (of(attention.seq_k).clamp(0, seq_k as i64), of(attention.offset));
+            match counter.count(&env, (keys, offset), &mut left) {
                 Some(n) => total += n,
                 None => return Ok(None),
             }
@@ -130,7 +136,7 @@ impl Counter {
     }
 
     /// Pairs of one (b, h).
-    fn count(&mut self, env: &Bound<'_>, offset: i64, left: &mut u64) -> Option<u64> {
+    fn count(&mut self, env: &Bound<'_>, (keys, offset): (i64, i64), left: &mut u64) -> Option<u64> {
         let row: Vec<i64> = (0..self.seq_q as i64).collect();
         let i: Vec<i64> = row.iter().map(|r| r + offset).collect();
         self.rows.bind(env);
@@ -138,8 +144,7 @@ impl Counter {
         self.rows.run(&[], &[&i, &row], env);
         let mut total = 0;
         for lane in 0..row.len() {
-            let (lo, hi) =
-                (self.rows.get(0, lane).max(0), self.rows.get(1, lane).min(self.keys.len() as i64 - 1));
+            let (lo, hi) = (self.rows.get(0, lane).max(0), self.rows.get(1, lane).min(keys - 1));
             if lo > hi {
                 continue;
             }

@@ -56,6 +56,12 @@ impl HostTensor {
         self.order.iter().map(|&axis| self.memory.shape()[axis]).collect()
     }
 
+    /// A row-major copy. Errors: none in practice, as for [`HostTensor::view`].
+    pub fn copy(&self) -> Result<Tensor, RuntimeError> {
+        let in_place = self.order.iter().copied().eq(0..self.order.len());
+        if in_place { Ok(self.memory.clone()) } else { self.view()?.to_tensor() }
+    }
+
     /// The elements in place. Errors: none in practice, the order is a permutation by construction.
     pub fn view(&self) -> Result<TensorView<'_>, RuntimeError> {
         self.memory.view().permuted(&self.order)

@@ -9,7 +9,6 @@
 //! messages that no rank needs.
 
 mod layout;
-mod merge;
 mod transport;
 
 use attn_compiler::artifact::DType;
@@ -22,10 +21,10 @@ use attn_runtime::{RunOptions, Tensor, TensorView};
 
 use crate::bind::{Input, Output};
 use crate::error::{Error, ErrorKind};
+use crate::merge::merge_rows;
 use crate::plan::Plan;
 
 pub use layout::{Run, runs};
-pub use merge::{add_rows, merge_rows};
 pub use transport::{Local, Transport};
 
 /// A tensor whose rows are divided.
@@ -328,7 +327,8 @@ impl RingPlan {
                     merge_rows(sum[n].1.as_mut_slice::<f32>()?, &mut both, new, new_lse, d);
                     sum[l].1.as_mut_slice::<f32>()?.copy_from_slice(&both);
                 }
-                _ => add_rows(sum[n].1.as_mut_slice::<f32>()?, new),
+                // Weights that are not normalised.
+                _ => sum[n].1.as_mut_slice::<f32>()?.iter_mut().zip(new).for_each(|(x, y)| *x += y),
             }
         }
         Ok(())

@@ -40,7 +40,7 @@ fn default_size(name: &str, features: i64) -> i64 {
         "B" => 2,
         "H" | "Hq" => 4,
         "Hkv" => 2,
-        "D" | "Dv" | "Dk" => features,
+        "D" | "Dv" | "Dk" | "R" | "Dr" => features,
         _ => 256,
     }
 }
@@ -83,6 +83,18 @@ pub fn grid(kernel: &CheckedKernel, features: i64) -> Vec<Point> {
     let mut points: Vec<Point> = kernel.tests.iter().flat_map(|grid| product(grid, &start)).collect();
     if points.is_empty() {
         points.push(start);
+    }
+    for cache in &kernel.caches {
+        let Some(pages) = &cache.pages else { continue };
+        let shape = &kernel.tensors[cache.tensor].shape;
+        let name = |n: Option<usize>| kernel.dims[n.expect("a dim")].name.clone();
+        for point in &mut points {
+            let rows = point.dims[&name(shape[shape.len() - 2].dim)];
+            let batch = point.dims[&name(shape[0].dim)];
+            let n = (rows + pages.size - 1) / pages.size;
+            point.dims.insert(name(Some(pages.per_entry)), n);
+            point.dims.insert(name(pages.shape[0].dim), n * batch + 2);
+        }
     }
     points.sort_by_key(Point::longest);
     points

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use attn_compiler::artifact::DType;
 use attn_compiler::attn_ir::dense::{Dense, RowResults};
-use attn_compiler::attn_ir::evaluate::{Results, evaluate_with};
+use attn_compiler::attn_ir::evaluate::{Given, Results, evaluate_with};
 use attn_compiler::attn_ir::made_up;
-use attn_compiler::attn_ir::{self, Attention, Fact, Kernel};
+use attn_compiler::attn_ir::{self, Attention, Demand, Fact, Kernel, Origin};
 use attn_compiler::diagnostic::render::{Style, human};
 use attn_compiler::expr::eval::{Env, Value, eval};
 use attn_compiler::expr::{TensorId, VarId};
@@ -157,12 +157,32 @@ pub fn problem(ir: &Kernel, dims: &[(&str, i64)], ints: IntRange, seed: u64) -> 
         let draw = made_up::draw(ir, id);
         let size = |e| eval(&ir.pool, e, &scalars).int();
         let tame = |x: f64| draw.of(x, &size);
-        let data = fill(&mut rng, (t.dtype, t.fact), n, ints(&t.name), &tame);
+        let data = match demanded(ir, t, &scalars, n) {
+            Some(data) => data,
+            None => fill(&mut rng, (t.dtype, t.fact), n, ints(&t.name), &tame),
+        };
         tensors.push((t.name.clone(), bound(t.dtype, &data, &shape, &t.layout)));
         inputs.tensors.insert(t.name.clone(), View::contiguous(shape, data).expect("the right count"));
     }
     let outputs = ir.outputs().map(|(_, t)| (t.name.clone(), t.dtype, sizes(t))).collect();
     Problem { inputs, tensors, outputs }
+}
+
+/// Lengths, the first as long as can be and each next shorter, and tables of pages of one's own, backwards.
+fn demanded(ir: &Kernel, t: &attn_ir::Tensor, scalars: &Scalars, n: usize) -> Option<Data> {
+    let is = |id: &TensorId| ir.tensor(*id).name == t.name;
+    let size = |id| eval(&ir.pool, id, scalars).int();
+    ir.demands.iter().find_map(|d| match d {
+        Demand::Within { tensor, lo, hi } if is(tensor) => {
+            let (lo, hi) = (size(lo.0), size(hi.0));
+            Some(Data::Int((0..n as i64).map(|b| (hi - b * 7).max(lo)).collect()))
+        }
+        Demand::Pages { table, pool, .. } if is(table) => {
+            let pages = size(ir.tensor(*pool).shape[0]).max(1);
+            Some(Data::Int((0..n as i64).map(|at| (pages - 1 - at).rem_euclid(pages)).collect()))
+        }
+        _ => None,
+    })
 }
 
 fn fill(
@@ -217,16 +237,25 @@ fn push(bytes: &mut Vec<u8>, dtype: DType, value: Value) {
     }
 }
 
-/// Runs a kernel on a problem; outputs in order, as tensors in memory order.
+/// Runs a kernel on a problem; outputs in order, then what is updated in place, as tensors in memory order.
 pub fn run(kernel: &LoadedKernel, ir: &Kernel, problem: &Problem, threads: usize) -> Vec<Tensor> {
     let mut out: Vec<Tensor> = Vec::new();
     for ((_, t), (_, dtype, shape)) in ir.outputs().zip(&problem.outputs) {
         let memory: Vec<usize> = t.layout.iter().map(|&d| shape[d]).collect();
         out.push(Tensor::zeros(*dtype, &memory).expect("an output"));
     }
-    let inputs: Vec<NamedInput> = problem.tensors.iter().map(|(n, t)| (n.as_str(), t.view())).collect();
+    let mut names: Vec<&str> = problem.outputs.iter().map(|(n, ..)| n.as_str()).collect();
+    let mut inputs: Vec<NamedInput> = Vec::new();
+    for ((_, t), (name, tensor)) in ir.inputs().zip(&problem.tensors) {
+        if t.origin == Origin::Updated {
+            names.push(name);
+            out.push(tensor.clone());
+        } else {
+            inputs.push((name, tensor.view()));
+        }
+    }
     let mut outputs: Vec<NamedOutput> =
-        problem.outputs.iter().zip(&mut out).map(|((n, ..), t)| (n.as_str(), t.view_mut())).collect();
+        names.into_iter().zip(&mut out).map(|(n, t)| (n, t.view_mut())).collect();
     let options = RunOptions::threads(threads).expect("threads");
     kernel.run(&inputs, &mut outputs, &[], &options).unwrap_or_else(|e| panic!("{e}"));
     drop(outputs);
@@ -253,12 +282,35 @@ fn attend(a: &Attention, inputs: &Inputs) -> Result<RowResults, BindError> {
 
 /// What the reference says of a problem.
 pub fn reference(ir: &Kernel, inputs: &Inputs) -> Results {
-    evaluate_with(ir, inputs.clone(), &mut attend).unwrap_or_else(|e| panic!("{}: {e}", ir.name))
+    reference_given(ir, inputs, &Given::new())
+}
+
+/// What the reference says where writes leave what is given.
+pub fn reference_given(ir: &Kernel, inputs: &Inputs, given: &Given) -> Results {
+    evaluate_with(ir, inputs.clone(), given, &mut attend).unwrap_or_else(|e| panic!("{}: {e}", ir.name))
 }
 
 /// Compares every output with the reference; panics naming the output and the figures.
 pub fn verify(ir: &Kernel, float: DType, problem: &Problem, out: &[Tensor], what: &str) {
-    let truth = reference(ir, &problem.inputs);
+    let n_outputs = problem.outputs.len();
+    let mut given = Given::new();
+    for ((_, t), tensor) in ir.updated().zip(&out[n_outputs..]) {
+        let elements = tensor.view().to_f64_vec();
+        let data = match t.dtype {
+            DType::I8 => Data::Int(elements.into_iter().map(|x| x as i64).collect()),
+            _ => Data::Float(elements),
+        };
+        given.insert(
+            t.name.clone(),
+            View::contiguous(tensor.shape().to_vec(), data).expect("the right count"),
+        );
+    }
+    let truth = reference_given(ir, &problem.inputs, &given);
+    for (_, t) in ir.updated() {
+        let (got, want) = (given[&t.name].to_f64_vec(), truth.outputs[&t.name].to_f64_vec());
+        let report = tolerance::check_gate(&got, &want, tolerance::stored_gate(t.dtype));
+        assert!(report.ok, "{what}: {}: {report:?}", t.name);
+    }
     for ((_, t), tensor) in ir.outputs().zip(out) {
         let inverse: Vec<usize> =
             (0..t.layout.len()).map(|d| t.layout.iter().position(|&x| x == d).expect("a dim")).collect();

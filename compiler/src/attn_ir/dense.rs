@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 use crate::attn_ir::{Attention, Origin, Rows, Weight};
 use crate::expr::eval::{Env, Value, eval};
-use crate::expr::{ExprId, TensorId, VarId};
+use crate::expr::{ExprId, TensorId, VarId, rand};
 use crate::host::{BindError, Inputs, View};
 use dots::{KeyPanels, RowsAt};
 use tape::{Tape, Vars};
@@ -56,22 +56,44 @@ pub struct Sizes {
     pub n_heads: usize,
     /// Query rows.
     pub seq_q: usize,
-    /// Keys.
+    /// Keys, at most.
     pub seq_k: usize,
     /// Features of a value.
     pub value_dim: usize,
 }
 
-/// Scalars only: dims, params and the index variables that are set.
-struct Scalars<'a>(&'a [Value]);
+/// Which weights of a row are dropped.
+struct Drop {
+    threshold: i64,
+    keep_scale: f64,
+    /// Stream, offset, seed.
+    words: (i64, i64, i64),
+    /// `i - row`.
+    shift: i64,
+    row: i64,
+    /// Key of the first weight.
+    first: i64,
+}
+
+impl Drop {
+    /// True of the weight `at` places behind the first.
+    fn drops(&self, at: usize) -> bool {
+        let (stream, offset, seed) = self.words;
+        let word = rand::word(self.first + at as i64, self.row + self.shift, stream, offset, seed);
+        i64::from(word) < self.threshold
+    }
+}
+
+/// Dims, params and the index variables that are set; tensors as far as they are known (lengths of batch entries).
+struct Scalars<'a>(&'a [Value], &'a [&'a View]);
 
 impl Env for Scalars<'_> {
     fn var(&self, var: VarId) -> Value {
         self.0[var.0 as usize]
     }
 
-    fn load(&self, _: TensorId, _: &[i64]) -> Value {
-        Value::Int(0)
+    fn load(&self, t: TensorId, index: &[i64]) -> Value {
+        self.1.get(t.0 as usize).and_then(|view| view.get(index)).unwrap_or(Value::Int(0))
     }
 }
 
@@ -80,11 +102,12 @@ impl<'a> Dense<'a> {
     pub fn new(attention: &'a Attention, inputs: &'a Inputs) -> Result<Dense<'a>, BindError> {
         let vars = scalars(attention, inputs)?;
         let size =
-            |id: ExprId| usize::try_from(eval(&attention.pool, id, &Scalars(&vars)).int()).unwrap_or(0);
+            |id: ExprId| usize::try_from(eval(&attention.pool, id, &Scalars(&vars, &[])).int()).unwrap_or(0);
         let mut views = Vec::new();
         for t in &attention.tensors {
             // What other steps make may not be there yet; what this one reads is.
-            if t.origin != Origin::Host && !inputs.tensors.contains_key(&t.name) {
+            let made = matches!(t.origin, Origin::Made | Origin::Output);
+            if made && !inputs.tensors.contains_key(&t.name) {
                 views.push(&*NOTHING);
                 continue;
             }
@@ -96,7 +119,7 @@ impl<'a> Dense<'a> {
             batch: size(attention.batch),
             n_heads: attention.n_heads.max(0) as usize,
             seq_q: size(attention.seq_q),
-            seq_k: size(attention.seq_k),
+            seq_k: size(attention.capacity()),
             value_dim: size(value.shape[attention.value.feature]),
         };
         let dense = Dense { attention, vars, views, tape: compile(attention), sizes };
@@ -125,6 +148,21 @@ impl<'a> Dense<'a> {
         RowsAt::new(self.views[at.tensor.0 as usize], at, b, head)
     }
 
+    /// What is dropped of the rows of (b, h), whose variables are set.
+    fn drop(&self, vars: &[Value], offset: i64) -> Option<Drop> {
+        let (a, d) = (self.attention, self.attention.dropout?);
+        let value = |id| eval(&a.pool, id, &Scalars(vars, &self.views));
+        let stream = vars[a.index.b.0 as usize].int() * a.n_heads + vars[a.index.h.0 as usize].int();
+        Some(Drop {
+            threshold: value(d.threshold).int(),
+            keep_scale: value(d.keep_scale).float(),
+            words: (stream, value(d.offset).int(), value(d.seed).int()),
+            shift: offset,
+            row: 0,
+            first: 0,
+        })
+    }
+
     /// Evaluates some rows of (b, h). Indices beyond the sizes give no rows.
     pub fn rows(&self, b: usize, h: usize, rows: Range<usize>) -> RowResults {
         let mut out = RowResults::default();
@@ -135,22 +173,30 @@ impl<'a> Dense<'a> {
         let mut vars = self.vars.clone();
         vars[a.index.b.0 as usize] = Value::Int(b as i64);
         vars[a.index.h.0 as usize] = Value::Int(h as i64);
-        let kv_head = eval(&a.pool, a.kv_head, &Scalars(&vars)).int().max(0) as usize;
-        let offset = eval(&a.pool, a.offset, &Scalars(&vars)).int();
+        let env = Scalars(&vars, &self.views);
+        let kv_head = eval(&a.pool, a.kv_head, &env).int().max(0) as usize;
+        let offset = eval(&a.pool, a.offset, &env).int();
+        let seq_k = usize::try_from(eval(&a.pool, a.seq_k, &env).int()).unwrap_or(0).min(self.sizes.seq_k);
         let keys: Vec<KeyPanels> =
-            a.dots.iter().map(|d| KeyPanels::new(&self.rows_at(d.y, b, kv_head), self.sizes.seq_k)).collect();
+            a.dots.iter().map(|d| KeyPanels::new(&self.rows_at(d.y, b, kv_head), seq_k)).collect();
         let queries: Vec<RowsAt> = a.dots.iter().map(|d| self.rows_at(d.x, b, h)).collect();
-        let values = self.rows_at(a.value, b, kv_head).gather(self.sizes.seq_k);
+        let values = self.rows_at(a.value, b, kv_head).gather(seq_k);
 
-        let mut state = self.tape.start(&vars, &self.views, self.sizes.seq_k);
+        let mut state = self.tape.start(&vars, &self.views, seq_k);
         let sink = state.sink();
+        let mut drop = self.drop(&vars, offset);
         for row in rows.start..rows.end.min(self.sizes.seq_q) {
             state.begin_row(&[(a.index.row, row as i64), (a.index.i, row as i64 + offset)]);
             for (n, (x, k)) in queries.iter().zip(&keys).enumerate() {
                 state.dot(n, |active, out| k.dots(&x.row(row), active, out));
             }
             let (first, mask, scores) = state.score();
-            self.finish_row(mask, scores, sink, &values[first * self.sizes.value_dim..], &mut out);
+            if let Some(drop) = &mut drop {
+                drop.row = row as i64;
+                drop.first = first as i64;
+            }
+            let values = &values[first * self.sizes.value_dim..];
+            self.finish_row(mask, scores, sink, drop.as_ref(), values, &mut out);
         }
         out
     }
@@ -161,6 +207,7 @@ impl<'a> Dense<'a> {
         mask: &[bool],
         scores: &[f64],
         sink: Option<f64>,
+        drop: Option<&Drop>,
         values: &[f64],
         out: &mut RowResults,
     ) {
@@ -189,7 +236,13 @@ impl<'a> Dense<'a> {
                 Weight::Relu if s < 0.0 => 0.0,
                 Weight::Relu | Weight::Plain => s,
             };
-            let weight = positive(weight);
+            let mut weight = positive(weight);
+            if let Some(drop) = drop {
+                if drop.drops(j) {
+                    continue;
+                }
+                weight *= drop.keep_scale;
+            }
             let v = &values[j * self.sizes.value_dim..][..self.sizes.value_dim];
             o.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
         }

@@ -2,12 +2,14 @@
 //!
 //! Comes in from `sema`. Goes out to `lower`, which turns each step into launches, and to [`super::evaluate`],
 //! which says what it means. What holds: a step reads inputs and what earlier steps made; every made tensor and
-//! every output is written by exactly one step; expressions of all steps are over one set of dims, params and
+//! every output is written by exactly one step, an updated one by any; expressions of all steps are over one set of dims, params and
 //! tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
 //! Not here: how a step is tiled, what is fused with what.
 
 use super::recur::Recurrence;
-use super::{Attention, Dim, Origin, OutputKind, Param, Rows, Tensor, Weight};
+use super::{
+    Attention, Count, Demand, Dim, Origin, OutputKind, Param, Rank, Rows, Tensor, Top, Weight, Write,
+};
 use crate::expr::{ExprId, Pool, TensorId, VarId};
 
 /// Steps over shared tensors.
@@ -27,6 +29,8 @@ pub struct Kernel {
     pub steps: Vec<Step>,
     /// Row tensors among the inputs with the roles of their dims: queries first, then keys and values.
     pub roles: Vec<(Rows, Side)>,
+    /// What the contents of bound tensors must fulfil.
+    pub demands: Vec<Demand>,
 }
 
 /// Who reads the rows of a tensor.
@@ -43,10 +47,20 @@ pub enum Side {
 pub enum Step {
     /// A tensor computed element by element.
     Derive(Derive),
+    /// Running sums.
+    Accumulate(Accumulate),
     /// Scores, weights, and their sum with the values.
     Attend(Box<Attention>),
     /// A state carried along a sequence; its expressions live in the kernel's pool.
     Recur(Box<Recurrence>),
+    /// The largest elements of rows.
+    Top(Top),
+    /// How often lists name a number.
+    Count(Count),
+    /// The blocks of largest score.
+    Rank(Box<Rank>),
+    /// Rows of a bound tensor are overwritten.
+    Write(Box<Write>),
 }
 
 /// `out[index] = sum over the summed variables of value`; without summed variables just `value`.
@@ -69,11 +83,27 @@ pub struct Derive {
     pub checks: Vec<ExprId>,
 }
 
+/// `hi + lo` is the sum of the elements of `source` up to and with each one, along the last dim: `hi` holds it in
+/// f32 and `lo` what that leaves (0 where hi is not finite), so that differences keep f32 accuracy at any length.
+/// A sum that met -inf stays -inf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accumulate {
+    /// Written, f32, of the source's shape.
+    pub hi: TensorId,
+    /// Written, likewise.
+    pub lo: TensorId,
+    /// Floats.
+    pub source: TensorId,
+}
+
 /// What bounds the elements of an output, by which errors are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// Weighted by at most 1 in all: as large as the values.
     Average,
+    /// A sum of weights of at most 1 each, with nothing that bounds how many: f32 errors are measured against its
+    /// largest element.
+    Share,
     /// Nothing bounds it: errors are measured against its largest element.
     Sum,
     /// Likewise, with no absolute part at all: what a recurrence gives may be of any size.
@@ -88,7 +118,8 @@ impl Kernel {
         for a in self.attentions() {
             let kind = a.outputs.iter().find(|o| o.name == output).map(|o| o.kind);
             match (kind, a.weight) {
-                (Some(OutputKind::O), Weight::Softmax { .. } | Weight::Sigmoid) => return Measure::Average,
+                (Some(OutputKind::O), Weight::Softmax { .. }) => return Measure::Average,
+                (Some(OutputKind::O), Weight::Sigmoid) => return Measure::Share,
                 (Some(OutputKind::O), Weight::Relu | Weight::Plain) => return Measure::Sum,
                 (Some(OutputKind::Lse | OutputKind::MaxLogit), _) => return Measure::Logarithm,
                 (None, _) => {}
@@ -113,9 +144,15 @@ impl Kernel {
         self.tensors.iter().position(|t| t.name == name).map(|n| TensorId(n as u32))
     }
 
-    /// What the host binds, in order.
+    /// What the host binds with contents, in order: what is only read, and what is updated in place.
     pub fn inputs(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
-        self.of(Origin::Host)
+        let all = self.tensors.iter().enumerate().map(|(n, t)| (TensorId(n as u32), t));
+        all.filter(|(_, t)| matches!(t.origin, Origin::Host | Origin::Updated))
+    }
+
+    /// What steps update in place, in order.
+    pub fn updated(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
+        self.of(Origin::Updated)
     }
 
     /// What the host gets, in order of `return`.
@@ -132,7 +169,7 @@ impl Kernel {
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
         self.steps.iter().filter_map(|s| match s {
             Step::Attend(a) => Some(&**a),
-            Step::Derive(_) | Step::Recur(_) => None,
+            _ => None,
         })
     }
 

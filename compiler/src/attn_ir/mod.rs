@@ -5,7 +5,7 @@
 //! expression is typed, every tensor axis has a role. Not here: how anything is tiled, packed or launched.
 //!
 //! Meaning of an [`Attention`], for each batch b, query head h and query row:
-//! `i = row + offset`; over all keys j in 0..seq_k, `score(b, h, i, j)` with each dot variable standing for the
+//! `i = row + offset`; over all keys j in 0..seq_k (of batch b), `score(b, h, i, j)` with each dot variable standing for the
 //! dot product of the query row of (b, h, row) and the key row of (b, kv_head(h), j); pairs where `mask` is
 //! false or the score is -inf take no part; the weights follow [`Weight`]; `o = sum_j w_j v_j`.
 //! [`dense`] evaluates exactly this in f64.
@@ -13,14 +13,19 @@
 //! A [`Kernel`] is one or more such steps: tensors derived from others ([`Derive`]: rotated rows, feature maps,
 //! gates), attentions between them, recurrences ([`recur`]). [`evaluate`] evaluates all of it.
 
+pub mod choose;
 pub mod dense;
 pub mod evaluate;
 pub mod kernel;
 pub mod made_up;
+pub mod needed;
 pub mod recur;
 pub mod text;
+pub mod write;
 
-pub use kernel::{Derive, Kernel, Measure, Side, Step};
+pub use choose::{Count, RANK_ROWS, Rank, Top};
+pub use kernel::{Accumulate, Derive, Kernel, Measure, Side, Step};
+pub use write::{Demand, Write};
 
 use crate::artifact::DType;
 use crate::expr::eval::Value;
@@ -69,6 +74,8 @@ pub enum Origin {
     Made,
     /// A step makes it for the host.
     Output,
+    /// The host binds it, steps write some of it in place and read what it holds then.
+    Updated,
 }
 
 /// A tensor: an input, or what a step makes.
@@ -130,6 +137,22 @@ pub enum Weight {
     Plain,
 }
 
+/// Weights dropped at random, after normalisation: the weight of (b, h, i, j) becomes 0 where
+/// `expr::rand::word(j, i, b * n_heads + h, offset, seed)` is below the threshold, else it grows by the scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropout {
+    /// Float, 0 to below 1: the share that is dropped.
+    pub p: ExprId,
+    /// Int: `round(p * 2^32)`, formed in f64.
+    pub threshold: ExprId,
+    /// Float: `1 / (1 - p)`.
+    pub keep_scale: ExprId,
+    /// Int: the key.
+    pub seed: ExprId,
+    /// Int: the draw.
+    pub offset: ExprId,
+}
+
 /// What an output holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputKind {
@@ -172,6 +195,8 @@ pub struct IndexVars {
 pub struct Numerics {
     /// `dot = exact`: one rounding on every path (always true of the CPU target).
     pub exact_dot: bool,
+    /// `split = fixed(n)`: results over keys 0..n, n..2n and so on, each by itself, merged in this order by their lse.
+    pub split: Option<i64>,
 }
 
 /// Tile overrides from `schedule cpu { ... }`.
@@ -208,9 +233,10 @@ pub struct Attention {
     pub kv_head: ExprId,
     /// Query rows.
     pub seq_q: ExprId,
-    /// Keys.
+    /// Keys, of which the first key tensor holds at least as many ([`Attention::capacity`]): an int expression of
+    /// dims and params, or of b through loads of bound tensors where each batch entry has a length of its own.
     pub seq_k: ExprId,
-    /// `i - row`: 0, or `seq_k - seq_q` for `align bottom_right`.
+    /// `i - row`: 0, or `seq_k - seq_q` for `align bottom_right`. Reads what `seq_k` may read.
     pub offset: ExprId,
     /// The dots of the score, at least one. `dots[0].x` is "the query".
     pub dots: Vec<Dot>,
@@ -220,6 +246,8 @@ pub struct Attention {
     pub mask: ExprId,
     /// Score to weight.
     pub weight: Weight,
+    /// Which weights are dropped.
+    pub dropout: Option<Dropout>,
     /// The values, read at (b, kv_head(h), j).
     pub value: Rows,
     /// Outputs in order of `return`.
@@ -239,6 +267,22 @@ impl Attention {
     /// The constant size of a feature dim.
     pub fn feature_dim(&self, rows: Rows) -> i64 {
         self.pool.as_int(self.tensor(rows.tensor).shape[rows.feature]).unwrap_or(0)
+    }
+
+    /// Rows that the first key tensor holds: the most that `seq_k` can be. Reads no tensor.
+    pub fn capacity(&self) -> ExprId {
+        let keys = self.dots[0].y;
+        self.tensor(keys.tensor).shape[keys.seq]
+    }
+
+    /// The tensors that hold the lengths of batch entries: what `seq_k` and `offset` read.
+    pub fn lengths(&self) -> Vec<TensorId> {
+        let nodes = self.pool.reachable(&[self.seq_k, self.offset]);
+        let load = |id: &ExprId| match self.pool.op(*id) {
+            crate::expr::Op::Load(t, ..) => Some(*t),
+            _ => None,
+        };
+        nodes.iter().filter_map(load).collect()
     }
 
     /// The dims whose sizes are only known at launch: (name, variable).

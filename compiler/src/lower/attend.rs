@@ -2,9 +2,11 @@
 //!
 //! The body, in order: load the query tile; clear the accumulator and the row state; for each key tile in the
 //! range that the mask allows, if the tile is not empty: scores, score expression and mask (the mask only where
-//! the tile is not full), one step of the weights, product with the values; then normalise and store.
+//! the tile is not full; `parts.rs` looks closer at tiles that data decide), one step of the weights, product with the values; then normalise and store.
 
+use super::merge;
 use super::pack::{PackedKeys, PackedValues};
+use super::parts::Parts;
 use super::{Builder, Input, rows_index, scale};
 use crate::artifact::PANEL;
 use crate::attn_ir::{Attention, OutputKind, Weight};
@@ -43,6 +45,10 @@ struct Task {
     rows: ExprId,
     i_lo: ExprId,
     i_hi: ExprId,
+    /// Which run of keys, and its first and last key.
+    part: Option<ExprId>,
+    j_lo: ExprId,
+    j_hi: ExprId,
 }
 
 struct Attend<'a> {
@@ -50,18 +56,30 @@ struct Attend<'a> {
     input: &'a Input<'a>,
     keys: &'a [PackedKeys],
     values: &'a PackedValues,
+    parts: Option<&'a merge::Parts>,
     buffers: Vec<Buffer>,
 }
 
 /// Builds the launch.
-pub fn attend(builder: &mut Builder, input: &Input, keys: &[PackedKeys], values: &PackedValues) -> Launch {
-    let mut a = Attend { builder, input, keys, values, buffers: Vec::new() };
+pub fn attend(
+    builder: &mut Builder,
+    input: &Input,
+    keys: &[PackedKeys],
+    values: &PackedValues,
+    parts: Option<&merge::Parts>,
+) -> Launch {
+    let mut a = Attend { builder, input, keys, values, parts, buffers: Vec::new() };
     let tiles = a.declare();
     let (grid, task, mut body) = a.coordinates();
     a.start(&tiles, &task, &mut body);
     a.key_loop(&tiles, &task, &mut body);
     a.finish(&tiles, &task, &mut body);
     Launch { name: "attend".into(), grid, buffers: a.buffers, body }
+}
+
+/// True if some output is the weighted sum of the values.
+pub fn weighs_values(attn: &Attention) -> bool {
+    attn.outputs.iter().any(|o| o.kind == OutputKind::O)
 }
 
 fn analyze_mask(builder: &mut Builder, attn: &Attention) -> MaskAnalysis {
@@ -140,7 +158,17 @@ impl Attend<'_> {
         let (b, h, t) = (pool.var(attn.index.b), pool.var(attn.index.h), pool.var(vt));
         let n_tiles = pool.ceil_div(attn.seq_q, tile);
         let n_heads = pool.int(attn.n_heads);
-        let grid = vec![(attn.index.b, attn.batch), (attn.index.h, n_heads), (vt, n_tiles)];
+        let mut grid = vec![(attn.index.b, attn.batch), (attn.index.h, n_heads), (vt, n_tiles)];
+        let (mut part, mut j_lo, mut j_hi) = (None, pool.int(0), pool.add_int(attn.seq_k, -1));
+        if let Some(parts) = self.parts {
+            let var = pool.add_var("part", Ty::Int);
+            grid.push((var, parts.count));
+            let (p, n) = (pool.var(var), pool.int(parts.keys));
+            j_lo = pool.mul(p, n);
+            let last = pool.add_int(j_lo, parts.keys - 1);
+            j_hi = pool.min(j_hi, last);
+            part = Some(p);
+        }
         let at = match self.input.schedule.order {
             QueryOrder::Ascending => t,
             QueryOrder::Descending => {
@@ -164,7 +192,7 @@ impl Attend<'_> {
         let end = pool.add(i_lo, rows);
         let high = pool.add_int(end, -1);
         let i_hi = self.define(&mut body, "i_hi", high);
-        (grid, Task { b, h, g, row0, rows, i_lo, i_hi }, body)
+        (grid, Task { b, h, g, row0, rows, i_lo, i_hi, part, j_lo, j_hi }, body)
     }
 
     fn start(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
@@ -188,14 +216,18 @@ impl Attend<'_> {
         let tile = self.input.schedule.tile_kv;
         let analysis = analyze_mask(self.builder, attn);
         let pool = self.builder.pool();
-        let (zero, last) = (pool.int(0), pool.add_int(attn.seq_k, -1));
-        let all = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: zero, j_hi: last };
+        let all = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: task.j_lo, j_hi: task.j_hi };
         let (lo, hi) = analysis.key_range(pool, &all);
         let tile_expr = pool.int(tile);
         let first = pool.idiv(lo, tile_expr);
         let end = pool.idiv(hi, tile_expr);
         let end = pool.add_int(end, 1);
-        let some = pool.le(lo, hi);
+        let mut some = pool.le(lo, hi);
+        if task.part.is_some() {
+            // A run may begin behind the last key.
+            let any = pool.le(task.j_lo, task.j_hi);
+            some = pool.and(any, some);
+        }
         let end = pool.select(some, end, first);
         let first = self.define(body, "kt_first", first);
         let end = self.define(body, "kt_end", end);
@@ -222,9 +254,17 @@ impl Attend<'_> {
         let last = pool.add_int(end, -1);
         let j_hi = self.define(&mut body, "j_hi", last);
         let at = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: j0, j_hi };
+        let sizes = (self.input.schedule.tile_q, tile);
+        let parts = Parts::of(self.builder.pool(), analysis, &at, sizes);
         let may = analysis.may(self.builder.pool(), &at);
-        let step = self.tile_step(tiles, task, analysis, &at, kt, cols);
-        body.push(Stmt::If { cond: may, then: step, otherwise: vec![] });
+        let mut seen = Vec::new();
+        let some = parts.as_ref().map(|p| p.some(self.builder, analysis, &at, &mut seen));
+        let step = self.tile_step(tiles, task, (analysis, parts.as_ref()), &at, kt, cols);
+        match some {
+            Some(cond) => seen.push(Stmt::If { cond, then: step, otherwise: vec![] }),
+            None => seen = step,
+        }
+        body.push(Stmt::If { cond: may, then: seen, otherwise: vec![] });
         body
     }
 
@@ -233,7 +273,7 @@ impl Attend<'_> {
         &mut self,
         tiles: &Tiles,
         task: &Task,
-        analysis: &MaskAnalysis,
+        (analysis, parts): (&MaskAnalysis, Option<&Parts>),
         at: &TileBox,
         kt: ExprId,
         cols: ExprId,
@@ -265,12 +305,22 @@ impl Attend<'_> {
         let masked = self.builder.pool().select(self.input.attn.mask, core, minus_inf);
         let full = self.map(tiles, task, j0, cols, core);
         let partial = self.map(tiles, task, j0, cols, masked);
-        let must = analysis.must(self.builder.pool(), at);
+        let mut must = analysis.must(self.builder.pool(), at);
+        if let Some(parts) = parts {
+            must = parts.full(self.builder, analysis, (at, must), &mut step);
+        }
         step.push(Stmt::If { cond: must, then: vec![full], otherwise: vec![partial] });
+        // Where no output weighs the values, the row state is all that is wanted.
+        if !weighs_values(self.input.attn) {
+            let (no, scale) = (self.builder.pool().bool(false), self.builder.pool().float(factor));
+            step.push(self.weights(tiles, task, cols, scale, no));
+            return step;
+        }
         let flag = self.values.nonfinite(self.builder, self.input, b, g, kt);
         let nonfinite = self.define(&mut step, "nonfinite", flag);
         let scale = self.builder.pool().float(factor);
         step.push(self.weights(tiles, task, cols, scale, nonfinite));
+        step.extend(self.dropped(tiles, task, at, cols));
         let panels = self.values.panels(self.builder, self.input, b, g, j0);
         let n = self.builder.pool().int(self.values.d);
         let softmax = matches!(self.input.attn.weight, Weight::Softmax { .. });
@@ -331,6 +381,27 @@ impl Attend<'_> {
         Stmt::WeightStep { kind, s, rows, cols, scale, row_max, floor_unmasked }
     }
 
+    /// Drops some of the weights of a tile.
+    fn dropped(&mut self, tiles: &Tiles, task: &Task, at: &TileBox, cols: ExprId) -> Option<Stmt> {
+        let d = self.input.attn.dropout?;
+        let n_heads = self.input.attn.n_heads;
+        let pool = self.builder.pool();
+        let heads = pool.int(n_heads);
+        let before = pool.mul(task.b, heads);
+        Some(Stmt::Random {
+            dst: tiles.s[0],
+            rows: task.rows,
+            cols,
+            row0: at.i_lo,
+            col0: at.j_lo,
+            stream: pool.add(before, task.h),
+            offset: d.offset,
+            seed: d.seed,
+            threshold: d.threshold,
+            keep_scale: d.keep_scale,
+        })
+    }
+
     fn finish(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
         let attn = self.input.attn;
         let mut row_scale = None;
@@ -338,6 +409,8 @@ impl Attend<'_> {
             let none = self.builder.pool().float(f64::NEG_INFINITY);
             let (rows, row_max, row_sum) = (task.rows, tiles.row_max, tiles.row_sum);
             let (inv_sum, lse) = (tiles.inv_sum, tiles.lse);
+            // A sink takes part once: where partial results are merged.
+            let sink = sink.filter(|_| self.parts.is_none());
             body.push(Stmt::FinishSoftmax {
                 rows,
                 row_max,
@@ -347,6 +420,20 @@ impl Attend<'_> {
                 lse,
             });
             row_scale = Some(inv_sum);
+        }
+        if let (Some(parts), Some(part)) = (self.parts, task.part) {
+            let zero = self.builder.pool().int(0);
+            let d = self.builder.pool().int(self.values.d);
+            let index = vec![task.b, task.h, part, task.row0, zero];
+            let dst = RowsRef { tensor: parts.o, index, row_dim: 3, col_dim: 4 };
+            body.push(Stmt::StoreRows { dst, src: tiles.o, rows: task.rows, d, row_scale });
+            for (tensor, src) in [(parts.lse, tiles.lse), (parts.max, tiles.row_max)] {
+                let Some(tensor) = tensor else { continue };
+                let index = vec![task.b, task.h, part, task.row0];
+                let dst = RowsRef { tensor, index, row_dim: 3, col_dim: 3 };
+                body.push(Stmt::StoreVec { dst, src, rows: task.rows });
+            }
+            return;
         }
         let query = attn.dots[0].x;
         for (n, out) in attn.outputs.iter().enumerate() {

@@ -3,24 +3,32 @@
 //! What holds afterwards: every loop, buffer, product and launch of the program is explicit, and nothing in it
 //! says which attention it came from. The algorithm is the tiled online softmax (Milakov and Gimelshein 2018;
 //! FlashAttention 2, Dao 2023): K and V are packed once into panels, then each task takes one query tile
-//! through the key tiles that its mask can reach.
+//! through the key tiles that its mask can reach. Where the schedule splits the keys, a task takes one run of them, and a
+//! last launch merges what they give.
 //!
 //! Not done here: simplification (constant branches, identity maps), splitting of elementary functions; those
 //! are `passes`.
 
+pub mod accumulate;
 mod attend;
 pub mod checks;
+pub mod choose;
 pub mod derive;
+mod guards;
+mod merge;
 mod pack;
+mod parts;
+pub mod rank;
 pub mod recur;
 mod scale;
 pub mod tabulate;
+pub mod write;
 
 use crate::artifact::DType;
 use crate::attn_ir::{Attention, Dim, Fact, Origin, OutputKind, Param, Rows, Tensor};
 use crate::expr::{ExprId, Op, Pool, TensorId};
 use crate::schedule::CpuSchedule;
-use crate::tile_ir::{Launch, Program, Require, ScalarArg, TensorDecl, TensorKind};
+use crate::tile_ir::{Launch, Program, Require, ScalarArg, Stmt, TensorDecl, TensorKind};
 
 pub use tabulate::Table;
 
@@ -50,22 +58,44 @@ pub fn attention(program: &mut Program, input: &Input) {
     let attn = input.attn;
     let mut builder = Builder { program: std::mem::replace(program, empty()), outputs: Vec::new() };
     builder.declare_outputs(attn);
+    builder.program.requires.extend(probability(attn, &mut builder.program.pool));
     let keys: Vec<pack::PackedKeys> =
         attn.dots.iter().map(|dot| pack::declare_keys(&mut builder, input, dot.y)).collect();
     let values = pack::declare_values(&mut builder, input);
+    // An attention before this one may have packed the same keys.
+    let packs = |s: &Stmt| if let Stmt::PackK { dst, .. } = s { Some(dst.tensor) } else { None };
+    let before: Vec<TensorId> =
+        builder.program.launches.iter().flat_map(|l| l.body.iter().filter_map(packs)).collect();
     let mut launches: Vec<Launch> = keys
         .iter()
         .enumerate()
-        .filter(|(n, k)| keys[..*n].iter().all(|earlier| earlier.tensor != k.tensor))
+        .filter(|(n, k)| {
+            keys[..*n].iter().all(|earlier| earlier.tensor != k.tensor) && !before.contains(&k.packed)
+        })
         .map(|(_, k)| pack::pack_keys(&mut builder, input, k))
         .collect();
-    launches.push(pack::pack_values(&mut builder, input, &values));
-    launches.push(attend::attend(&mut builder, input, &keys, &values));
+    if attend::weighs_values(attn) {
+        launches.push(pack::pack_values(&mut builder, input, &values));
+    }
+    let parts = input.schedule.split.map(|n| merge::declare(&mut builder, input, n));
+    launches.push(attend::attend(&mut builder, input, &keys, &values, parts.as_ref()));
+    if let Some(parts) = &parts {
+        launches.push(merge::merge(&mut builder, input, parts));
+    }
     for mut launch in launches {
         launch.name = fresh(&launch.name, builder.program.launches.iter().map(|l| l.name.as_str()));
         builder.program.launches.push(launch);
     }
     *program = builder.program;
+}
+
+/// A share that is dropped is a probability, and something is kept.
+fn probability(attn: &Attention, pool: &mut Pool) -> Option<Require> {
+    let p = attn.dropout.map(|d| d.p).filter(|p| pool.as_const(*p).is_none())?;
+    let (zero, one) = (pool.float(0.0), pool.float(1.0));
+    let (low, high) = (pool.le(zero, p), pool.lt(p, one));
+    let message = "the probability of dropping lies in 0 to below 1".into();
+    Some(Require { cond: pool.and(low, high), message })
 }
 
 /// A name that is not taken yet.
@@ -176,6 +206,7 @@ pub fn declare(names: &Names) -> Program {
         kind: match t.origin {
             Origin::Host => TensorKind::Input,
             Origin::Output => TensorKind::Output,
+            Origin::Updated => TensorKind::Updated,
             Origin::Made => TensorKind::Workspace,
         },
         dtype: t.dtype,
@@ -199,7 +230,7 @@ pub fn declare(names: &Names) -> Program {
 fn requires(dims: &[Dim], pool: &mut Pool) -> Vec<Require> {
     let mut out = Vec::new();
     for dim in dims {
-        let (Some((lo, hi)), Op::Var(_)) = (dim.bounds, pool.op(dim.size)) else { continue };
+        let (Some((lo, hi)), None) = (dim.bounds, pool.as_int(dim.size)) else { continue };
         let (low, high) = (pool.int(lo), pool.int(hi));
         let (above, below) = (pool.le(low, dim.size), pool.le(dim.size, high));
         let cond = pool.and(above, below);

@@ -8,7 +8,7 @@ use super::{Builder, Input, rows_index};
 use crate::artifact::{DType, PANEL};
 use crate::attn_ir::Rows;
 use crate::expr::{ExprId, TensorId, Ty, VarId};
-use crate::tile_ir::{Launch, PanelRef, RowsRef, Stmt, TensorKind};
+use crate::tile_ir::{Launch, PanelRef, RowsRef, Stmt, TensorDecl, TensorKind};
 
 /// A packed key tensor.
 pub struct PackedKeys {
@@ -45,7 +45,7 @@ fn extents(builder: &mut Builder, input: &Input, rows: Rows) -> (ExprId, ExprId)
 
 /// Panels of keys.
 fn n_panels(builder: &mut Builder, input: &Input) -> ExprId {
-    builder.pool().ceil_div(input.attn.seq_k, LANES)
+    builder.pool().ceil_div(input.attn.capacity(), LANES)
 }
 
 fn feature_panels(d: i64) -> i64 {
@@ -56,21 +56,15 @@ fn feature_panels(d: i64) -> i64 {
 pub fn declare_keys(builder: &mut Builder, input: &Input, rows: Rows) -> PackedKeys {
     let name = format!("{}_packed", input.attn.tensor(rows.tensor).name);
     let d = input.attn.feature_dim(rows);
-    let known =
-        builder.program.tensors.iter().position(|t| t.kind == TensorKind::Workspace && t.name == name);
+    let (batches, heads) = extents(builder, input, rows);
+    let panels = n_panels(builder, input);
+    let (d_expr, lanes) = (builder.pool().int(d), builder.pool().int(LANES));
+    let shape = vec![batches, heads, panels, d_expr, lanes];
+    let same = |t: &TensorDecl| t.kind == TensorKind::Workspace && t.name == name && t.shape == shape;
+    let known = builder.program.tensors.iter().position(same);
     let packed = match known {
         Some(n) => TensorId(n as u32),
-        None => {
-            let (batches, heads) = extents(builder, input, rows);
-            let panels = n_panels(builder, input);
-            let (d_expr, lanes) = (builder.pool().int(d), builder.pool().int(LANES));
-            builder.tensor(
-                &name,
-                TensorKind::Workspace,
-                DType::F32,
-                vec![batches, heads, panels, d_expr, lanes],
-            )
-        }
+        None => builder.tensor(&name, TensorKind::Workspace, DType::F32, shape),
     };
     PackedKeys { rows, tensor: rows.tensor, packed, d }
 }
@@ -86,7 +80,7 @@ pub fn declare_values(builder: &mut Builder, input: &Input) -> PackedValues {
     let fp = builder.pool().int(feature_panels(d));
     let shape = vec![batches, heads, fp, padded, lanes];
     let packed = builder.tensor("v_packed_panels", TensorKind::Workspace, DType::F32, shape);
-    let tiles = builder.pool().ceil_div(input.attn.seq_k, input.schedule.tile_kv);
+    let tiles = builder.pool().ceil_div(input.attn.capacity(), input.schedule.tile_kv);
     let flags = builder.tensor("v_nonfinite", TensorKind::Workspace, DType::I32, vec![batches, heads, tiles]);
     PackedValues { rows, packed, flags, d }
 }
@@ -179,11 +173,20 @@ fn pack_task(builder: &mut Builder, input: &Input, rows: Rows) -> PackTask {
     let (vb, vg, vt) =
         (pool.add_var("pb", Ty::Int), pool.add_var("pg", Ty::Int), pool.add_var("pt", Ty::Int));
     let (b, g, t) = (pool.var(vb), pool.var(vg), pool.var(vt));
-    let tiles = pool.ceil_div(input.attn.seq_k, tile);
+    let tiles = pool.ceil_div(input.attn.capacity(), tile);
     let tile_expr = pool.int(tile);
     let j0 = pool.mul(t, tile_expr);
-    let left = pool.sub(input.attn.seq_k, j0);
-    let n = pool.min(left, tile_expr);
+    let keys = match rows.batch {
+        Some(_) => pool.substitute(input.attn.seq_k, &[(input.attn.index.b, b)]),
+        None => input.attn.capacity(),
+    };
+    let left = pool.sub(keys, j0);
+    let mut n = pool.min(left, tile_expr);
+    if keys != input.attn.capacity() {
+        // A tile behind the keys of this batch entry packs none.
+        let zero = pool.int(0);
+        n = pool.max(n, zero);
+    }
     PackTask { grid: vec![(vb, batches), (vg, heads), (vt, tiles)], b, g, t, j0, n }
 }
 

@@ -43,6 +43,8 @@ pub struct CpuSchedule {
     pub tile_kv: i64,
     /// Order of query tiles.
     pub order: QueryOrder,
+    /// Keys of a task, where partial results over runs of keys are merged; a multiple of `tile_kv`.
+    pub split: Option<i64>,
     /// What a running task keeps in the cache.
     pub sram: Vec<StageBytes>,
     /// L2 bytes that the budget may use.
@@ -68,8 +70,18 @@ impl fmt::Display for CpuSchedule {
             self.tile_q,
             self.tile_kv,
             self.sram_bytes()
-        )
+        )?;
+        match self.split {
+            Some(n) => write!(f, ", split = {n} keys"),
+            None => Ok(()),
+        }
     }
+}
+
+/// The largest number of whole panels, at most `tile`, that divides `split`.
+fn dividing_split(tile: i64, split: i64) -> i64 {
+    let panel = PANEL as i64;
+    (1..=tile / panel).rev().map(|n| n * panel).find(|n| split % n == 0).unwrap_or(panel)
 }
 
 /// A schedule that cannot be.
@@ -78,7 +90,7 @@ pub enum ScheduleError {
     /// An override outside the allowed values.
     #[error("{what} = {value}: {rule}")]
     BadTile {
-        /// `tile_q` or `tile_kv`.
+        /// `tile_q`, `tile_kv` or `split`.
         what: &'static str,
         /// The value asked for.
         value: i64,
@@ -117,7 +129,17 @@ pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, Schedul
     let budget = facts.l2 - facts.l2 / 4;
     let (auto_q, auto_kv) = automatic(attn, budget);
     let tile_q = attn.cpu_tiles.tile_q.unwrap_or(auto_q);
-    let tile_kv = attn.cpu_tiles.tile_kv.unwrap_or(auto_kv);
+    let mut tile_kv = attn.cpu_tiles.tile_kv.unwrap_or(auto_kv);
+    let split = attn.numerics.split;
+    if let Some(n) = split {
+        if n % PANEL as i64 != 0 {
+            let rule = "a multiple of 32 keys (one packed panel) is possible";
+            return Err(ScheduleError::BadTile { what: "split", value: n, rule });
+        }
+        if attn.cpu_tiles.tile_kv.is_none() {
+            tile_kv = dividing_split(tile_kv, n);
+        }
+    }
     if !(1..=MAX_TILE).contains(&tile_q) {
         return Err(ScheduleError::BadTile {
             what: "tile_q",
@@ -129,8 +151,12 @@ pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, Schedul
         let rule = "a multiple of 32 keys (one packed panel) from 32 to 1024 is possible";
         return Err(ScheduleError::BadTile { what: "tile_kv", value: tile_kv, rule });
     }
+    if split.is_some_and(|n| n % tile_kv != 0) {
+        let rule = "tiles of keys must divide `numerics split`";
+        return Err(ScheduleError::BadTile { what: "tile_kv", value: tile_kv, rule });
+    }
     let sram = stages(attn, tile_q, tile_kv);
-    let schedule = CpuSchedule { tile_q, tile_kv, order: order(attn), sram, budget };
+    let schedule = CpuSchedule { tile_q, tile_kv, order: order(attn), split, sram, budget };
     if schedule.sram_bytes() > budget {
         let detail: Vec<String> = schedule.sram.iter().map(|s| format!("{} {}", s.name, s.bytes)).collect();
         return Err(ScheduleError::TooLarge {

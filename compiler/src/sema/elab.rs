@@ -12,9 +12,10 @@ use crate::expr::UnaryOp;
 use crate::expr::eval::Value;
 use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
+use super::derived::MadeFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
 use super::model::{
-    DimFact, Elem, InitHir, KernelKind, ParamFact, RecurBody, RingFact, RowsFact, TensorFact,
+    CacheFact, DimFact, Elem, InitHir, KernelKind, ParamFact, RecurBody, RingFact, RowsFact, TensorFact,
 };
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
@@ -37,8 +38,8 @@ pub(crate) enum Entry {
     Let(usize),
     /// Position in `states`.
     State(usize),
-    /// The result of a branch.
-    Branch,
+    /// The result of a branch, by position.
+    Branch(usize),
     /// A name bound by the host that no expression reads (`pages`, `kv_len`, `s0`).
     Bound,
 }
@@ -91,6 +92,8 @@ pub(crate) struct Elab<'a> {
     pub dims: Vec<DimFact>,
     /// Tensors.
     pub tensors: Vec<TensorFact>,
+    /// Caches among them.
+    pub caches: Vec<CacheFact>,
     /// Lets.
     pub lets: Vec<Let>,
     /// States.
@@ -109,12 +112,16 @@ pub(crate) struct Elab<'a> {
     pub stopped: bool,
     /// Inside `return`: `weight @ v` has a meaning, and each `v` is noted here.
     pub values: Option<Vec<Expr>>,
+    /// Inside the `return` of a kernel of branches: the length of each branch's row, if it is known.
+    pub results: Option<Vec<Option<Size>>>,
     /// Rotations seen so far.
     pub rotations: Vec<Rotation>,
     /// What `map` and `rotate` do to rows, in the order of the text.
     pub row_ops: Vec<RowOp>,
     /// `distribute`
     pub ring: Option<RingFact>,
+    /// Tensors that lets make, in the order of the text.
+    pub made: Vec<MadeFact>,
     /// Lengths of rows that a rotation changed, by tensor.
     pub row_sizes: HashMap<usize, Size>,
     depth: u32,
@@ -135,6 +142,7 @@ impl<'a> Elab<'a> {
             params: Vec::new(),
             dims: Vec::new(),
             tensors: Vec::new(),
+            caches: Vec::new(),
             lets: Vec::new(),
             states: Vec::new(),
             step_dim: None,
@@ -144,9 +152,11 @@ impl<'a> Elab<'a> {
             steps: 0,
             stopped: false,
             values: None,
+            results: None,
             rotations: Vec::new(),
             row_ops: Vec::new(),
             ring: None,
+            made: Vec::new(),
             row_sizes: HashMap::new(),
             depth: 0,
         }
@@ -274,7 +284,13 @@ impl<'a> Elab<'a> {
                 let ty = self.states[n].ty.clone();
                 self.node(Kind::State(n), ty, span, Uses::STEP)
             }
-            Entry::Branch => self.misplaced(span, "a branch is a result, not a number", "return it"),
+            Entry::Branch(n) => match &self.results {
+                Some(rows) => {
+                    let ty = rows[n].clone().map_or(Type::Error, Type::Row);
+                    self.node(Kind::Branch(n), ty, span, Uses::ROWS)
+                }
+                None => self.misplaced(span, "a branch is a result, not a number", "return it"),
+            },
             Entry::Bound => self.misplaced(
                 span,
                 "this name is bound by the host and read by a clause only",

@@ -119,21 +119,20 @@ pub fn instantiate(kernel: &CheckedKernel, key: &PlanKey) -> Result<attn_ir::Ker
 /// As [`instantiate`].
 pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result<Instance> {
     refuse_unsupported(kernel, key)?;
-    if kernel.body.is_none() && kernel.recurrence.is_none() {
-        return Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches"));
+    if kernel.body.is_none() && kernel.recurrence.is_none() && kernel.branches.is_empty() {
+        return Err(unsupported(key, kernel.span, "a kernel without a body", "an `attention` kernel"));
     }
     check_key(kernel, key)?;
     let mut lower = prepare(kernel)?;
     let params = bind_params(kernel, key, &mut lower)?;
     let dims = bind_dims(kernel, key, &mut lower)?;
     let tensors = bind_tensors(kernel, key, &mut lower)?;
+    check_capacities(kernel, &lower)?;
     let bound = super::build::Bound { params, dims, tensors };
     match (&kernel.body, &kernel.recurrence) {
         (Some(body), _) => super::build::attention(kernel, key, body, lower, bound),
         (None, Some(body)) => super::recurs::recurrence(kernel, key, body, lower, bound),
-        (None, None) => {
-            Err(unsupported(key, kernel.span, "branch", "an `attention` kernel without branches"))
-        }
+        (None, None) => super::parts::branches(kernel, key, lower, bound),
     }
 }
 
@@ -193,10 +192,14 @@ fn check_key(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
 }
 
 fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
-    let mut pool = Pool::new();
+    Ok(prepare_in(kernel, Pool::new()))
+}
+
+/// Names of a kernel over a pool that may hold more; dims, params and tensors are bound later.
+pub(super) fn prepare_in(kernel: &CheckedKernel, mut pool: Pool) -> Lower<'_> {
     let mut var = |name| pool.add_var(name, Ty::Int);
     let index = IndexVars { b: var("b"), h: var("h"), i: var("i"), j: var("j"), row: var("row") };
-    Ok(Lower {
+    Lower {
         pool,
         index,
         dims: Vec::new(),
@@ -209,29 +212,51 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         rows: vec![None; kernel.tensors.len()],
         row_at: row_at(kernel),
         elems: [None; 4],
+        chosen: None,
+        low: Vec::new(),
+        products: Vec::new(),
         local: None,
         weighted: None,
         held: Vec::new(),
         batched: batched(kernel),
-    })
+    }
 }
 
 /// Where the rows of each tensor are read.
-fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
+pub(super) fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     let mut out: Vec<Option<RowAt>> = vec![None; kernel.tensors.len()];
     if let Some(r) = &kernel.recurrence {
         for (n, at) in out.iter_mut().enumerate() {
             *at = step_rows(kernel, r, n).map(|rows| RowAt { rows, query: true });
         }
     }
+    for new in kernel.caches.iter().filter_map(|c| c.appended) {
+        out[new] = Some(RowAt { rows: super::caching::new_rows(kernel, new), query: true });
+    }
     let Some(body) = &kernel.body else { return out };
     let query = body.dots.first().map(|d| d.x);
     for dot in &body.dots {
         for (rows, query) in [(dot.x, true), (dot.y, false)] {
-            out[rows.tensor].get_or_insert(RowAt { rows, query });
+            for rows in super::build::sources(kernel, rows) {
+                out[rows.tensor].get_or_insert(RowAt { rows, query });
+            }
         }
     }
-    out[body.value.tensor].get_or_insert(RowAt { rows: body.value, query: false });
+    for fact in &body.relative {
+        out[fact.rows.tensor].get_or_insert(RowAt { rows: fact.rows, query: true });
+    }
+    for rows in super::build::sources(kernel, body.value) {
+        out[rows.tensor].get_or_insert(RowAt { rows, query: false });
+    }
+    if let Some(super::choice::KeyChoice::Ranked(rank)) = &kernel.choices.keys {
+        for dot in &rank.dots {
+            for (rows, query) in [(dot.x, true), (dot.y, false)] {
+                for rows in super::build::sources(kernel, rows) {
+                    out[rows.tensor].get_or_insert(RowAt { rows, query });
+                }
+            }
+        }
+    }
     // Gates and other rows over the query's dims are read where the query is.
     if let Some(q) = query {
         let shape = &kernel.tensors[q.tensor].shape;
@@ -278,7 +303,14 @@ fn shifted(kernel: &CheckedKernel) -> bool {
     }
     let Some(DotFact { x, y, .. }) = kernel.body.as_ref().and_then(|b| b.dots.first()) else { return false };
     let (seq_q, seq_k) = (&kernel.tensors[x.tensor].shape[x.seq], &kernel.tensors[y.tensor].shape[y.seq]);
-    kernel.align.bottom_right && !seq_q.same(seq_k)
+    kernel.align.bottom_right && (!seq_q.same(seq_k) || key_cache(kernel).is_some_and(|c| c.len.is_some()))
+}
+
+/// The cache that holds keys or values, whose length is the number of keys.
+pub(super) fn key_cache(kernel: &CheckedKernel) -> Option<&CacheFact> {
+    let body = kernel.body.as_ref()?;
+    let mut rows = body.dots.iter().map(|d| d.y).chain([body.value]);
+    rows.find_map(|r| kernel.caches.iter().find(|c| c.tensor == r.tensor))
 }
 
 /// For each tensor and dim: `i` in its brackets means the row. True of the query's sequence dim and of dims
@@ -348,10 +380,20 @@ fn static_value(p: &ParamFact, key: &PlanKey) -> Result<Value> {
 
 fn bind_dims(kernel: &CheckedKernel, key: &PlanKey, lower: &mut Lower<'_>) -> Result<Vec<attn_ir::Dim>> {
     let mut dims = Vec::new();
-    for d in &kernel.dims {
+    let mut told = BTreeMap::new();
+    for (n, d) in kernel.dims.iter().enumerate() {
         let given = key.dims.get(&d.name).copied();
         let size = match &d.size {
             DimSize::Given(e) => lower.expr(e)?,
+            DimSize::Free if told.contains_key(&n) => told[&n],
+            DimSize::Free if capacity(kernel, n).is_some() => {
+                // The sequence dim of a paged cache: what its table, bound later, has room for.
+                let (per_entry, page) = capacity(kernel, n).unwrap_or((n, 1));
+                let var = lower.pool.add_var(&kernel.dims[per_entry].name, Ty::Int);
+                let pages = *told.entry(per_entry).or_insert(lower.pool.var(var));
+                let page = lower.pool.int(page);
+                lower.pool.mul(pages, page)
+            }
             DimSize::Free if d.specialised => match given {
                 Some(n) => lower.pool.int(n),
                 None => return Err(missing_dim(kernel, d)),
@@ -366,6 +408,32 @@ fn bind_dims(kernel: &CheckedKernel, key: &PlanKey, lower: &mut Lower<'_>) -> Re
         dims.push(attn_ir::Dim { name: d.name.clone(), size, bounds: d.bounds });
     }
     Ok(dims)
+}
+
+/// The dim that counts the pages of a batch entry, and the rows of a page, if dim n is the rows of a paged cache.
+fn capacity(kernel: &CheckedKernel, n: usize) -> Option<(usize, i64)> {
+    kernel.caches.iter().find_map(|c| {
+        let shape = &kernel.tensors[c.tensor].shape;
+        let pages = c.pages.as_ref()?;
+        (shape[shape.len() - 2].dim == Some(n)).then_some((pages.per_entry, pages.size))
+    })
+}
+
+/// A dim that is the rows of two tables has one size.
+fn check_capacities(kernel: &CheckedKernel, lower: &Lower<'_>) -> Result<()> {
+    for c in &kernel.caches {
+        let shape = &kernel.tensors[c.tensor].shape;
+        let (Some(pages), Some(dim)) = (&c.pages, shape[shape.len() - 2].dim) else { continue };
+        if lower.pool.as_int(lower.dims[dim]).is_some() || kernel.dims[dim].specialised {
+            let message = format!(
+                "`{}` is fixed by the plan, and the table of `{}` tells it",
+                kernel.dims[dim].name, kernel.tensors[c.tensor].name
+            );
+            let help = Some(format!("use another dim for pages of {} rows", pages.size));
+            return Err(CompileError::spec(Code::BadPlanValue, c.span, message, "this cache", help));
+        }
+    }
+    Ok(())
 }
 
 fn missing_dim(kernel: &CheckedKernel, d: &DimFact) -> CompileError {
@@ -415,22 +483,23 @@ fn bind_tensors(
 ) -> Result<Vec<attn_ir::Tensor>> {
     let mut tensors = Vec::new();
     for (n, t) in kernel.tensors.iter().enumerate() {
-        if t.optional && !key.present.contains(&t.name) {
+        if t.kind == TensorKind::Derived || (t.optional && !key.present.contains(&t.name)) {
             continue;
         }
         lower.ids[n] = Some(TensorId(tensors.len() as u32));
         lower.rows[n] = lower.ids[n];
         let mut shape = Vec::new();
-        for size in &t.shape {
+        for size in kernel.bound_shape(t) {
             shape.push(lower.expr(&size.expr)?);
         }
+        let updated = kernel.updated().any(|u| u.name == t.name);
         tensors.push(attn_ir::Tensor {
             name: t.name.clone(),
             dtype: t.elem.dtype(key.float),
             shape,
             layout: t.layout.clone(),
             fact: t.fact,
-            origin: Origin::Host,
+            origin: if updated { Origin::Updated } else { Origin::Host },
         });
     }
     Ok(tensors)

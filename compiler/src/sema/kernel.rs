@@ -52,6 +52,7 @@ pub(crate) fn check_kernel(
         dims: elab.dims,
         tensors: elab.tensors,
         outputs: checked.outputs,
+        caches: elab.caches,
         tests: facts.tests,
         ensures: facts.ensures,
         schedules: facts.schedules,
@@ -63,8 +64,11 @@ pub(crate) fn check_kernel(
         unsupported,
         ring: elab.ring,
         row_ops: elab.row_ops,
+        made: elab.made,
         body,
         recurrence: elab.recurrence,
+        branches: checked.branches,
+        choices: checked.choices,
     };
     ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)
 }
@@ -90,7 +94,7 @@ impl Elab<'_> {
         for clause in &clauses.all {
             match &clause.kind {
                 ClauseKind::Input(decl) => self.declare_inputs(decl, TensorKind::Input, prefix),
-                ClauseKind::Cache(decl) => self.declare_cache(decl, clause.span, prefix, unsupported),
+                ClauseKind::Cache(decl) => self.declare_cache(decl, prefix),
                 _ => {}
             }
         }
@@ -102,7 +106,7 @@ impl Elab<'_> {
                 self.declare_let(name, value, unsupported);
             }
         }
-        self.row_clauses(clauses, unsupported);
+        self.row_clauses(clauses);
     }
 
     fn declare_let(&mut self, name: &ast::Name, value: &ast::Expr, unsupported: &mut Vec<UnsupportedClause>) {
@@ -123,13 +127,22 @@ impl Elab<'_> {
     ) -> CheckedBody {
         let at = kernel.name.span;
         if clauses.any(|k| matches!(k, ClauseKind::Branch { .. })) {
+            for clause in clauses.all.iter().filter(|c| matches!(c.kind, ClauseKind::Dropout(_))) {
+                let nearest = "write `dropout` inside each branch whose weights it drops".into();
+                unsupported.push(UnsupportedClause { clause: "dropout".into(), span: clause.span, nearest });
+            }
             return self.branches(clauses, at, unsupported);
         }
-        self.selects(clauses, unsupported);
-        let checked = check_body(self, clauses, at);
+        let choices = self.selects(clauses);
+        let mut checked = check_body(self, clauses, at);
         if let Some(body) = &checked.body {
             self.check_rotations(&body.dots);
+            self.check_choices(&choices, body);
+            self.choices_unsupported(&choices, body, unsupported);
+            self.check_caches(body);
         }
+        self.routed_outside(&choices);
+        checked.choices = choices;
         checked
     }
 
@@ -202,11 +215,17 @@ impl Elab<'_> {
             let bound = self.tensors.iter().filter(|t| t.kind != TensorKind::Derived);
             bound.flat_map(|t| &t.shape).any(|s| s.dim == Some(n))
         };
+        let pooled = |n: usize| {
+            let pages = self.caches.iter().filter_map(|c| c.pages.as_ref());
+            pages.flat_map(|p| &p.shape).any(|s| s.dim == Some(n))
+        };
         let untold: Vec<DimFact> = self
             .dims
             .iter()
             .enumerate()
-            .filter(|(n, d)| matches!(d.size, DimSize::Free) && !told(*n) && self.used.contains(&d.name))
+            .filter(|(n, d)| {
+                matches!(d.size, DimSize::Free) && !told(*n) && !pooled(*n) && self.used.contains(&d.name)
+            })
             .map(|(_, d)| d.clone())
             .collect();
         for d in untold {
@@ -225,7 +244,7 @@ impl Elab<'_> {
             Entry::Tensor(_) => "input",
             Entry::Let(_) => "let",
             Entry::Dim(_) => "dim",
-            Entry::State(_) | Entry::Branch | Entry::Bound => return,
+            Entry::State(_) | Entry::Branch(_) | Entry::Bound => return,
         };
         let d = Diagnostic::warning(Code::Unused, span, format!("`{name}` is never read"))
             .label(format!("unused {what}"))

@@ -5,13 +5,14 @@
 //! brackets of a dim on the query's side becomes `row` (language.md, rule 2); loads of absent optional inputs
 //! become neutral (0 in a sum, true in a mask). Not here: rows, matrices and whatever `check` marked unsupported.
 
-use crate::attn_ir::IndexVars;
+use crate::attn_ir::{self, IndexVars};
 use crate::diagnostic::Span;
 use crate::expr::eval::Value;
 use crate::expr::{BinaryOp, ExprId, Pool, TensorId, Ty, UnaryOp, VarId};
 
 use super::hir::{Expr, IndexVar, Kind, Type, Uses, find};
-use super::model::{DotFact, RowsFact, TensorFact};
+use super::model::{DotFact, RowsFact, TensorFact, TensorKind};
+use super::relative::Products;
 
 /// Why an expression could not be lowered: the span to blame and a reason.
 #[derive(Clone, Debug)]
@@ -50,8 +51,14 @@ pub(crate) struct Lower<'k> {
     pub row_at: Vec<Option<RowAt>>,
     /// What stands for `Elem::X0`, `X1`, `Pos`, `Pair` in the body at hand.
     pub elems: [Option<ExprId>; 4],
+    /// How queries were chosen.
+    pub chosen: Option<Chosen>,
+    /// Running sums: the tensor of each, and of what f32 leaves of it.
+    pub low: Vec<(TensorId, TensorId)>,
     /// Variables of local rows, where they are not the positions: one shard of a distributed kernel.
     pub local: Option<Local>,
+    /// Made products of dots with rows that both positions choose.
+    pub products: Vec<Products>,
     /// What `weight @ v` gives at a feature, in a `return`.
     pub weighted: Option<(TensorId, RowsFact)>,
     /// Expressions that a tensor holds already.
@@ -66,6 +73,15 @@ pub(crate) struct Held {
     pub tensor: TensorId,
     /// Roles; for a number there is no feature dim, which is the last of the roles'.
     pub rows: RowsFact,
+}
+
+/// Chosen queries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chosen {
+    /// How many.
+    pub count: ExprId,
+    /// Where each query stands among them, or -1.
+    pub ranks: TensorId,
 }
 
 /// Where a row of a tensor is read.
@@ -150,6 +166,16 @@ impl Lower<'_> {
         }
     }
 
+    /// The sizes of a tensor of the kernel: as bound, or, for a cache or what is still to be made, as declared.
+    pub fn shape(&mut self, bound: &[attn_ir::Tensor], tensor: usize) -> Result<Vec<ExprId>, LowerError> {
+        let cache = self.tensors[tensor].kind == TensorKind::Cache;
+        if let Some(id) = self.ids[tensor].filter(|_| !cache) {
+            return Ok(bound[id.0 as usize].shape.clone());
+        }
+        let tensors = self.tensors;
+        tensors[tensor].shape.iter().map(|size| self.expr(&size.expr)).collect()
+    }
+
     fn index_var(&self, var: IndexVar, place: Place) -> VarId {
         match var {
             IndexVar::B => self.index.b,
@@ -185,7 +211,14 @@ impl Lower<'_> {
             at.push(self.at(x, Place { row, neutral: place.neutral })?);
         }
         self.check_constant_index(e, t, &at)?;
-        Ok(self.pool.load(id, at, ty))
+        let load = self.pool.load(id, at.clone(), ty);
+        Ok(match self.low.iter().find(|(hi, _)| *hi == id) {
+            Some(&(_, lo)) => {
+                let rest = self.pool.load(lo, at, ty);
+                self.pool.binary(BinaryOp::Add, load, rest)
+            }
+            None => load,
+        })
     }
 
     fn check_constant_index(&self, e: &Expr, t: usize, at: &[ExprId]) -> Result<(), LowerError> {
@@ -252,6 +285,9 @@ impl Lower<'_> {
     }
 
     fn dot(&mut self, e: &Expr, x: &Expr, y: &Expr) -> Result<ExprId, LowerError> {
+        if let Some(load) = self.relative_dot(x, y)? {
+            return Ok(load);
+        }
         let var = self.dots.iter().find(|(d, _)| d.is(x, y)).map(|(_, v)| *v);
         match var {
             Some(var) => Ok(self.pool.var(var)),
@@ -316,6 +352,11 @@ impl Lower<'_> {
         Ok(self.pool.load(id, index, Ty::Float))
     }
 
+    /// The variable of the query's row.
+    pub fn query_var(&self) -> VarId {
+        if self.shifted { self.index.row } else { self.index.i }
+    }
+
     /// The index of feature `x` of the row at hand, over `b`, `h` and `row` or `j`.
     pub fn row_index(&mut self, rows: RowsFact, query: bool, x: ExprId) -> Vec<ExprId> {
         let rank = [rows.batch, rows.head, Some(rows.seq), Some(rows.feature)].into_iter().flatten().count();
@@ -376,7 +417,7 @@ impl Lower<'_> {
     }
 
     /// Leading indices of a row, as in brackets.
-    fn indices(&mut self, t: usize, index: &[Expr]) -> Result<Vec<ExprId>, LowerError> {
+    pub fn indices(&mut self, t: usize, index: &[Expr]) -> Result<Vec<ExprId>, LowerError> {
         let mut at = Vec::with_capacity(index.len() + 1);
         for (d, x) in index.iter().enumerate() {
             let row = self.query_side[t].get(d).copied().unwrap_or(false);

@@ -8,7 +8,10 @@ use crate::diagnostic::Span;
 use crate::expr::Ty;
 use crate::expr::eval::Value;
 
+use super::choice::{BranchFact, Choices};
+use super::derived::MadeFact;
 use super::hir::{Expr, Kind, Size};
+use super::relative::RelativeFact;
 use super::rows::RowOp;
 
 /// The kernels of a file, in order, that have no errors.
@@ -55,6 +58,8 @@ pub struct CheckedKernel {
     pub tensors: Vec<TensorFact>,
     /// Outputs in order of `return`.
     pub outputs: Vec<OutputFact>,
+    /// Caches among the tensors, in order of declaration.
+    pub caches: Vec<CacheFact>,
     /// `test` grids.
     pub tests: Vec<TestGrid>,
     /// `ensure` promises.
@@ -77,16 +82,40 @@ pub struct CheckedKernel {
     pub ring: Option<RingFact>,
     /// What `map` and `rotate` do to rows, in order of the text.
     pub(crate) row_ops: Vec<RowOp>,
+    /// Tensors that lets make, in order of the text.
+    pub(crate) made: Vec<MadeFact>,
     /// The typed body; absent for recurrences and for kernels made of branches.
     pub(crate) body: Option<Body>,
     /// The typed body of a recurrence.
     pub(crate) recurrence: Option<RecurBody>,
+    /// The branches, in order.
+    pub(crate) branches: Vec<BranchFact>,
+    /// How keys are chosen outside branches.
+    pub(crate) choices: Choices,
 }
 
 impl CheckedKernel {
     /// The inputs that the host binds, in order.
     pub fn inputs(&self) -> impl Iterator<Item = &TensorFact> {
         self.tensors.iter().filter(|t| t.kind != TensorKind::Derived)
+    }
+
+    /// The sizes of a tensor as it is bound: pages for a paged cache, else its logical dims.
+    pub fn bound_shape(&self, fact: &TensorFact) -> Vec<Size> {
+        let cache = self.caches.iter().find(|c| self.tensors[c.tensor].name == fact.name);
+        match cache.and_then(|c| c.pages.as_ref()) {
+            Some(pages) => pages.shape.clone(),
+            None => fact.shape.clone(),
+        }
+    }
+
+    /// The tensors that a run updates in place, in order of declaration.
+    pub fn updated(&self) -> impl Iterator<Item = &TensorFact> {
+        let changed = |n: usize| {
+            let of = |c: &CacheFact| c.tensor == n || c.scale.as_ref().is_some_and(|s| s.tensor == n);
+            self.caches.iter().any(|c| c.appended.is_some() && of(c))
+        };
+        self.tensors.iter().enumerate().filter(move |(n, _)| changed(*n)).map(|(_, t)| t)
     }
 
     /// The dims that must be given to plan: feature dims and head counts that the text does not fix.
@@ -99,6 +128,10 @@ impl CheckedKernel {
         let mut lines = vec![self.align.words.clone(), self.heads.words.clone()];
         if self.decode {
             lines.push("mode decode: few query rows are expected".into());
+        }
+        for b in &self.branches {
+            let own = [&b.align.words, &b.heads.words].into_iter().filter(|l| !l.is_empty());
+            lines.extend(own.map(|l| format!("{}: {l}", b.name)));
         }
         lines.retain(|l| !l.is_empty());
         lines
@@ -238,6 +271,56 @@ impl TensorFact {
     }
 }
 
+/// A cache: where its rows lie, how many there are, what is appended.
+///
+/// Its dims are `[batch, heads, sequence, feature]` or `[batch, sequence, feature]`.
+#[derive(Clone, Debug)]
+pub struct CacheFact {
+    /// Position in [`CheckedKernel::tensors`].
+    pub tensor: usize,
+    /// Position of `len`, i32 `[batch]`; without one every batch entry fills the sequence dim.
+    pub len: Option<usize>,
+    /// Where the rows lie, unless the tensor is bound as it is declared.
+    pub pages: Option<PagesFact>,
+    /// Factors of the rows.
+    pub scale: Option<ScaleFact>,
+    /// Position of the rows that are appended.
+    pub appended: Option<usize>,
+    /// The declaration.
+    pub span: Span,
+}
+
+impl CacheFact {
+    /// True if rows are not read from the bound tensor as they lie there.
+    pub fn indirect(&self) -> bool {
+        self.pages.is_some() || self.scale.is_some()
+    }
+}
+
+/// Pages of a cache.
+#[derive(Clone, Debug)]
+pub struct PagesFact {
+    /// Position of the table, i32 `[batch, pages of an entry]`.
+    pub table: usize,
+    /// Rows of a page.
+    pub size: i64,
+    /// The dim: pages of a batch entry. The sequence dim of the cache is this many times `size`.
+    pub per_entry: usize,
+    /// Sizes of the pool: `[pages, size, heads, feature]` or `[pages, size, feature]`.
+    pub shape: Vec<Size>,
+}
+
+/// Scales of a cache.
+#[derive(Clone, Debug)]
+pub struct ScaleFact {
+    /// Position of the tensor of scales: the leading dims of the bound cache, as far as scales differ along them.
+    pub tensor: usize,
+    /// Each token has its own.
+    pub per_token: bool,
+    /// Each head has its own.
+    pub per_head: bool,
+}
+
 /// A returned tensor.
 #[derive(Clone, Debug)]
 pub struct OutputFact {
@@ -269,6 +352,15 @@ pub(crate) enum OutputHir {
     State(usize),
     /// A row of a recurrence at every step, perhaps cast.
     Row(Expr, Option<DType>),
+    /// Rows combined from those of branches.
+    Combined {
+        /// Target of a `cast`.
+        cast: Option<DType>,
+        /// The row.
+        value: Expr,
+        /// The branch whose query, heads and alignment give the row its place.
+        of: usize,
+    },
     /// Something that the attention IR cannot express; an [`UnsupportedClause`] says what.
     Other,
 }
@@ -335,6 +427,10 @@ pub struct NumericsFact {
     pub exact_dot: bool,
     /// `grad = deterministic`
     pub deterministic_grad: bool,
+    /// `split = fixed(n)`: keys of a partial result.
+    pub split: Option<i64>,
+    /// `batch_invariant = true`: what a batch entry gives does not depend on the others.
+    pub batch_invariant: bool,
     /// `guard = nonfinite`
     pub guard_nonfinite: Option<Span>,
 }
@@ -498,8 +594,12 @@ pub(crate) struct Body {
     pub mask: Option<Expr>,
     /// Score to weight.
     pub weight: WeightHir,
+    /// Share, seed and offset of what is dropped.
+    pub dropout: Option<[Expr; 3]>,
     /// The dots of the score, in order of first appearance.
     pub dots: Vec<DotFact>,
+    /// Dots of a query with a row that both positions choose.
+    pub relative: Vec<RelativeFact>,
     /// Roles of the values; the keys of the first dot where nothing returns `weight @ v`.
     pub value: RowsFact,
     /// The row of values: a tensor's, or computed from one.

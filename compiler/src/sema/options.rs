@@ -82,17 +82,12 @@ impl Elab<'_> {
                     self.bad_word(at, "guard", "nonfinite", near);
                 }
                 ("batch_invariant", Some("true") | None) if o.value.is_none() || word == Some("true") => {
-                    refuse(
-                        "numerics batch_invariant = true".into(),
-                        "leave it out: nothing depends on the batch on CPU",
-                    );
+                    fact.batch_invariant = true;
                 }
                 ("batch_invariant", Some("false")) => {}
                 ("batch_invariant", _) => self.bad_value(at, "batch_invariant", "true or false"),
                 _ => {
-                    if self.split(o.value.as_ref(), at) {
-                        refuse("numerics split".into(), "leave it out: the keys are not split on CPU");
-                    }
+                    fact.split = self.split(o.value.as_ref(), at);
                 }
             }
         }
@@ -113,7 +108,7 @@ impl Elab<'_> {
     }
 
     /// `split = fixed(512)`
-    fn split(&mut self, value: Option<&ast::Expr>, at: Span) -> bool {
+    fn split(&mut self, value: Option<&ast::Expr>, at: Span) -> Option<i64> {
         let size = match value.map(|v| &v.node) {
             Some(ExprKind::Call { name, args }) if name.node == "fixed" && args.len() == 1 => {
                 Some(self.expr(&args[0].value))
@@ -121,10 +116,10 @@ impl Elab<'_> {
             _ => None,
         };
         match size.and_then(|s| s.int()) {
-            Some(n) if n > 0 => true,
+            Some(n) if n > 0 => Some(n),
             _ => {
                 self.bad_value(at, "split", "fixed(512)");
-                false
+                None
             }
         }
     }

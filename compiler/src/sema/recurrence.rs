@@ -166,6 +166,8 @@ impl Elab<'_> {
         self.heads_are_shared_by_all();
         self.recurrence_body(updates, &outputs, at);
         CheckedBody {
+            branches: Vec::new(),
+            choices: super::choice::Choices::default(),
             body: None,
             outputs,
             align: AlignFact::default(),

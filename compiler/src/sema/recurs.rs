@@ -47,10 +47,9 @@ pub(crate) fn recurrence(
         Some(n) => lower.params[n],
         None => lower.pool.int(0),
     };
-    let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
-    let seq_k = shape[base.seq];
-    let steps =
-        Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, shard: None, axes, hoisted: vec![] };
+    let mut steps = super::build::start(kernel, lower, tensors);
+    let (seq_k, axes) = (shape[base.seq], steps.axes);
+    (steps.offset, steps.seq_k) = (offset, seq_k);
     let vars = steps.vars_of(base, true);
     let mut build = Build { steps, vars, base, shape, nodes: Vec::new(), reads: Vec::new() };
     let states = build.states(key, body)?;
@@ -81,7 +80,7 @@ pub(crate) fn recurrence(
     steps.steps.extend(epilogues);
     let Steps { lower, tensors, steps, .. } = steps;
     let (name, pool) = (kernel.name.clone(), lower.pool);
-    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles };
+    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles, demands: Vec::new() };
     Ok(Instance { kernel, mask_clauses: vec![] })
 }
 

@@ -113,6 +113,14 @@ fn whole_is_a_parameter(axis: &str, bound: &mut Bound, lower: &Lower<'_>, whole:
 
 /// What cannot be divided yet.
 fn refuse(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
+    // Sums, pools and ids run over the whole sequence, and dropped weights are numbered along rows.
+    let nearest = "a kernel without it, or one device";
+    if let Some(fact) = kernel.made.first() {
+        return Err(unsupported(key, fact.span, "a tensor made by `let` over a ring", nearest));
+    }
+    if let Some([p, ..]) = kernel.body.as_ref().and_then(|b| b.dropout.as_ref()) {
+        return Err(unsupported(key, p.span, "dropout over a ring", nearest));
+    }
     for out in &kernel.outputs {
         if let OutputHir::O { epilogue: Some(_), .. } | OutputHir::Other = &out.kind {
             let clause = format!("return {} over a ring", out.text);
@@ -123,6 +131,10 @@ fn refuse(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
                 "return `weight @ v`, and apply the epilogue after",
             ));
         }
+    }
+    if kernel.choices.keys.is_some() {
+        let nearest = "run it on one device, or mask the pairs that are not selected";
+        return Err(unsupported(key, kernel.span, "select over a ring", nearest));
     }
     Ok(())
 }

@@ -38,6 +38,14 @@ pub(crate) struct Steps<'k> {
     pub axes: [VarId; 5],
     /// What was hoisted: value and extents, and the load that stands for it.
     pub hoisted: Vec<(ExprId, Vec<ExprId>, ExprId)>,
+    /// What the branches so far have made.
+    pub branches: Vec<super::parts::Made>,
+    /// Both parts of the running sums made so far.
+    pub low_parts: Vec<(TensorId, TensorId)>,
+    /// What lets have made so far: position, sources, result. Branches share it.
+    pub made: Vec<(usize, Vec<Option<TensorId>>, TensorId)>,
+    /// What the contents of caches must fulfil.
+    pub demands: Vec<attn_ir::Demand>,
 }
 
 /// Index variables of a derived tensor of rows.
@@ -48,6 +56,8 @@ pub(crate) struct RowVars {
     pub rows: RowsFact,
     /// Read at (b, h, row); else at (b, head, j).
     pub query: bool,
+    /// Appended rows: the position of the first one in the cache.
+    pub start: Option<ExprId>,
 }
 
 impl<'k> Steps<'k> {
@@ -68,33 +78,52 @@ impl<'k> Steps<'k> {
             .unwrap_or(base)
     }
 
-    /// Declares a made tensor.
+    /// Declares a made tensor under a name like this.
     pub fn declare(&mut self, name: &str, dtype: DType, shape: Vec<ExprId>, fact: Fact) -> TensorId {
-        let layout = (0..shape.len()).collect();
         let name = self.fresh(name);
+        self.declare_named(&name, dtype, shape, fact)
+    }
+
+    /// Declares a made tensor under this name, which the kernel's text gave it.
+    pub fn declare_named(&mut self, name: &str, dtype: DType, shape: Vec<ExprId>, fact: Fact) -> TensorId {
+        let (name, layout) = (name.to_string(), (0..shape.len()).collect());
         self.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin: Origin::Made });
         TensorId(self.tensors.len() as u32 - 1)
     }
 
-    fn shape(&self, id: TensorId) -> &[ExprId] {
+    /// The sizes of a tensor.
+    pub fn shape(&self, id: TensorId) -> &[ExprId] {
         &self.tensors[id.0 as usize].shape
     }
 
-    /// Applies `map` and `rotate` in the order of the text.
+    /// Writes what is appended, then applies `map` and `rotate` and makes the tensors of lets, in the order of the text.
     pub fn row_ops(&mut self) -> Result<()> {
         let kernel = self.kernel;
-        for op in &kernel.row_ops {
-            if self.lower.rows[op.tensor].is_none() {
-                continue;
+        let appended = |op: &&RowOp| kernel.caches.iter().any(|c| c.appended == Some(op.tensor));
+        kernel.row_ops.iter().filter(appended).try_for_each(|op| self.row_op(op))?;
+        let demands = self.caches()?;
+        self.demands.extend(demands);
+        let mut made = kernel.made.iter().peekable();
+        for op in kernel.row_ops.iter().filter(|op| !appended(op)) {
+            while let Some(m) = made.next_if(|m| m.span.start < op.span.start) {
+                self.make(m)?;
             }
-            let vars = self.row_vars(op.tensor, op)?;
-            let made = match &op.kind {
-                RowOpKind::Map(body) => self.map(op, &vars, body)?,
-                RowOpKind::Pairs(pairs) => self.pairs(op, &vars, pairs)?,
-                RowOpKind::Double { theta, at } => self.double(op, &vars, theta, at)?,
-            };
-            self.lower.rows[op.tensor] = Some(made);
+            self.row_op(op)?;
         }
+        made.try_for_each(|m| self.make(m))
+    }
+
+    fn row_op(&mut self, op: &RowOp) -> Result<()> {
+        if self.lower.rows[op.tensor].is_none() {
+            return Ok(());
+        }
+        let vars = self.row_vars(op.tensor, op)?;
+        let turned = match &op.kind {
+            RowOpKind::Map(body) => self.map(op, &vars, body)?,
+            RowOpKind::Pairs(pairs) => self.pairs(op, &vars, pairs)?,
+            RowOpKind::Double { theta, at } => self.double(op, &vars, theta, at)?,
+        };
+        self.lower.rows[op.tensor] = Some(turned);
         Ok(())
     }
 
@@ -106,7 +135,14 @@ impl<'k> Steps<'k> {
                 return Err(LowerError { span: op.span, message });
             }
         };
-        Ok(self.vars_of(at.rows, at.query))
+        let mut vars = self.vars_of(at.rows, at.query);
+        let kernel = self.kernel;
+        if let Some(cache) = kernel.caches.iter().find(|c| c.appended == Some(tensor)) {
+            let length = super::caching::length(&mut self.lower, kernel, cache)?;
+            let n = self.lower.expr(&kernel.tensors[tensor].shape[at.rows.seq].expr)?;
+            vars.start = Some(self.pool().sub(length, n));
+        }
+        Ok(vars)
     }
 
     /// Variables for rows of these roles.
@@ -120,7 +156,7 @@ impl<'k> Steps<'k> {
             _ => x,
         };
         let index = (0..rank).map(axis).collect();
-        RowVars { index, rows, query }
+        RowVars { index, rows, query, start: None }
     }
 
     /// Replaces b, h, i, j and row by the variables of a derived tensor.
@@ -133,7 +169,11 @@ impl<'k> Steps<'k> {
         let of = |pool: &mut Pool, d: Option<usize>| d.map_or(zero, |d| pool.var(vars.index[d]));
         let (b, h) = (of(pool, vars.rows.batch), of(pool, vars.rows.head));
         let s = pool.var(vars.index[vars.rows.seq]);
-        let i = if shifted { pool.add(s, offset) } else { s };
+        // Lengths, and so offsets, may be those of the batch entry.
+        let offset = pool.substitute(vars.start.unwrap_or(offset), &[(ix.b, b)]);
+        let moved = pool.add(s, offset);
+        // Of a key `i` is its own position: `rotate q, k by .. at i`.
+        let i = if shifted && vars.query { moved } else { s };
         let mut subst = vec![(ix.b, b), (ix.h, h)];
         match (self.shard, self.lower.local) {
             (Some(shard), Some(local)) => {
@@ -143,7 +183,11 @@ impl<'k> Steps<'k> {
             }
             _ => {
                 subst.extend([(ix.row, s), (ix.i, i)]);
-                subst.extend((!vars.query).then_some((ix.j, s)));
+                if vars.start.is_some() {
+                    subst.push((ix.j, moved));
+                } else if !vars.query {
+                    subst.push((ix.j, s));
+                }
             }
         }
         self.pool().substitute(e, &subst)
@@ -160,8 +204,16 @@ impl<'k> Steps<'k> {
     ) -> TensorId {
         let value = self.at(value, vars);
         let checks = checks.into_iter().map(|c| self.at(c, vars)).collect();
-        let out = self.declare(name, DType::F32, shape, Fact::None);
         let index = vars.index.clone();
+        // Branches may ask for the same rows.
+        let same = self.steps.iter().find_map(|s| match s {
+            Step::Derive(d) if d.value == value && d.index == index && d.sum.is_empty() => Some(d.out),
+            _ => None,
+        });
+        if let Some(out) = same.filter(|&out| self.shape(out) == shape) {
+            return out;
+        }
+        let out = self.declare(name, DType::F32, shape, Fact::None);
         self.steps.push(Step::Derive(Derive { out, index, sum: vec![], value, at_bind: false, checks }));
         out
     }
@@ -535,6 +587,14 @@ impl<'k> Steps<'k> {
                 let a = self.result_element(a, vars, x, shape)?;
                 Ok(self.pool().unary(*op, a))
             }
+            Kind::Select(c, a, b) => {
+                let c = self.lower.expr(c)?;
+                let (a, b) =
+                    (self.result_element(a, vars, x, shape)?, self.result_element(b, vars, x, shape)?);
+                Ok(self.pool().select(c, a, b))
+            }
+            Kind::Branch(n) => self.branch_element(*n, e, x),
+            Kind::Merge(rows) => self.merged_element(rows, vars, x, shape),
             _ => self.lower.element(e, x),
         }
     }

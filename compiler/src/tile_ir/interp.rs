@@ -120,6 +120,9 @@ fn allocate<'a>(
     }
     Ok(match &decl.kind {
         TensorKind::Input => Store::Bound(inputs.tensor(&decl.name, &shape, decl.dtype)?),
+        TensorKind::Updated => {
+            Store::Scratch(Scratch::holding(inputs.tensor(&decl.name, &shape, decl.dtype)?, decl.dtype))
+        }
         TensorKind::Output | TensorKind::Workspace => Store::Scratch(Scratch::new(shape, decl.dtype)),
         TensorKind::Table { vars: index, origin, value } => {
             Store::Table(table(program, decl.dtype, &shape, vars, index, origin, *value)?)
@@ -162,7 +165,9 @@ fn table(
 fn outputs(program: &Program, memory: Memory) -> Result<HashMap<String, View>, InterpError> {
     let mut out = HashMap::new();
     for (decl, store) in program.tensors.iter().zip(memory.stores) {
-        let (TensorKind::Output, Store::Scratch(s)) = (&decl.kind, store) else { continue };
+        let (TensorKind::Output | TensorKind::Updated, Store::Scratch(s)) = (&decl.kind, store) else {
+            continue;
+        };
         let fail = |message: String| InterpError { op: format!("output {}", decl.name), message };
         if let Some(n) = s.first_unwritten() {
             return Err(fail(format!("element {:?} is never written", unflatten(n, &s.shape))));

@@ -134,7 +134,12 @@ impl Known<'_> {
 
     /// True if some index variable of the expression has no value at all: it is never evaluated.
     fn is_vacuous(&self, expr: ExprId) -> bool {
-        let vars = self.sig.artifact.pool.free_vars(expr);
+        let artifact = &self.sig.artifact;
+        let mut vars = artifact.pool.free_vars(expr);
+        for v in vars.clone() {
+            let ends = artifact.check_vars.iter().filter(|c| c.0 == v);
+            vars.extend(ends.flat_map(|(_, lo, hi)| [*lo, *hi]).flat_map(|e| artifact.pool.free_vars(e)));
+        }
         vars.into_iter().any(|v| {
             let r = self.var(v);
             r.lo > r.hi
@@ -152,9 +157,12 @@ impl RangeEnv for Known<'_> {
             };
         }
         match self.sig.artifact.check_vars.iter().find(|(v, ..)| *v == var) {
-            Some((_, lo, hi)) => {
+            Some((_, lo, hi)) if self.sig.scanned.is_empty() => {
                 Range { lo: eval(pool, *lo, &values).int(), hi: eval(pool, *hi, &values).int() }
             }
+            // The ends may read other index variables and int tensors. Where a box is empty at its lowest ends,
+            // there may still be elements at others, so a range is not taken to be empty unless it is for sure.
+            Some((_, lo, hi)) => Range { lo: range(pool, *lo, self).lo, hi: range(pool, *hi, self).hi },
             None => Range::ALL,
         }
     }

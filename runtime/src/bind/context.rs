@@ -42,6 +42,8 @@ pub(crate) struct RunContext {
     /// Ranges of the scanned tensors in this call, and those for which the checks were last proved.
     pub ranges: Vec<Range>,
     pub proved: Option<Vec<Range>>,
+    /// For each page of a pool, how often it is named (`demands.rs`).
+    pub named: Vec<u32>,
     /// The argument block.
     pub args: Vec<u64>,
     /// One for each thread of the widest run so far.
@@ -65,6 +67,7 @@ impl RunContext {
             n_tasks: vec![0; sig.artifact.launches.len()],
             ranges: vec![Range::ALL; sig.scanned.len()],
             proved: None,
+            named: Vec::new(),
             args: vec![0; sig.layout.words],
             scratch: Vec::new(),
         }

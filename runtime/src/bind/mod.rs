@@ -9,6 +9,7 @@
 mod args;
 mod checks;
 mod context;
+mod demands;
 mod facts;
 mod names;
 mod sizes;
@@ -24,7 +25,7 @@ use crate::tensor::{TensorView, TensorViewMut};
 
 /// A tensor to be read, by name.
 pub type NamedInput<'a, 'v> = (&'a str, TensorView<'v>);
-/// A tensor to be written, by name.
+/// A tensor to be written, or updated in place, by name.
 pub type NamedOutput<'a, 'v> = (&'a str, TensorViewMut<'v>);
 /// A parameter, by name.
 pub type NamedParam<'a> = (&'a str, Value);
@@ -69,6 +70,7 @@ pub(crate) fn bind(
     if call.facts == Facts::Verify {
         facts::verify_orders(sig, call, &ctx.bound)?;
     }
+    demands::check(sig, call, ctx)?;
     checks::proofs(sig, call, ctx)?;
     args::check_overlap(sig, call, &ctx.bound)?;
     args::fill(sig, call, ctx);

@@ -20,6 +20,7 @@ fn artifact(name: &str, code_bytes: usize) -> Artifact {
         tensors: vec![],
         requires: vec![],
         checks: vec![],
+        demands: vec![],
         check_vars: vec![],
         launches: vec![],
         // Every byte follows from the name, so that a torn entry would show.

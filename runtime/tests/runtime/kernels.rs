@@ -2,7 +2,8 @@
 //! backend. Each function says what its code does.
 
 use attn_compiler::artifact::{
-    ArgLayout, Artifact, BindCheck, DType, LaunchSpec, RequireSpec, ScalarSpec, TensorRole, TensorSpec,
+    ArgLayout, Artifact, BindCheck, ContentDemand, DType, LaunchSpec, RequireSpec, ScalarSpec, TensorRole,
+    TensorSpec,
 };
 use attn_compiler::expr::eval::Value;
 use attn_compiler::expr::{ExprId, Pool, TensorId, Ty, VarId};
@@ -15,6 +16,7 @@ pub struct Maker {
     pub tensors: Vec<TensorSpec>,
     pub requires: Vec<RequireSpec>,
     pub checks: Vec<BindCheck>,
+    pub demands: Vec<ContentDemand>,
     pub check_vars: Vec<(VarId, ExprId, ExprId)>,
     pub launches: Vec<LaunchSpec>,
     pub code: Vec<u8>,
@@ -28,6 +30,7 @@ impl Maker {
             tensors: vec![],
             requires: vec![],
             checks: vec![],
+            demands: vec![],
             check_vars: vec![],
             launches: vec![],
             code: vec![],
@@ -36,7 +39,7 @@ impl Maker {
 
     fn scalar(&mut self, name: &str, ty: Ty, is_dim: bool, default: Option<Value>) -> ExprId {
         let var = self.pool.add_var(name, ty);
-        self.scalars.push(ScalarSpec { name: name.to_string(), var, is_dim, default });
+        self.scalars.push(ScalarSpec { name: name.to_string(), var, is_dim, default, wide: false });
         self.pool.var(var)
     }
 
@@ -104,6 +107,7 @@ impl Maker {
             tensors: self.tensors,
             requires: self.requires,
             checks: self.checks,
+            demands: self.demands,
             check_vars: self.check_vars,
             launches: self.launches,
             code: self.code,

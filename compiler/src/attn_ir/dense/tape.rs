@@ -266,7 +266,7 @@ impl State<'_> {
         };
         match step {
             Step::Const(x) => *x,
-            Step::Scalar(v) => Scalars(&self.vars).var(*v),
+            Step::Scalar(v) => Scalars(&self.vars, &[]).var(*v),
             Step::Load(t, index) => {
                 let index: Vec<i64> = index.iter().map(|n| reg(n).int()).collect();
                 let view = self.views[t.0 as usize];

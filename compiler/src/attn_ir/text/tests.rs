@@ -39,6 +39,7 @@ const FULL: &str = "attention full {
   tile_q 32
   tile_kv 64
   exact_dot
+  split 512
 }
 ";
 
@@ -68,7 +69,7 @@ fn text_that_means_nothing_is_an_error() {
         ("weight softmax", "weight hardmax", "no weight"),
         ("= lse", "= lsd", "max_logit"),
         ("Sk: int,", "Sq: int,", "twice"),
-        ("exact_dot\n}", "exact_dot\n", "`}`"),
+        ("split 512\n}", "split 512\n", "`}`"),
         ("mask j <= i", "mask j <= qk", "types"),
     ] {
         let error = parse(&FULL.replacen(from, to, 1)).unwrap_err();

@@ -269,7 +269,7 @@ fn volatile_nodes(program: &Program) -> Vec<bool> {
     let pool = &program.pool;
     let written = |t: &TensorId| {
         let kind = program.tensors.get(t.0 as usize).map(|t| &t.kind);
-        matches!(kind, Some(TensorKind::Output | TensorKind::Workspace))
+        matches!(kind, Some(TensorKind::Output | TensorKind::Updated | TensorKind::Workspace))
     };
     let mut volatile: Vec<bool> = Vec::with_capacity(pool.len());
     for n in 0..pool.len() as u32 {

@@ -7,7 +7,7 @@
 use crate::artifact::DType;
 use crate::expr::eval::Value;
 use crate::expr::{TensorId, Ty};
-use crate::host::{View, round_to};
+use crate::host::{View, round_to, unflatten};
 
 /// The tensor table.
 pub struct Memory<'a> {
@@ -24,6 +24,9 @@ pub enum Store<'a> {
     Table(View),
     Scratch(Scratch),
 }
+
+/// The launch that has written what the host bound.
+const BEFORE: u64 = u64::MAX;
 
 /// Row-major elements that the program writes.
 pub struct Scratch {
@@ -44,6 +47,19 @@ impl Scratch {
             Ty::Bool => Value::Bool(false),
         };
         Scratch { data: vec![nothing; len], shape, dtype, writer: vec![(0, 0); len] }
+    }
+
+    /// The elements of a view, written before any launch.
+    pub fn holding(view: &View, dtype: DType) -> Self {
+        let shape = view.shape().to_vec();
+        let nothing = Value::Int(0);
+        let element = |n| {
+            let index: Vec<i64> = unflatten(n, &shape).into_iter().map(|x| x as i64).collect();
+            view.get(&index).unwrap_or(nothing)
+        };
+        let data: Vec<Value> = (0..shape.iter().product()).map(element).collect();
+        let writer = vec![(BEFORE, 0); data.len()];
+        Scratch { data, shape, dtype, writer }
     }
 
     /// The first element that nothing wrote.
@@ -139,6 +155,7 @@ fn stored(dtype: DType, x: Value) -> Done<Value> {
     Ok(match (dtype, x) {
         (DType::F32 | DType::F64, Value::Float(_)) => x,
         (DType::F16 | DType::Bf16, Value::Float(x)) => Value::Float(round_to(dtype, x)),
+        (DType::I8, Value::Float(x)) => Value::Int(if x.is_nan() { 0 } else { round_to(dtype, x) as i64 }),
         (DType::I8, Value::Int(x)) => cut(x, i64::from(i8::MIN), i64::from(i8::MAX)),
         (DType::I32, Value::Int(x)) => cut(x, i64::from(i32::MIN), i64::from(i32::MAX)),
         (DType::I64, Value::Int(_)) | (DType::Bit, Value::Bool(_)) => x,

@@ -108,6 +108,26 @@ fn maps_read_tiles_rows_columns_tables_and_parameters() {
     close(&found, &wanted);
 }
 
+/// `any` finds a point wherever it lies in nested spans, and none in empty ones.
+#[test]
+fn searches_find_a_point() {
+    let header = "input x: f32[n, d] output o: f32[n, d]";
+    let launches = "launch l { grid g < n buffer a[1, 16]
+        fill a = 0.0
+        any found over s in 0..n, t in s + 1..g: s * t == 12
+        any none over s2 in 3..3, t2 in 0..9: true
+        if found {
+          fill a = 1.0
+        }
+        if none {
+          fill a = 2.0
+        }
+        store_rows o[g : r, 0 : x] <- a, rows = 1, d = 1 }";
+    let found = Case { header, launches, n: 8, d: 1 }.output();
+    // 3 * 4 needs t = 4 < g, and 2 * 6 needs t = 6 < g.
+    assert_eq!(found, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+}
+
 /// Packing in one launch, products in the next; 40 keys make two panels, 20 features one.
 const PACKED: &str =
     "input x: f32[n, d] output o: f32[n, n] workspace p: f32[2, 20, 32] workspace v: f32[1, 40, 32]

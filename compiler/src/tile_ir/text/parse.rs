@@ -138,6 +138,7 @@ impl Parser<'_> {
         let kind = match kind {
             "input" => TensorKind::Input,
             "output" => TensorKind::Output,
+            "updated" => TensorKind::Updated,
             "workspace" => TensorKind::Workspace,
             _ => self.table()?,
         };

@@ -58,14 +58,14 @@ impl<'a> Verifier<'a> {
         let mut seen = decl.layout.clone();
         seen.sort_unstable();
         self.ensure(seen.into_iter().eq(0..rank), "I2", "the layout is no permutation of the dims")?;
-        let strided = matches!(decl.kind, TensorKind::Input | TensorKind::Output);
+        let strided = matches!(decl.kind, TensorKind::Input | TensorKind::Output | TensorKind::Updated);
         let identity = decl.layout.iter().copied().eq(0..rank);
         self.ensure(strided || identity, "I2", "tables and workspace have no layout")?;
         match &decl.kind {
-            TensorKind::Input | TensorKind::Output => Ok(()),
+            TensorKind::Input | TensorKind::Output | TensorKind::Updated => Ok(()),
             TensorKind::Workspace => {
-                let fits = matches!(decl.dtype, DType::F32 | DType::I32);
-                self.ensure(fits, "I2", "workspace is f32 or i32")
+                let fits = matches!(decl.dtype, DType::F32 | DType::I32 | DType::Bit);
+                self.ensure(fits, "I2", "workspace is f32, i32 or bit")
             }
             TensorKind::Table { vars, origin, value } => self.table(decl, vars, origin, *value),
         }
