@@ -354,3 +354,48 @@ fn the_start_is_a_run_time_int() {
         Init::Number(_)
     ));
 }
+
+/// What is said of a recurrence around these clauses.
+fn complaint(clauses: &str) -> String {
+    let text = format!("recurrence r {{{HEAD}{clauses}\n}}");
+    let front = pipeline::front("r.attn", &text, &mut attn_compiler::sema::no_files, &mut ());
+    said(&front)
+}
+
+#[test]
+fn wrong_states_are_errors_that_name_the_remedy() {
+    let update = "s = s + outer(k, v)\n return q @ s";
+    for (clauses, expected) in [
+        (
+            format!("input t0 : f32[B, H, D]\n state s : f32[D, Dv] = t0\n {update}"),
+            "a state begins with an `f32[B, H, D, Dv]`",
+        ),
+        (format!("state s : f32[D, Dv] = 2 * h\n {update}"), "a state begins with one number"),
+        (
+            "dims G\n input w : f32[B, G, S]\n state s : f32[D, Dv]\n s = w * s + outer(k, v)\n return q @ s"
+                .into(),
+            "other batch or head dims than the state",
+        ),
+        (
+            "let start = 2\n state s : f32[D, Dv]\n s = i * s + outer(k, v)\n return start * (q @ s)".into(),
+            "`start` is the position of the first step",
+        ),
+    ] {
+        let said = complaint(&clauses);
+        assert!(said.contains(expected), "{clauses}: {said}");
+    }
+}
+
+#[test]
+fn what_needs_all_columns_at_once_is_one_unsupported() {
+    let text = "recurrence r { dims B, H, S, D  input q, k, v : float[B, H, S, D]
+      state s : f32[D, D]   s = s + outer(k @ s, v)   return q @ s }";
+    let front = front("r.attn", text);
+    let kernel = front.checked.kernel(None).expect("the kernel exists");
+    let key = keyed("r", DType::F32, &[("H", 2), ("D", 64)], &[]);
+    let said = match pipeline::plan(kernel, &key, &mut ()) {
+        Err(pipeline::CompileError::Unsupported(u)) => u.to_string(),
+        other => panic!("{:?}", other.map(|_| ())),
+    };
+    assert!(said.contains("recurrence") && said.contains("all columns"), "{said}");
+}

@@ -267,13 +267,10 @@ fn what_the_ir_cannot_say_is_one_unsupported_with_a_place() {
     let cases = [
         ("09_gqa_decode_int8", "gqa_decode_int8", "cache"),
         ("10_mla", "mla_decode", "cache"),
-        ("11_lightning", "lightning", "recurrence"),
-        ("11b_transnormer", "transnormer", "recurrence"),
         ("12_colt5", "colt5", "branch"),
         ("15_tree", "tree_verify", "cache"),
         ("16_nsa", "nsa", "mean_pool"),
         ("17_sigmoid_fox", "fox", "cumsum"),
-        ("18_delta_dilated", "gated_delta", "recurrence"),
         ("19_misc", "misc", "dropout"),
     ];
     for (stem, kernel, clause) in cases {
