@@ -3,7 +3,8 @@
 //! rotation but the base, its `dropout`, an operand of an update, or where a state begins changes an output by more
 //! than the f32 gate, or does not compile.
 //!
-//! Comes in: `dsl-examples/`. Deliberately not done: bodies of `let` and `fn`, and what stands inside indices.
+//! Comes in: `dsl-examples/`. Deliberately not done: bodies of `let` and `fn`, what stands inside indices, and
+//! numbers that only keep a divisor from 0.
 
 mod common;
 
@@ -36,10 +37,17 @@ fn within(part: Vec<Mutant>, place: impl Fn(Box<Expr>) -> ExprKind, whole: &Expr
     part.into_iter().map(|(what, e)| (what, put(e))).collect()
 }
 
+/// A small number beside a sum, there to keep a divisor from 0.
+fn is_guard(e: &Expr) -> bool {
+    let text = print::expr(e);
+    text.parse::<f64>().is_ok_and(|x| x > 0.0 && x <= 1e-5)
+}
+
 /// Both ways to leave out an operand, and every way to mutate one.
 fn infix(e: &Expr, op: InfixOp, [l, r]: [&Expr; 2], of: impl Fn(&Expr) -> Vec<Mutant>) -> Vec<Mutant> {
     let place = |left, right| ExprKind::Infix { op, left, right };
-    let mut out = vec![deleted(r, l), deleted(l, r)];
+    let mut out = vec![deleted(l, r)];
+    out.extend((!is_guard(r)).then(|| deleted(r, l)));
     out.extend(within(of(l), |l| place(l, Box::new(r.clone())), e));
     out.extend(within(of(r), |r| place(Box::new(l.clone()), r), e));
     out
@@ -105,7 +113,8 @@ fn of_weight(e: &Expr) -> Vec<Mutant> {
         args.remove(n);
         Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span }
     };
-    (1..args.len()).map(|n| (print::expr(&args[n].value), without(n))).collect()
+    let kept = |n: &usize| !is_guard(&args[*n].value);
+    (1..args.len()).filter(kept).map(|n| (print::expr(&args[n].value), without(n))).collect()
 }
 
 /// A result without one of its factors or terms, without a call around it, without an argument of a norm.
@@ -335,6 +344,11 @@ fn range(name: &str, point: &Point) -> (i64, i64) {
     match name {
         "count" => (0, 2),
         "doc" => (0, 7),
+        // Lengths of sequences in a cache of Sk: with the rows of this call, and all.
+        "kv_len" | "ctx" => {
+            let of = |dims: &[&str]| dims.iter().find_map(|d| point.dims.get(*d)).copied().unwrap_or(1);
+            (of(&["Sq", "T"]).min(of(&["Sk"])), of(&["Sk"]))
+        }
         "list" => (-1, (point.dims.get("S").copied().unwrap_or(1) - 1) / 32),
         _ => (0, longest),
     }
