@@ -175,7 +175,7 @@ impl Call {
             q: noise(&[b, 4, 2, 16], 1),
             k_new: noise(&[b, 2, 2, 16], 2),
             v_new: noise(&[b, 2, 2, 16], 3),
-            pages: ints(table, &[b, table.len() / b]),
+            pages: ints(table, &[b, table.len().checked_div(b).unwrap_or(0)]),
             kv_len: ints(lengths, &[b]),
             k: noise(&[6, 4, 2, 16], 4),
             v: noise(&[6, 4, 2, 16], 5),
