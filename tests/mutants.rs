@@ -1,6 +1,7 @@
 //! Every clause of every example does something that its own `test` grid can see: deleting any one operand of its
 //! mask, term or factor of its score or result, the sink of its weight, a `map`, a `rotate` or an argument of its
-//! rotation but the base, or its `dropout` changes an output by more than the f32 gate, or does not compile.
+//! rotation but the base, its `dropout`, an operand of an update, or where a state begins changes an output by more
+//! than the f32 gate, or does not compile.
 //!
 //! Comes in: `dsl-examples/`. Deliberately not done: bodies of `let` and `fn`, what stands inside indices, and
 //! numbers that only keep a divisor from 0.
@@ -133,6 +134,41 @@ fn of_result(e: &Expr) -> Vec<Mutant> {
     }
 }
 
+/// Operands of an update: terms, factors, both sides of a call.
+fn of_value(e: &Expr) -> Vec<Mutant> {
+    match &e.node {
+        ExprKind::Infix {
+            op: op @ (InfixOp::Add | InfixOp::Sub | InfixOp::Mul | InfixOp::Div),
+            left,
+            right,
+        } => infix(e, *op, [left, right], of_value),
+        ExprKind::Prefix { op: PrefixOp::Neg, operand } => {
+            let place = |operand| ExprKind::Prefix { op: PrefixOp::Neg, operand };
+            let mut out = vec![(format!("- before {}", print::expr(operand)), (**operand).clone())];
+            out.extend(within(of_value(operand), place, e));
+            out
+        }
+        ExprKind::Paren(inner) => within(of_value(inner), ExprKind::Paren, e),
+        ExprKind::Call { name, args } => {
+            let put = |n: usize, value: Expr| {
+                let mut args = args.clone();
+                args[n].value = value;
+                Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span }
+            };
+            let mut out = Vec::new();
+            if name.node != "outer" && name.node != "dot" {
+                let inner = args.first().map(|a| a.value.clone());
+                out.extend(inner.map(|x| (format!("call of {}", name.node), x)));
+            }
+            for (n, arg) in args.iter().enumerate().filter(|(_, a)| a.name.is_none()) {
+                out.extend(of_value(&arg.value).into_iter().map(|(what, x)| (what, put(n, x))));
+            }
+            out
+        }
+        _ => vec![],
+    }
+}
+
 /// A rotation without one of its arguments or of its scaling's. The base stays: leaving it out takes another.
 fn of_rotation(e: &Expr) -> Vec<Mutant> {
     let ExprKind::Call { name, args } = &e.node else { return vec![] };
@@ -242,6 +278,14 @@ fn of_clauses(clauses: &[Clause], name: &str) -> Vec<(String, String, Vec<Clause
             ClauseKind::Select { name, by } => {
                 let select = |by| ClauseKind::Select { name: name.clone(), by };
                 of_selection(by).into_iter().map(|(w, e)| (w, select(e))).collect()
+            }
+            ClauseKind::Update { name, value } => {
+                let update = |value| ClauseKind::Update { name: name.clone(), value };
+                of_value(value).into_iter().map(|(w, e)| (w, update(e))).collect()
+            }
+            ClauseKind::State { name, ty, init: Some(init) } => {
+                let state = ClauseKind::State { name: name.clone(), ty: ty.clone(), init: None };
+                vec![(print::expr(init), state)]
             }
             ClauseKind::Return(all) => {
                 let one = |(k, e): (usize, &Expr)| {
