@@ -17,6 +17,7 @@ use attn_runtime::cache::Cache;
 
 use crate::error::{Error, ErrorKind};
 use crate::plan::{self, CacheChoice, Plan};
+use crate::ring::{self, RingPlan};
 use crate::target::Target;
 
 /// A value for a parameter.
@@ -186,6 +187,18 @@ impl Kernel {
     /// A wrong dim or parameter, a clause that the target cannot run, or a bug of ours.
     pub fn plan(&self, dims: &[(&str, i64)], float: DType) -> Result<Plan, Error> {
         let spec = self.spec()?;
+        let (key, params) = self.key(spec, dims, float)?;
+        plan::make(&plan::Request { front: &self.front, spec, key, dims, params, cache: &self.cache })
+    }
+
+    /// The key of a plan, and the values of run-time parameters.
+    #[allow(clippy::type_complexity)]
+    fn key(
+        &self,
+        spec: &CheckedKernel,
+        dims: &[(&str, i64)],
+        float: DType,
+    ) -> Result<(PlanKey, Vec<(String, Value)>), Error> {
         let (statics, params) = self.split_params(spec)?;
         let key = PlanKey {
             kernel: spec.name.clone(),
@@ -199,8 +212,41 @@ impl Kernel {
                 .collect(),
             statics,
             present: self.present.clone(),
+            shard: None,
         };
-        plan::make(&plan::Request { front: &self.front, spec, key, dims, params, cache: &self.cache })
+        Ok((key, params))
+    }
+
+    /// Plans a kernel with `distribute ring(...)` for a number of ranks: that of the text if it gives one.
+    ///
+    /// # Errors
+    /// As [`Kernel::plan`]; also a kernel that is not distributed, no ranks, or another number than the text's.
+    pub fn plan_ring(&self, dims: &[(&str, i64)], float: DType, ranks: usize) -> Result<RingPlan, Error> {
+        let spec = self.spec()?;
+        let Some(ring) = spec.ring else {
+            let message =
+                format!("kernel `{}` is not distributed; add `distribute ring(axis = S)`", spec.name);
+            return Err(Error::new(ErrorKind::Spec, message));
+        };
+        if ranks == 0 || ring.ranks.is_some_and(|n| n != ranks as i64) {
+            let message = format!(
+                "{ranks} ranks: the text says {}",
+                ring.ranks.map_or("at least 1".into(), |n| n.to_string())
+            );
+            return Err(Error::new(ErrorKind::Data, message));
+        }
+        let (mut key, params) = self.key(spec, dims, float)?;
+        key.shard = Some(ring::step_of(ring.layout, ranks));
+        let cache = &self.cache;
+        let shard = plan::make(&plan::Request {
+            front: &self.front,
+            spec,
+            key: key.clone(),
+            dims: &[],
+            params,
+            cache,
+        })?;
+        RingPlan::new(spec, &key, shard, ranks, ring.layout)
     }
 
     /// Static parameters, run-time parameters. Errors: a name that the kernel does not have.

@@ -32,6 +32,7 @@ pub mod io;
 mod kernel;
 mod merge;
 mod plan;
+pub mod ring;
 mod target;
 
 pub use attn_compiler as compiler;
@@ -45,4 +46,5 @@ pub use error::{Error, ErrorKind};
 pub use kernel::{Kernel, ParamValue};
 pub use merge::merge;
 pub use plan::{CompileStats, Origin, Plan};
+pub use ring::RingPlan;
 pub use target::Target;

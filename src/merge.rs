@@ -23,21 +23,32 @@ pub fn merge(o: &mut Tensor, lse: &mut Tensor, o2: &Tensor, lse2: &Tensor) -> Re
     for (name, t) in [("o", &*o), ("lse", &*lse), ("o2", o2), ("lse2", lse2)] {
         if t.dtype() != DType::F32 {
             let found = t.dtype();
-            return Err(wrong(format!("`{name}` holds {found}, expected f32: return partial results as `cast(..., f32)`")));
+            return Err(wrong(format!(
+                "`{name}` holds {found}, expected f32: return partial results as `cast(..., f32)`"
+            )));
         }
     }
     let rows = o.shape().split_last().map(|(_, rows)| rows.to_vec());
     if rows.as_deref() != Some(lse.shape()) {
         let (o, lse) = (o.shape(), lse.shape());
-        return Err(wrong(format!("`o` is {o:?} and `lse` {lse:?}; expected the shape of `o` without its last dim")));
+        return Err(wrong(format!(
+            "`o` is {o:?} and `lse` {lse:?}; expected the shape of `o` without its last dim"
+        )));
     }
     if o2.shape() != o.shape() || lse2.shape() != lse.shape() {
         let (o, o2, lse2) = (o.shape(), o2.shape(), lse2.shape());
-        return Err(wrong(format!("`o2` is {o2:?} and `lse2` {lse2:?}; expected the shapes of `o` {o:?} and its `lse`")));
+        return Err(wrong(format!(
+            "`o2` is {o2:?} and `lse2` {lse2:?}; expected the shapes of `o` {o:?} and its `lse`"
+        )));
     }
     let width = o.shape().last().copied().unwrap_or(0);
     let (o, lse) = (o.as_mut_slice::<f32>()?, lse.as_mut_slice::<f32>()?);
-    let (o2, lse2) = (o2.as_slice::<f32>()?, lse2.as_slice::<f32>()?);
+    merge_rows(o, lse, o2.as_slice::<f32>()?, lse2.as_slice::<f32>()?, width);
+    Ok(())
+}
+
+/// As [`merge`], on slices: `width` elements of `o` belong to each of `lse`.
+pub(crate) fn merge_rows(o: &mut [f32], lse: &mut [f32], o2: &[f32], lse2: &[f32], width: usize) {
     for (n, (a, &b)) in lse.iter_mut().zip(lse2).enumerate() {
         let at = n * width..(n + 1) * width;
         let (first, second) = weights(*a, b);
@@ -52,7 +63,6 @@ pub fn merge(o: &mut Tensor, lse: &mut Tensor, o2: &Tensor, lse2: &Tensor) -> Re
             };
         }
     }
-    Ok(())
 }
 
 /// `ln(e^a + e^b)`
@@ -141,7 +151,8 @@ mod tests {
         let err = merge(&mut o, &mut lse, &tensor(&[0.0; 6], &[2, 3]), &tensor(&[0.0; 3], &[3])).unwrap_err();
         assert!(err.to_string().contains("`o2` is [2, 3]"), "{err}");
         let mut wide = tensor(&[0.0; 6], &[6]);
-        let err = merge(&mut o, &mut wide, &tensor(&[0.0; 6], &[3, 2]), &tensor(&[0.0; 6], &[6])).unwrap_err();
+        let err =
+            merge(&mut o, &mut wide, &tensor(&[0.0; 6], &[3, 2]), &tensor(&[0.0; 6], &[6])).unwrap_err();
         assert!(err.to_string().contains("without its last dim"), "{err}");
         let half = Tensor::zeros(DType::F16, &[3, 2]).unwrap();
         let err = merge(&mut o, &mut lse, &half, &tensor(&[0.0; 3], &[3])).unwrap_err();

@@ -90,7 +90,11 @@ impl Plan {
 
     /// Names of what is bound among the outputs, in order of declaration: what a run updates in place, and outputs.
     pub fn output_names(&self) -> impl Iterator<Item = &str> {
-        self.artifact().tensors.iter().filter(|t| matches!(t.role, TensorRole::Output | TensorRole::Updated)).map(|t| t.name.as_str())
+        self.artifact()
+            .tensors
+            .iter()
+            .filter(|t| matches!(t.role, TensorRole::Output | TensorRole::Updated))
+            .map(|t| t.name.as_str())
     }
 
     /// Runs with the parameters of the plan. Errors: something bound is wrong; nothing was written then.

@@ -1,6 +1,6 @@
 //! Every clause of every example does something that its own `test` grid can see: deleting any one operand of its
-//! mask, term or factor of its score, or the sink of its weight changes an output by more than the f32 gate, or
-//! does not compile.
+//! mask, term or factor of its score or result, the sink of its weight, a `map`, a `rotate` or an argument of its
+//! rotation but the base, or its `dropout` changes an output by more than the f32 gate, or does not compile.
 //!
 //! Comes in: `dsl-examples/`. Deliberately not done: bodies of `let` and `fn`, and what stands inside indices.
 
@@ -107,6 +107,57 @@ fn of_weight(e: &Expr) -> Vec<Mutant> {
     (1..args.len()).map(|n| (print::expr(&args[n].value), without(n))).collect()
 }
 
+/// A result without one of its factors or terms, without a call around it, without an argument of a norm.
+fn of_result(e: &Expr) -> Vec<Mutant> {
+    match &e.node {
+        ExprKind::Infix {
+            op: op @ (InfixOp::Mul | InfixOp::Div | InfixOp::Add | InfixOp::Sub),
+            left,
+            right,
+        } => infix(e, *op, [left, right], of_result),
+        ExprKind::Paren(inner) => within(of_result(inner), ExprKind::Paren, e),
+        ExprKind::Call { name, args } => {
+            let bare = args.first().map(|a| (format!("call of {}", name.node), a.value.clone()));
+            bare.into_iter().chain(of_weight(e)).collect()
+        }
+        _ => vec![],
+    }
+}
+
+/// A rotation without one of its arguments or of its scaling's. The base stays: leaving it out takes another.
+fn of_rotation(e: &Expr) -> Vec<Mutant> {
+    let ExprKind::Call { name, args } = &e.node else { return vec![] };
+    let mut out = Vec::new();
+    for (n, arg) in args.iter().enumerate() {
+        let with =
+            |args: Vec<Arg>| Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span };
+        let Some(word) = arg.name.as_ref().filter(|w| w.node != "theta") else { continue };
+        let mut rest = args.clone();
+        rest.remove(n);
+        out.push((format!("{} of {}", word.node, name.node), with(rest)));
+        for (what, inner) in of_rotation(&arg.value) {
+            let mut changed = args.clone();
+            changed[n].value = inner;
+            out.push((what, with(changed)));
+        }
+    }
+    out
+}
+
+/// A clause about rows without one of its tensors.
+fn without_names(kind: &ClauseKind) -> Vec<(String, ClauseKind)> {
+    let mut out = Vec::new();
+    let (ClauseKind::Map { names, .. } | ClauseKind::Rotate { names, .. }) = kind else { return out };
+    for n in (0..names.len()).filter(|_| names.len() > 1) {
+        let mut kind = kind.clone();
+        if let ClauseKind::Map { names, .. } | ClauseKind::Rotate { names, .. } = &mut kind {
+            names.remove(n);
+        }
+        out.push((names[n].node.clone(), kind));
+    }
+    out
+}
+
 /// Every mutant of a file: what was deleted where, and the text.
 fn mutants(file: &File) -> Vec<(String, String)> {
     let mut out = Vec::new();
@@ -138,26 +189,80 @@ fn mutants(file: &File) -> Vec<(String, String)> {
     out
 }
 
+/// A selection without one of its options.
+fn of_selection(e: &Expr) -> Vec<Mutant> {
+    let ExprKind::Call { name, args } = &e.node else { return vec![] };
+    let required = if name.node == "topk_blocks" { 3 } else { 2 };
+    let without = |n: usize| {
+        let mut args = args.clone();
+        args.remove(n);
+        Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span }
+    };
+    (required..args.len()).map(|n| (print::expr(&args[n].value), without(n))).collect()
+}
+
 /// Mutants of the clauses of a kernel: the clause, what was deleted, the kernel.
 fn of_kernel(kernel: &Kernel) -> Vec<(String, String, Kernel)> {
+    let of = of_clauses(&kernel.clauses, &kernel.name.node);
+    of.into_iter().map(|(place, what, clauses)| (place, what, Kernel { clauses, ..kernel.clone() })).collect()
+}
+
+/// Mutants of the clauses of a kernel or branch.
+fn of_clauses(clauses: &[Clause], name: &str) -> Vec<(String, String, Vec<Clause>)> {
     let mut out = Vec::new();
-    for (n, clause) in kernel.clauses.iter().enumerate() {
-        let place = format!("{} in {}", clause.kind.keyword(), kernel.name.node);
-        let (found, rebuild): (Vec<Mutant>, fn(Expr) -> ClauseKind) = match &clause.kind {
-            ClauseKind::Mask(e) => (of_mask(e), ClauseKind::Mask),
-            ClauseKind::Score(e) => (of_score(e), ClauseKind::Score),
-            ClauseKind::Weight(e) => (of_weight(e), ClauseKind::Weight),
+    for (n, clause) in clauses.iter().enumerate() {
+        let place = format!("{} in {name}", clause.kind.keyword());
+        let with = |kind: ClauseKind| {
+            let mut all = clauses.to_vec();
+            all[n].kind = kind;
+            all
+        };
+        if let ClauseKind::Branch { name: branch, clauses: inner } = &clause.kind {
+            let of = of_clauses(inner, &format!("{name}.{}", branch.node));
+            out.extend(of.into_iter().map(|(place, what, inner)| {
+                (place, what, with(ClauseKind::Branch { name: branch.clone(), clauses: inner }))
+            }));
+            continue;
+        }
+        let found: Vec<(String, ClauseKind)> = match &clause.kind {
+            ClauseKind::Mask(e) => of_mask(e).into_iter().map(|(w, e)| (w, ClauseKind::Mask(e))).collect(),
+            ClauseKind::Score(e) => of_score(e).into_iter().map(|(w, e)| (w, ClauseKind::Score(e))).collect(),
+            ClauseKind::Weight(e) => {
+                of_weight(e).into_iter().map(|(w, e)| (w, ClauseKind::Weight(e))).collect()
+            }
+            ClauseKind::Select { name, by } => {
+                let select = |by| ClauseKind::Select { name: name.clone(), by };
+                of_selection(by).into_iter().map(|(w, e)| (w, select(e))).collect()
+            }
+            ClauseKind::Return(all) => {
+                let one = |(k, e): (usize, &Expr)| {
+                    let with = |changed| {
+                        let mut results = all.clone();
+                        results[k] = changed;
+                        ClauseKind::Return(results)
+                    };
+                    of_result(e).into_iter().map(|(w, e)| (w, with(e))).collect::<Vec<_>>()
+                };
+                all.iter().enumerate().flat_map(one).collect()
+            }
+            kind @ (ClauseKind::Map { .. } | ClauseKind::Rotate { .. } | ClauseKind::Dropout(_)) => {
+                let mut kinds = without_names(kind);
+                if let ClauseKind::Rotate { names, by, at } = kind {
+                    let rotate = |by| ClauseKind::Rotate { names: names.clone(), by, at: at.clone() };
+                    kinds.extend(of_rotation(by).into_iter().map(|(what, by)| (what, rotate(by))));
+                }
+                let mut fewer = clauses.to_vec();
+                fewer.remove(n);
+                out.push((place.clone(), "the clause".into(), fewer));
+                kinds
+            }
             _ => continue,
         };
-        for (what, e) in found {
-            let mut mutant = kernel.clone();
-            mutant.clauses[n].kind = rebuild(e);
-            out.push((place.clone(), what, mutant));
-        }
-        if let ClauseKind::Mask(e) = &clause.kind {
-            let mut mutant = kernel.clone();
-            mutant.clauses.remove(n);
-            out.push((place, print::expr(e), mutant));
+        out.extend(found.into_iter().map(|(what, kind)| (place.clone(), what, with(kind))));
+        if let ClauseKind::Mask(e) | ClauseKind::Select { by: e, .. } = &clause.kind {
+            let mut fewer = clauses.to_vec();
+            fewer.remove(n);
+            out.push((place, print::expr(e), fewer));
         }
     }
     out
@@ -177,11 +282,14 @@ struct Reference {
     right: Results,
 }
 
-/// The largest value of an int input: counts and the like are small, everything else lies in 0..=length.
-fn range(name: &str, longest: i64) -> (i64, i64) {
+/// The largest value of an int input: counts and the like are small, lists of blocks of 32 end with -1, everything
+/// else lies in 0..=length.
+fn range(name: &str, point: &Point) -> (i64, i64) {
+    let longest = point.longest();
     match name {
         "count" => (0, 2),
         "doc" => (0, 7),
+        "list" => (-1, (point.dims.get("S").copied().unwrap_or(1) - 1) / 32),
         _ => (0, longest),
     }
 }
@@ -199,7 +307,7 @@ fn reference(kernel: &CheckedKernel, original: &str, point: &Point) -> Reference
     }
     let ir = instance(original, &key).expect("the example compiles");
     let dims: Vec<(&str, i64)> = point.dims.iter().map(|(n, v)| (n.as_str(), *v)).collect();
-    let ints = |name: &str| range(name, point.longest());
+    let ints = |name: &str| range(name, point);
     let mut inputs = problem(&ir, &dims, &ints, 7).inputs;
     inputs.params = params;
     let right = evaluate(&ir, inputs.clone()).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.name));
@@ -254,10 +362,13 @@ mask near(w) = j > i - w & j <= i
 attention a {
   dims B, H, S, D
   input q, k, v : float[B, H, S, D]
+  map q by relu
+  rotate q, k by rope(style = interleaved, scaling = yarn(4, 64, fast = 8)) at i
   score  = softcap(dot(q, k) / sqrt(D), 5) + i
   mask   = h < 2 ? near(4) : j < 3 | j == i
   weight = softmax(score, sink = 1)
-  return weight @ v
+  dropout (0.1, 1, 2)
+  return 2 * (weight @ v)
 }
 ";
     let mut map = SourceMap::default();
@@ -272,6 +383,13 @@ attention a {
         "`near(4)` of mask in a",
         "`j == i` of mask in a",
         "`1` of weight in a",
+        "`the clause` of map in a",
+        "`the clause` of rotate in a",
+        "`k` of rotate in a",
+        "`style of rope` of rotate in a",
+        "`fast of yarn` of rotate in a",
+        "`the clause` of dropout in a",
+        "`2` of return in a",
         "`h < 2 ? near(4) : j < 3 | j == i` of mask in a",
     ];
     for what in expected {

@@ -154,6 +154,29 @@ fn s08_prefix_lm() {
 }
 
 #[test]
+fn s12_colt5() {
+    let case = Case::new("12_colt5.attn", "colt5", &[("Hl", 1), ("Hh", 3)]);
+    let case = case.with("Hl = 4, Hh = 12, D = 64", "Hl, Hh, D");
+    case.grid();
+}
+
+/// Rows of f16 and bf16 are the same numbers for the reference, so the same blocks are chosen in every type.
+#[test]
+fn s16_nsa() {
+    let case = Case::new("16_nsa.attn", "nsa", &[("Hq", 4), ("Hkv", 2)]);
+    let case = case.with("Hq = 64, Hkv = 4, S, D = 128", "Hq, Hkv, S, D");
+    for (dtype, d) in [(DType::F32, 64), (DType::F16, 128), (DType::Bf16, 32)] {
+        case.check(dtype, d, &[(1, 1), (17, 17), (64, 64), (129, 129), (1000, 1000)]);
+    }
+    // Few blocks of many.
+    let case = case
+        .with("n = 16", "n = 3")
+        .with("size = 64", "size = 16")
+        .with("block = 32, stride = 16", "block = 8, stride = 8");
+    case.check(DType::F32, 64, &[(129, 129), (700, 700)]);
+}
+
+#[test]
 fn s17_sigmoid() {
     Case::new("17_sigmoid_fox.attn", "sigmoid_attn", &[("H", 2)]).grid();
 }

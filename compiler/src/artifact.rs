@@ -54,6 +54,8 @@ pub struct ScalarSpec {
     pub is_dim: bool,
     /// Default of a parameter.
     pub default: Option<Value>,
+    /// An int parameter that may hold any 64 bits: it only keys random words. Others fit 32 bits.
+    pub wide: bool,
 }
 
 /// What a tensor of the argument table is.
@@ -401,11 +403,22 @@ pub enum Intrinsic {
     /// `indices[0..width]`, -1 in what is left; of equal ones the first. NaN counts as -inf, -0 as 0. Unless
     /// `ranks` is null, `ranks[i]` is the place of i in `indices` or -1, for i < n. Time O(n), no memory.
     TopK = 19,
+    /// `keep_largest(best, at, ldb, src, lds, rows, cols, first, m)`
+    ///
+    /// Puts columns c < cols of row r of `src` into the list of the m largest of the row: `best[r, 0..m]` descending,
+    /// `at[r, 0..m]` their positions as f32, -inf and -1 where nothing stands; both with leading dimension `ldb` >= m.
+    /// Column c is at `first + c`. Of equal elements those in the list stay before later ones; -inf and NaN are not
+    /// taken.
+    KeepLargest = 20,
+    /// `mark(dst, ldd, at, lda, rows, cols, first)`
+    ///
+    /// `dst[r, c] = 1` if `first + c` is among `at[r, 0..lda]`, else 0, for c < cols.
+    Mark = 21,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 20] = {
+    pub const ALL: [Intrinsic; 22] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -428,6 +441,8 @@ impl Intrinsic {
             Random,
             PrefixSum,
             TopK,
+            KeepLargest,
+            Mark,
         ]
     };
 }

@@ -129,6 +129,8 @@ pub struct Plan {
     pub kernel: attn_ir::Kernel,
     /// How each attention of the kernel is computed, in order.
     pub attends: Vec<AttendPlan>,
+    /// How each recurrence of the kernel is computed, in order.
+    pub recurs: Vec<lower::recur::Form>,
     /// What must be proved when arguments are bound.
     pub checks: Checks,
     /// After all passes.
@@ -149,9 +151,10 @@ pub struct AttendPlan {
 }
 
 impl Plan {
-    /// The schedules in words, a line for each attention.
+    /// The schedules in words, a line for each attention and each recurrence.
     pub fn schedule_text(&self) -> String {
-        let lines: Vec<String> = self.attends.iter().map(|a| a.schedule.to_string()).collect();
+        let mut lines: Vec<String> = self.attends.iter().map(|a| a.schedule.to_string()).collect();
+        lines.extend(self.recurs.iter().map(|form| form.to_string()));
         lines.join("\n")
     }
 
@@ -183,7 +186,7 @@ pub fn plan(
         tensors: &ir.tensors,
     });
     let mut checks = Checks::none();
-    let mut attends = Vec::new();
+    let (mut attends, mut recurs) = (Vec::new(), Vec::new());
     let mut clauses = instance.mask_clauses.into_iter();
     for step in &ir.steps {
         match step {
@@ -191,6 +194,26 @@ pub fn plan(
                 let (pool, shape) = (&mut program.pool, &ir.tensor(d.out).shape);
                 checks.add_derived(d, shape, pool, &program.tensors);
                 lower::derive::derive(&mut program, d);
+            }
+            attn_ir::Step::Top(top) => {
+                checks.add_top(top, &mut program);
+                lower::choose::top(&mut program, top);
+            }
+            attn_ir::Step::Count(count) => {
+                checks.add_count(count, &mut program);
+                lower::choose::count(&mut program, count);
+            }
+            attn_ir::Step::Rank(rank) => {
+                checks.add_rank(rank, &mut program);
+                lower::rank::rank(&mut program, rank);
+            }
+            attn_ir::Step::Accumulate(s) => lower::accumulate::accumulate(&mut program, s),
+            attn_ir::Step::Recur(r) => {
+                checks.add_recurrence(r, &mut program.pool, &program.tensors);
+                let form =
+                    lower::recur::recurrence(&mut program, r).map_err(|e| no_blocks(kernel, key, e))?;
+                clock.stage(Stage::Schedule, &|| format!("{form}\n"));
+                recurs.push(form);
             }
             attn_ir::Step::Write(w) => lower::write::write(&mut program, w),
             attn_ir::Step::Attend(attention) => {
@@ -220,7 +243,7 @@ pub fn plan(
         verify(&program, pass.name)?;
         clock.stage(Stage::Pass(pass.name), &|| tile_ir::text::print(&program));
     }
-    let mut plan = Plan { kernel: ir, attends, checks, program, target: key.target.clone() };
+    let mut plan = Plan { kernel: ir, attends, recurs, checks, program, target: key.target.clone() };
     match ensure::check(&mut plan, kernel).into_iter().next() {
         Some(broken) => Err(CompileError::Spec(Box::new(broken))),
         None => Ok(plan),
@@ -244,11 +267,13 @@ pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, Compil
         Err(e) => e.to_string(),
     };
     let program = &plan.program;
-    let scalars = |args: &[ScalarArg], is_dim| {
-        args.iter()
-            .map(|a| ScalarSpec { name: a.name.clone(), var: a.var, is_dim, default: a.default })
-            .collect::<Vec<_>>()
+    let wide = tile_ir::wide::wide_params(program);
+    let scalar = |a: &ScalarArg, is_dim| {
+        let (name, wide) = (a.name.clone(), wide.contains(&a.var));
+        ScalarSpec { name, var: a.var, is_dim, default: a.default, wide }
     };
+    let scalars =
+        |args: &[ScalarArg], is_dim| args.iter().map(|a| scalar(a, is_dim)).collect::<Vec<ScalarSpec>>();
     let launches = program.launches.iter().enumerate().map(|(n, launch)| LaunchSpec {
         name: launch.name.clone(),
         grid: launch.grid.iter().map(|(_, extent)| *extent).collect(),
@@ -350,6 +375,15 @@ fn not_tabulable(kernel: &CheckedKernel, key: &PlanKey, e: &lower::tabulate::Not
         nearest:
             "make the rounded expression depend on one integer expression of the positions, such as `i - j`"
                 .into(),
+        span: Some(kernel.span),
+    }))
+}
+
+fn no_blocks(kernel: &CheckedKernel, key: &PlanKey, why: String) -> CompileError {
+    CompileError::Unsupported(Box::new(Unsupported {
+        clause: "recurrence".into(),
+        target: key.target.to_string(),
+        nearest: format!("{why}; updates made of `outer(x, y)`, `x @ s` on the right and numbers work"),
         span: Some(kernel.span),
     }))
 }

@@ -17,6 +17,15 @@ pub struct Gate {
     pub rtol: f64,
     /// `norm2(o - ref) <= rel_l2 * norm2(ref)`; none for vectors of logarithms.
     pub rel_l2: Option<f64>,
+    /// So many runs of as many elements, for each of which `rel_l2` holds: 1 is the whole.
+    pub groups: usize,
+}
+
+impl Gate {
+    /// The same for each of `n` runs of elements.
+    pub fn in_groups(self, n: usize) -> Gate {
+        Gate { groups: n.max(1), ..self }
+    }
 }
 
 /// Errors of an output and the verdict.
@@ -24,7 +33,8 @@ pub struct Gate {
 pub struct Report {
     /// Largest |o - ref| over finite elements.
     pub max_abs: f64,
-    /// `norm2(o - ref) / norm2(ref)` over finite elements; the numerator where the reference is all zero.
+    /// `norm2(o - ref) / norm2(ref)` over finite elements; the numerator where the reference is all zero. The largest
+    /// of all groups.
     pub rel_l2: f64,
     /// What was asked.
     pub gate: Gate,
@@ -54,7 +64,7 @@ pub fn output_gate(dtype: DType, max_abs_score: f64) -> Gate {
             (2e-6 * scale, 1e-5, 2e-6 * scale)
         }
     };
-    Gate { atol, rtol, rel_l2: Some(rel_l2) }
+    Gate { atol, rtol, rel_l2: Some(rel_l2), groups: 1 }
 }
 
 /// Gate of lse and max_logit, which are f32 whatever `dtype` the inputs have; scales with `max(1, max|S| / 4)`.
@@ -64,17 +74,21 @@ pub fn lse_gate(dtype: DType, max_abs_score: f64) -> Gate {
         DType::F16 | DType::Bf16 => 1e-4,
         _ => 1e-5,
     };
-    Gate { atol: atol * score_scale(max_abs_score), rtol: 0.0, rel_l2: None }
+    Gate { atol: atol * score_scale(max_abs_score), rtol: 0.0, rel_l2: None, groups: 1 }
 }
 
 /// The gate of an output of `dtype`; `float` is what the inputs hold, `reference` what it is compared with.
 pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, reference: &[f64]) -> Gate {
     let plain = output_gate(dtype, max_abs_score);
+    let largest = || reference.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs()));
     match measure {
         Measure::Logarithm => lse_gate(float, max_abs_score),
         Measure::Average => plain,
-        Measure::Sum => {
-            let largest = reference.iter().filter(|x| x.is_finite()).fold(0.0f64, |m, x| m.max(x.abs()));
+        Measure::Share if dtype != DType::F64 => {
+            Gate { atol: plain.atol.max(8.0 * f64::from(f32::EPSILON) * largest()), ..plain }
+        }
+        Measure::Share => plain,
+        Measure::Sum | Measure::Recurred => {
             let (eps, rel_l2) = match dtype {
                 DType::F64 => (f64::EPSILON, 1e-12),
                 DType::F16 => (2f64.powi(-10), 2e-3),
@@ -82,7 +96,12 @@ pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, re
                 _ => (f64::from(f32::EPSILON), 5e-6),
             };
             let rel_l2 = plain.rel_l2.map_or(rel_l2, |l2| l2.max(rel_l2));
-            Gate { atol: plain.atol.max(8.0 * eps * largest), rtol: plain.rtol, rel_l2: Some(rel_l2) }
+            let sized = 8.0 * eps * largest();
+            let (atol, rtol) = match measure {
+                Measure::Recurred => (sized.max(f64::from(f32::MIN_POSITIVE)), 0.0),
+                _ => (plain.atol.max(sized), plain.rtol),
+            };
+            Gate { atol, rtol, rel_l2: Some(rel_l2), groups: 1 }
         }
     }
 }
@@ -97,7 +116,7 @@ pub fn stored_gate(dtype: DType) -> Gate {
         DType::F64 => (1e-11, 1e-10),
         _ => (2e-6, 2e-6),
     };
-    Gate { atol, rtol, rel_l2: None }
+    Gate { atol, rtol, rel_l2: None, groups: 1 }
 }
 
 /// Checks `weight @ v` against the reference.
@@ -113,7 +132,9 @@ pub fn check_lse(lse: &[f64], reference: &[f64], dtype: DType, max_abs_score: f6
 /// Checks any output against a gate. Different lengths are never right.
 pub fn check_gate(o: &[f64], reference: &[f64], gate: Gate) -> Report {
     let mut report = Report { max_abs: 0.0, rel_l2: 0.0, gate, worst: 0, n_nonfinite: 0, ok: true };
-    let (mut worst, mut error2, mut norm2) = (0.0, 0.0, 0.0);
+    let mut worst = 0.0;
+    let group = reference.len().div_ceil(gate.groups).max(1);
+    let mut norms = vec![(0.0, 0.0); gate.groups];
     for (n, (&x, &r)) in o.iter().zip(reference).enumerate() {
         if !x.is_finite() || !r.is_finite() {
             if x != r && !(x.is_nan() && r.is_nan()) {
@@ -129,10 +150,14 @@ pub fn check_gate(o: &[f64], reference: &[f64], gate: Gate) -> Report {
             report.worst = n;
         }
         worst = share.max(worst);
-        error2 += error * error;
-        norm2 += r * r;
+        let (error2, norm2) = &mut norms[n / group];
+        *error2 += error * error;
+        *norm2 += r * r;
     }
-    report.rel_l2 = if norm2 > 0.0 { (error2 / norm2).sqrt() } else { error2.sqrt() };
+    let relative = |&(error2, norm2): &(f64, f64)| {
+        if norm2 > 0.0 { (error2 / norm2).sqrt() } else { error2.sqrt() }
+    };
+    report.rel_l2 = norms.iter().map(relative).fold(0.0, f64::max);
     report.ok = o.len() == reference.len()
         && report.n_nonfinite == 0
         && worst <= 1.0
@@ -180,5 +205,16 @@ mod tests {
             let report = check(&[0.0, x], &[0.0, r], DType::Bf16, 1.0);
             assert!(!report.ok && report.n_nonfinite == 1 && report.worst == 1, "{x} {r}");
         }
+    }
+
+    #[test]
+    fn each_group_has_a_norm_of_its_own() {
+        // The error of the small half is lost in the norm of the whole.
+        let reference: Vec<f64> = (0..100).map(|n| if n < 50 { 1.0 } else { 1e4 }).collect();
+        let o: Vec<f64> = reference.iter().map(|x| if *x == 1.0 { 1.0 + 1e-3 } else { *x }).collect();
+        let gate = gate(Measure::Sum, DType::F32, DType::F32, 0.0, &reference);
+        assert!(check_gate(&o, &reference, gate).ok);
+        let report = check_gate(&o, &reference, gate.in_groups(2));
+        assert!(!report.ok && (report.rel_l2 - 1e-3).abs() < 1e-9, "{report:?}");
     }
 }

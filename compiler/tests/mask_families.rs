@@ -117,6 +117,7 @@ fn the_largest_run_time_window_is_no_window() {
         "j <= i & i - j < W & doc[i] == doc[j]",
         "abs(i - j) <= W & i div C == j div C",
         "j div W == i div W",
+        "j < W & i - j * 4 <= 27 & i < doc[j] * 9999",
     ] {
         let mut case = case("", mask);
         let window = case.pool.find_var("W").expect("made above");

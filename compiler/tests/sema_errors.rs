@@ -335,7 +335,12 @@ fn clauses_that_only_check() {
             None,
         ),
         case(clauses("select i = topk_blocks(dot(q, k), 64, 4)"), "E0408", "topk_blocks", Some("j")),
-        case(clauses("select j = topk_blocks(dot(q, k), 64, 4, pool = maxx)"), "E0408", "maxx", Some("max")),
+        case(
+            clauses("let kc = mean_pool(k, 2, 2)\nselect j = topk_blocks(dot(q, kc), 64, 4, pool = maxx)"),
+            "E0408",
+            "maxx",
+            Some("max"),
+        ),
         case(clauses("select j = topk_blocks(i - j, 64, 4)"), "E0408", "i - j", None),
         case(clauses("rotate k by rope(theta = 10K) at i"), "E0409", "i", Some("j")),
         case(clauses("rotate q by rope(theta = 10K) at 2 * j"), "E0409", "2 * j", Some("2 * i")),
@@ -389,6 +394,31 @@ fn clauses_that_only_check() {
 }
 
 #[test]
+fn selections() {
+    run(&[
+        case(clauses("select j = topk_blocks(dot(q, k), 64, 4)"), "E0408", "dot(q, k)", None),
+        case(
+            clauses(
+                "input p : float[B, H, S, D]\nlet pc = mean_pool(p, 2, 2)\nselect j = topk_blocks(dot(p, pc), 64, 4)\nselect i = topk(p, 3)",
+            ),
+            "E0408",
+            "p",
+            None,
+        ),
+        case(clauses("input r : f32[B, S]\nselect i = topk(r, 3)"), "E0408", "topk(r, 3)", None),
+        case(clauses("input r : f32[B, D]\nselect j = topk(r, 3)"), "E0408", "r", None),
+        case(clauses("input r : f32[H, S]\nselect j = topk(r, 3)"), "E0408", "r", None),
+        case(clauses("input t : i32[D, S, S]\nselect j = blocks(t, 64)"), "E0408", "blocks(t, 64)", None),
+        case(
+            clauses("input t : i32[B, H, S, S]\nselect j = blocks(t, 64)").replace("softmax", "sigmoid"),
+            "E0408",
+            "blocks(t, 64)",
+            None,
+        ),
+    ]);
+}
+
+#[test]
 fn branches_and_recurrences() {
     let branch = "branch x {\ninput q, k, v : float[B, H, S, D]\nscore = dot(q, k)\nweight = softmax(score)\nreturn weight @ v\n}";
     let routed = branch.replace("score =", "select i = topk(r, 3)\nscore =");
@@ -402,6 +432,30 @@ fn branches_and_recurrences() {
         case(both(&format!("{branch}\nmask = j <= i"), "x"), "E0415", "mask = j <= i", None),
         case(both(branch, "y"), "E0405", "y", None),
         case(both(branch, "x * 2, x + 1"), "E0405", "x + 1", None),
+        case(both(branch, "merge(x, 2)"), "E0405", "merge(x, 2)", None),
+        case(both(&branch.replace("weight @ v", "weight @ v, lse"), "x"), "E0415", "lse", None),
+        case(both(&branch.replace("softmax", "relu"), "merge(x, x)"), "E0415", "x", None),
+        case(
+            both(
+                &branch.replace("return weight", "return 2.0 * (weight").replace("@ v", "@ v)"),
+                "merge(x, x)",
+            ),
+            "E0415",
+            "x",
+            None,
+        ),
+        case(
+            both(
+                &format!(
+                    "{branch}\n{}",
+                    branch.replace("branch x", "branch y").replace("B, H, S, D", "H, S, D")
+                ),
+                "x + y",
+            ),
+            "E0405",
+            "x + y",
+            None,
+        ),
         case(both(&branch.replace("score =", "mode decode\nscore ="), "x"), "E0403", "mode decode", None),
         case(recurrence("return q"), "E0402", "r", None),
         case(recurrence(&format!("{state}\ns = s + outer(k, v)")), "E0402", "r", Some("\n  return q @ s")),

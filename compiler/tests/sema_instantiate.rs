@@ -3,7 +3,7 @@
 mod sema_common;
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::{Attention, Fact, Kernel, OutputKind, Weight};
+use attn_compiler::attn_ir::{Attention, Fact, Kernel, Origin, OutputKind, Weight};
 use attn_compiler::diagnostic::Code;
 use attn_compiler::expr::eval::Value;
 use attn_compiler::sema::{CompileError, PlanKey, instantiate, instantiate_with_clauses};
@@ -232,7 +232,7 @@ fn absent_optional_inputs_are_neutral() {
     let a = planned(OPTIONAL, &k);
     assert_eq!((text(&a, a.score).as_str(), text(&a, a.mask).as_str()), ("dot + 0.0", "true"));
     assert_eq!(a.weight, Weight::Softmax { sink: None });
-    assert_eq!(a.tensors.len(), 3);
+    assert_eq!(a.tensors.iter().filter(|t| t.origin == Origin::Host).count(), 3);
     assert_eq!((a.cpu_tiles.tile_q, a.cpu_tiles.tile_kv), (Some(8), Some(128)));
     assert!(a.numerics.exact_dot);
     k.present = ["bias", "keep", "hide", "lo", "sink"].map(String::from).into();
@@ -265,16 +265,13 @@ fn sums_of_dots_have_a_variable_each() {
 #[test]
 fn what_the_ir_cannot_say_is_one_unsupported_with_a_place() {
     let cases = [
-        ("04_gemma2", "gemma2", "rotate"),
         ("11_lightning", "lightning", "recurrence"),
         ("11b_transnormer", "transnormer", "recurrence"),
         ("12_colt5", "colt5", "branch"),
-        ("13_ring", "ring_causal", "distribute"),
-        ("14_yarn", "yarn_gqa", "rotate"),
         ("16_nsa", "nsa", "mean_pool"),
         ("17_sigmoid_fox", "fox", "cumsum"),
         ("18_delta_dilated", "gated_delta", "recurrence"),
-        ("19_misc", "misc", "rotate"),
+        ("19_misc", "misc", "dropout"),
     ];
     for (stem, kernel, clause) in cases {
         for target in [sema_common::cpu(), Target::Gpu(GpuArch::Sm90a)] {
@@ -290,7 +287,7 @@ fn what_the_ir_cannot_say_is_one_unsupported_with_a_place() {
 }
 
 #[test]
-fn epilogues_computed_rows_and_other_numerics_are_unsupported() {
+fn other_numerics_are_unsupported() {
     let base = |score: &str, ret: &str, extra: &str| {
         format!(
             "attention a {{ dims B, H, S, D
@@ -304,8 +301,6 @@ fn epilogues_computed_rows_and_other_numerics_are_unsupported() {
         )
     };
     for (source, clause) in [
-        (base("dot(q, k)", "g[b, i, h] * (weight @ v)", ""), "return g[b, i, h] * (weight @ v)"),
-        (base("dot(q + pe[i], k)", "weight @ v", ""), "dot of computed rows"),
         (base("dot(q, k)", "weight @ v", "numerics { dot = tf32 }"), "numerics dot = tf32"),
         (base("dot(q, k)", "weight @ v", "numerics { split = fixed(512) }"), "numerics split"),
         (

@@ -1,7 +1,7 @@
 //! Measures the tile intrinsics: GFLOP/s and fraction of the FMA peak, per instruction set, and a fused
 //! causal attention loop made of them as generated code calls them.
 //!
-//! In: optionally `kernels` or `fused` on the command line (both by default). Out: a table on standard
+//! In: optionally `kernels`, `tiles` or `fused` on the command line (all by default). Out: a table on standard
 //! output; medians, and the best in brackets, since other work on the machine only ever adds time.
 //! Run with `cargo run --release -p attn-runtime --example intrinsics_bench`.
 
@@ -170,7 +170,7 @@ fn kernels(isa: Isa) {
         // SAFETY: both tiles hold `count` values.
         element_line(&format!("vmath {f:?}"), count, || unsafe { (ops.vmath)(f as u32, d, x, count as i64) });
     }
-    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+    for dtype in [DType::F32, DType::F16, DType::Bf16, DType::I8] {
         let mut bytes = vec![0u8; count * dtype.size()];
         let p = bytes.as_mut_ptr();
         // SAFETY: 128 keys (or 64 rows) of 64 (128) elements are `count` elements.
@@ -188,6 +188,39 @@ fn kernels(isa: Isa) {
                 (ops.store_rows)(x, 64, p, dtype as u32, 128, 64, 64, 1, std::ptr::null())
             });
         }
+    }
+}
+
+/// Steps between tiles of 64 x 128, and of vectors of as many elements.
+fn tile_lines(isa: Isa) {
+    let t = table(isa);
+    let (rows, cols) = (64i64, 128i64);
+    let count = (rows * cols) as usize;
+    println!("{isa}: tiles of {rows} x {cols}");
+    let (mut dst, mut src) = (Tile::zeroed(count), Tile::noise(count));
+    let (d, s) = (dst.ptr(), src.ptr());
+    let decay = vec![0.5f32; rows as usize];
+    let from = s.cast::<u8>().cast_const();
+    let mut sums = vec![0f32; count];
+    let (sums, none) = (sums.as_mut_ptr(), std::ptr::null_mut());
+    let mut indices = vec![0i32; 64];
+    let chosen = indices.as_mut_ptr();
+    // SAFETY: both tiles hold `count` values, the vectors what the arguments say.
+    unsafe {
+        element_line("transpose", count, || (t.transpose())(d, rows, s, cols, rows, cols));
+        element_line("load_rows f32 transposed", count, || {
+            (t.load_rows())(d, cols, from, DType::F32 as u32, rows, cols, 1, rows)
+        });
+        element_line("scan_rows", count, || (t.scan_rows())(d, cols, rows, cols, decay.as_ptr()));
+        for (op, name) in [(0, "max"), (1, "sum"), (2, "max_abs")] {
+            element_line(&format!("reduce_rows {name}"), count, || {
+                (t.reduce_rows())(op, sums, s, cols, rows, cols)
+            });
+        }
+        element_line("random", count, || (t.random())(d, cols, rows, cols, 7, 3, 1, 2, 5, 1 << 29, 1.125));
+        let n = count as i64;
+        element_line("prefix_sum", count, || (t.prefix_sum())(sums, d, from, DType::F32 as u32, n, 1));
+        element_line("top_k 64", count, || (t.top_k())(chosen, none, from, DType::F32 as u32, n, 1, 64, 64));
     }
 }
 
@@ -457,6 +490,9 @@ fn main() {
             read_bandwidth_gbs(2)
         );
         Isa::available().into_iter().filter(|&isa| isa != Isa::Portable).for_each(kernels);
+    }
+    if wants("tiles") {
+        Isa::available().into_iter().for_each(tile_lines);
     }
     if wants("fused") {
         fused_lines(

@@ -190,6 +190,23 @@ impl Geometry {
         Ok(out)
     }
 
+    /// `len` indices of one axis, `step` apart from `first` on, and the offset in bytes of the new first element (0 for
+    /// an empty part). `None` if an index or the axis is not there.
+    pub fn every(&self, axis: usize, first: usize, step: usize, len: usize) -> Option<(Geometry, isize)> {
+        let size = *self.shape().get(axis)?;
+        let last = first.checked_add(step.checked_mul(len.saturating_sub(1))?)?;
+        if (len > 0 && last >= size) || first > size {
+            return None;
+        }
+        let mut out = *self;
+        out.shape[axis] = len;
+        let stride = self.strides[axis];
+        out.strides[axis] = stride.checked_mul(isize::try_from(step).ok()?)?;
+        out.count = out.shape().iter().product();
+        let offset = if out.shape().contains(&0) { 0 } else { stride * first as isize };
+        Some((out, offset * self.dtype.size() as isize))
+    }
+
     /// Offset in elements of an index, `None` out of range.
     pub fn offset_of(&self, index: &[usize]) -> Option<isize> {
         if index.len() != self.rank || index.iter().zip(self.shape()).any(|(i, s)| i >= s) {

@@ -310,7 +310,11 @@ fn demands(scope: &Scope<'_>) -> Result<(), RuntimeError> {
                 && matches!(s.dtype, DType::I8 | DType::I32 | DType::I64)
                 && rank.is_none_or(|r| s.shape.len() == r)
         });
-        if fits { Ok(()) } else { Err(broken("a demand names a tensor that is no bound int tensor of its rank")) }
+        if fits {
+            Ok(())
+        } else {
+            Err(broken("a demand names a tensor that is no bound int tensor of its rank"))
+        }
     };
     for demand in &artifact.demands {
         match demand {

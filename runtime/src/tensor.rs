@@ -16,6 +16,8 @@ use crate::error::{DataFault, RuntimeError};
 use crate::geometry::Geometry;
 pub use crate::geometry::MAX_RANK;
 
+mod sections;
+
 mod sealed {
     pub trait Sealed {}
 }

@@ -31,6 +31,9 @@ pub struct KernelArgs {
     /// Threads [default: all that the host grants, or ATTN_NUM_THREADS]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// Ranks of a distributed kernel, simulated in this process [default: what the text says, else 4]
+    #[arg(long, value_name = "N")]
+    pub ranks: Option<NonZeroUsize>,
 }
 
 /// `NAME=VALUE`

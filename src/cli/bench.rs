@@ -71,7 +71,7 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
             "median_ms": times.median_ms(), "min_ms": times.min_ms(), "iqr_ms": times.iqr_ms(),
             "runs": times.runs(), "pairs": pairs, "gflops": gflops, "peak_gflops": peak,
             "fraction_of_peak": fraction, "compile_ms": compile_ms, "compile_origin": origin(&plan),
-            "threads": threads.get(), "schedule": plan.schedule(), "target": plan.artifact().target,
+            "threads": threads.get(), "schedule": plan.words(), "target": plan.artifact().target,
         });
         return ui::print(&report.to_string());
     }
@@ -87,7 +87,7 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     table.row(["fraction_of_peak".into(), or_unknown(fraction)]);
     table.row(["compile_ms".into(), format!("{} {}", short(compile_ms), origin(&plan))]);
     table.row(["threads".into(), threads.to_string()]);
-    for (n, line) in plan.schedule().lines().enumerate() {
+    for (n, line) in plan.words().lines().enumerate() {
         table.row([if n == 0 { "schedule".into() } else { String::new() }, line.to_string()]);
     }
     ui::print(&table.to_string())

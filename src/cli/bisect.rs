@@ -90,7 +90,7 @@ mod tests {
              mask = {mask}  weight = softmax(score)  return weight @ v, lse }}"
         );
         let kernel = attnc::Kernel::from_source("a.attn", &text).unwrap();
-        let chosen = Chosen { kernel, target: attnc::Target::host(), params: BTreeMap::new() };
+        let chosen = Chosen { kernel, target: attnc::Target::host(), params: BTreeMap::new(), ranks: None };
         let at = BTreeMap::from([("S".to_string(), 40), ("D".to_string(), 16), ("B".to_string(), 1)]);
         let float = Some(DType::F32);
         let request = Request { chosen: &chosen, at: &at, float, bound: BTreeMap::new(), seed: Some(3) };

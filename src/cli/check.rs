@@ -184,7 +184,7 @@ impl Findings {
 fn plan(kernel: &Kernel, spec: &CheckedKernel, args: &Args, target: &Target) -> Result<(), Refusal> {
     let fail = |err: attnc::Error| Refusal::Arguments(err.into());
     let kernel = kernel.clone().select(&spec.name).map_err(fail)?;
-    let chosen = Chosen { kernel, target: target.clone(), params: BTreeMap::new() };
+    let chosen = Chosen { kernel, target: target.clone(), params: BTreeMap::new(), ranks: None };
     let kernel_args = KernelArgs {
         file: args.file.clone(),
         kernel: None,
@@ -192,6 +192,7 @@ fn plan(kernel: &Kernel, spec: &CheckedKernel, args: &Args, target: &Target) -> 
         param: args.param.clone(),
         target: String::new(),
         threads: None,
+        ranks: None,
     };
     let params = session::given_params(spec, &kernel_args).map_err(Refusal::Arguments)?;
     let chosen = chosen.with_params(&params);

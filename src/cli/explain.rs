@@ -14,6 +14,7 @@ use attn_compiler::sema::model::{Ensure, Promise};
 use attn_compiler::target::Target;
 
 use super::explain_show as show;
+use super::ring_work::{self, RingWork};
 use super::study::{Study, StudyArgs};
 use super::tiles::Ground;
 use super::traffic::{self, Moved};
@@ -113,14 +114,24 @@ pub struct Report<'a> {
     pub warnings: Vec<String>,
     /// (GFLOP/s, GB/s, ms)
     pub roofline: Option<(f64, f64, f64)>,
+    /// Work of each rank, for distributed kernels whose mask is known.
+    pub ring: Option<RingWork>,
 }
 
 /// Does it.
 pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let study = Study::new(ui, &args.study)?;
-    let report = report(&study, args)?;
-    report.warnings.iter().for_each(|w| ui.warn(w));
-    ui::print(&if args.json { show::json(&report).to_string() } else { show::text(&report) })
+    let reports = study.each(&args.study, || {
+        let report = report(&study, args)?;
+        report.warnings.iter().for_each(|w| ui.warn(w));
+        Ok((show::text(&report), show::json(&report)))
+    })?;
+    let (texts, mut objects): (Vec<String>, Vec<_>) = reports.into_iter().unzip();
+    ui::print(&match (args.json, objects.len()) {
+        (false, _) => texts.join("\n"),
+        (true, 1) => objects.remove(0).to_string(),
+        (true, _) => serde_json::json!({ "schema": 1, "attentions": objects }).to_string(),
+    })
 }
 
 fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
@@ -147,6 +158,7 @@ fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
         moved,
         verdicts: spec.ensures.iter().map(|e| verdict(study, spec, e, &mask)).collect(),
         warnings: Vec::new(),
+        ring: ring_work::count(study)?,
         roofline: None,
         mask,
         clauses,

@@ -5,6 +5,7 @@ use attn_compiler::target::{CpuFacts, Target};
 use serde_json::{Value as Json, json};
 
 use super::explain::{LayerReport, Report, Tiles};
+use super::ring_work::RingWork;
 use super::table::{Table, short};
 
 /// One object.
@@ -17,7 +18,7 @@ pub fn json(r: &Report<'_>) -> Json {
     let verdicts: Vec<Json> =
         r.verdicts.iter().map(|v| json!({ "text": v.text, "holds": v.holds, "words": v.words })).collect();
     json!({
-        "schema": 1, "kernel": r.spec.name, "target": r.study.plan.target.to_string(),
+        "schema": 1, "kernel": r.spec.name, "attention": r.study.attend().attention.name, "target": r.study.plan.target.to_string(),
         "dims": r.study.sizes(), "conventions": r.spec.conventions(),
         "schedule": {
             "text": s.to_string(), "tile_q": s.tile_q, "tile_kv": s.tile_kv, "sram_bytes": s.sram_bytes(),
@@ -30,7 +31,7 @@ pub fn json(r: &Report<'_>) -> Json {
         "flops_useful": r.useful_flops, "flops_executed": r.executed_flops,
         "bytes": bytes, "tensors": r.moved.iter().map(moved).collect::<Vec<_>>(),
         "intensity": r.useful_flops.unwrap_or(r.executed_flops) / bytes.max(1.0),
-        "ensures": verdicts, "warnings": r.warnings,
+        "ensures": verdicts, "warnings": r.warnings, "ring": r.ring.as_ref().map(RingWork::json),
         "roofline": r.roofline.map(|(gflops, gbs, ms)| json!({ "gflops": gflops, "gbs": gbs, "ms": ms })),
     })
 }
@@ -44,7 +45,8 @@ fn facts<'a>(r: &Report<'a>) -> Option<&'a CpuFacts> {
 
 /// For people.
 pub fn text(r: &Report<'_>) -> String {
-    [head(r), schedule(r), tiles(r), work(r), promises(r)]
+    let ring = r.ring.as_ref().map_or_else(String::new, RingWork::text);
+    [head(r), schedule(r), tiles(r), work(r), ring, promises(r)]
         .into_iter()
         .filter(|s| !s.is_empty())
         .collect::<Vec<_>>()
@@ -53,7 +55,8 @@ pub fn text(r: &Report<'_>) -> String {
 
 fn head(r: &Report<'_>) -> String {
     let sizes: Vec<String> = r.study.sizes().iter().map(|(name, n)| format!("{name} = {n}")).collect();
-    let mut out = format!("{} for {}\n  sizes  {}\n", r.spec.name, r.study.plan.target, sizes.join(", "));
+    let name = &r.study.attend().attention.name;
+    let mut out = format!("{name} for {}\n  sizes  {}\n", r.study.plan.target, sizes.join(", "));
     let given = &r.study.chosen.params;
     let params: Vec<String> = r
         .spec

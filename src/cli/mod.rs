@@ -17,12 +17,15 @@ mod data;
 mod explain;
 mod explain_show;
 mod fmt;
+mod gallery;
 mod measure;
 mod page;
 mod picture;
+mod planned;
 mod problem;
 mod random;
 mod reference;
+mod ring_work;
 mod run;
 mod session;
 mod sizes;
@@ -92,6 +95,8 @@ enum Verb {
     Test(test::Args),
     /// Measure a kernel
     Bench(bench::Args),
+    /// List the examples inside this program, or copy one here to start from
+    Gallery(gallery::Args),
     /// Look at or empty the cache of compiled kernels
     Cache(cache::Args),
     /// Print a completion script for a shell
@@ -131,6 +136,7 @@ fn dispatch(ui: &Ui, verb: Verb) -> Result<(), Failure> {
         Verb::Run(args) => run::run(ui, &args),
         Verb::Test(args) => test::run(ui, &args),
         Verb::Bench(args) => bench::run(ui, &args),
+        Verb::Gallery(args) => gallery::run(ui, &args),
         Verb::Cache(args) => cache::run(ui, &args),
         Verb::Completions(args) => completions::run::<Cli>(&args),
     }

@@ -5,6 +5,7 @@
 //! that will be bound has a tensor. Whether the tensors fit the kernel is checked where they are bound.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::num::NonZeroUsize;
 
 use attn_compiler::artifact::DType;
 use attn_compiler::attn_ir::{Kernel as Ir, Origin, Rows, Side};
@@ -15,10 +16,11 @@ use attn_compiler::pipeline::CompileError;
 use attn_compiler::sema::model::{Elem, TensorFact};
 use attn_compiler::sema::{self, CheckedKernel, PlanKey};
 use attn_runtime::{Tensor, TensorView};
+use attnc::Kernel;
 use attnc::io::HostTensor;
-use attnc::{Kernel, Plan};
 
 use super::data::{self, Scalars};
+use super::planned::Planned;
 use super::random;
 use super::session::Chosen;
 use super::ui::{Failure, Ui};
@@ -62,6 +64,8 @@ pub struct Problem {
     pub params: HashMap<String, Value>,
     /// Tensors in the order of the declarations, axes as bound.
     pub tensors: Vec<(String, HostTensor)>,
+    /// Ranks that were asked for.
+    ranks: Option<NonZeroUsize>,
 }
 
 impl Problem {
@@ -83,8 +87,15 @@ impl Problem {
         let present: BTreeSet<String> = spec.inputs().filter(optional).map(|t| t.name.clone()).collect();
         let (statics, params) = chosen.split_params(spec);
         let target = chosen.target.resolve()?;
-        let mut key =
-            PlanKey { kernel: spec.name.clone(), target, float, dims: BTreeMap::new(), statics, present };
+        let mut key = PlanKey {
+            kernel: spec.name.clone(),
+            target,
+            float,
+            dims: BTreeMap::new(),
+            statics,
+            present,
+            shard: None,
+        };
         let mut defaulted = Vec::new();
         if request.seed.is_some() {
             // The roles of dims do not depend on their sizes; with 1 every division of head counts goes through.
@@ -102,7 +113,8 @@ impl Problem {
         }
         let params = params.into_iter().collect();
         let tensors = Vec::new();
-        let mut problem = Problem { kernel, ir, key, float, dims, defaulted, params, tensors };
+        let mut problem =
+            Problem { kernel, ir, key, float, dims, defaulted, params, tensors, ranks: chosen.ranks };
         problem.fill(request.bound, request.seed)?;
         Ok(problem)
     }
@@ -160,9 +172,16 @@ impl Problem {
     }
 
     /// Compiles, or finds in the cache.
-    pub fn plan(&self, ui: &Ui) -> Result<Plan, Failure> {
+    pub fn plan(&self, ui: &Ui) -> Result<Planned, Failure> {
         let dims: Vec<(&str, i64)> = self.dims.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-        let plan = self.kernel.plan(&dims, self.float).map_err(|err| ui.error(self.kernel.sources(), err))?;
+        let planned = match self.kernel.spec()?.ring {
+            None => self.kernel.plan(&dims, self.float).map(Planned::One),
+            Some(ring) => {
+                let ranks = Planned::ranks(self.ranks, ring.ranks);
+                self.kernel.plan_ring(&dims, self.float, ranks).map(Planned::Ring)
+            }
+        };
+        let plan = planned.map_err(|err| ui.error(self.kernel.sources(), err))?;
         plan.warnings().iter().for_each(|w| ui.warn(w));
         Ok(plan)
     }

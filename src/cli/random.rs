@@ -4,9 +4,11 @@
 //! tensor is word n of Philox4x32-10 with the seed as key and the tensor's place in the counter. Floats are
 //! normal (Box and Muller 1958), bits are true in half of the places, ints are uniform over their valid range:
 //! what indexes a dim lies in it, ids that are only compared with each other are few, everything else (lengths,
-//! bounds, positions) lies in 0..=keys. Tables of pages and lengths are what kernels demand. `sorted` and `monotone` ints are sorted along their last dim.
+//! bounds, positions) lies in 0..=keys. Tables of pages and lengths are what kernels demand. `sorted` and `monotone`
+//! ints are sorted along their last dim. Floats of a recurrence are tamed ([`made_up`]), so that its state stays finite.
 
 use attn_compiler::artifact::DType;
+use attn_compiler::attn_ir::made_up;
 use attn_compiler::attn_ir::{Demand, Fact, Kernel, Step, Weight};
 use attn_compiler::expr::rand::philox4x32;
 use attn_compiler::expr::{BinaryOp, ExprId, Op, TensorId, UnaryOp};
@@ -63,7 +65,10 @@ pub fn tensor(
     }
     let is_scale = scales_bytes(kernel, id);
     let words = &words;
-    let float = |n: u64| if is_scale { words.normal(n).abs() * SCALE } else { words.normal(n) };
+    let draw = made_up::draw(kernel, id);
+    let size = |e: ExprId| scalars.size(&kernel.pool, e) as i64;
+    let float =
+        |n: u64| if is_scale { words.normal(n).abs() * SCALE } else { draw.of(words.normal(n), &size) };
     let mut tensor = Tensor::zeros(decl.dtype, bound)?;
     macro_rules! fill {
         ($t:ty, $value:expr) => {{
@@ -83,9 +88,14 @@ pub fn tensor(
             tensor = Tensor::from_bools(&bits, bound)?;
         }
         DType::I8 | DType::I32 | DType::I64 => {
-            let limit = limit(kernel, scalars, id);
+            // Lists end with -1.
+            let (limit, least) = match listed(kernel, scalars, id) {
+                Some(n) => (n + 1, -1),
+                None => (limit(kernel, scalars, id), 0),
+            };
+            let n_elements = tensor.bytes().len() / decl.dtype.size();
             let mut values: Vec<i64> =
-                (0..tensor.bytes().len() / decl.dtype.size()).map(|n| words.below(n as u64, limit)).collect();
+                (0..n_elements).map(|n| words.below(n as u64, limit) + least).collect();
             sort_rows(&mut values, bound, decl.fact);
             match decl.dtype {
                 DType::I8 => fill!(i8, |n| values[n as usize].min(127) as i8),
@@ -182,6 +192,16 @@ fn sort_rows(values: &mut [i64], shape: &[usize], fact: Fact) {
     }
 }
 
+/// How many numbers there are for the entries of a tensor of lists.
+fn listed(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> Option<u64> {
+    kernel.steps.iter().find_map(|s| match s {
+        Step::Count(c) if c.lists == id => {
+            kernel.tensor(c.out).shape.last().map(|&n| scalars.size(&kernel.pool, n) as u64)
+        }
+        _ => None,
+    })
+}
+
 /// One more than the largest value that elements of an int tensor may have.
 fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
     let pool = &kernel.pool;
@@ -189,6 +209,10 @@ fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
     for step in &kernel.steps {
         match step {
             Step::Derive(d) => roots.push(d.value),
+            Step::Top(_) | Step::Count(_) => {}
+            Step::Rank(r) => roots.extend([r.value, r.seen]),
+            Step::Accumulate(_) => {}
+            Step::Recur(r) => roots.extend(r.exprs()),
             Step::Write(w) => roots.push(w.value),
             Step::Attend(a) => {
                 let sink = if let Weight::Softmax { sink } = a.weight { sink } else { None };
@@ -215,7 +239,9 @@ fn limit(kernel: &Kernel, scalars: &Scalars, id: TensorId) -> u64 {
         (Some(size), _) => size as u64,
         (None, true) => N_IDS,
         (None, false) => {
-            let longest = kernel.attentions().map(|a| scalars.size(pool, a.capacity())).max();
+            let caps = kernel.attentions().map(|a| a.capacity());
+            let lengths = caps.chain(kernel.recurrences().map(|r| r.steps));
+            let longest = lengths.map(|n| scalars.size(pool, n)).max();
             longest.unwrap_or(0) as u64 + 1
         }
     }

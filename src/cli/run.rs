@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use attn_compiler::artifact::DType;
-use attn_compiler::attn_ir::{self, Measure};
 use attn_compiler::attn_ir::evaluate::Results;
+use attn_compiler::attn_ir::{self, Measure};
 use attn_compiler::tolerance;
 use attn_runtime::{RunOptions, Tensor};
 use attnc::io::{HostTensor, TensorFile, load, save};
@@ -14,6 +14,7 @@ use attnc::{Origin, Plan};
 use super::args::{BindArg, KernelArgs, NamedSource, parse_bind, parse_dtype, parse_named};
 use super::compare::{self, Check};
 use super::measure::{self, Times};
+use super::planned::Planned;
 use super::problem::{Problem, Request};
 use super::session::{self, Chosen};
 use super::table::{Table, short};
@@ -54,7 +55,7 @@ pub struct Args {
 /// What happened, for the reports.
 struct Outcome<'a> {
     problem: &'a Problem,
-    plan: &'a Plan,
+    plan: &'a Planned,
     outputs: &'a [(String, Tensor)],
     times: Times,
     pairs: Option<u64>,
@@ -106,7 +107,7 @@ pub fn options(args: &KernelArgs) -> Result<RunOptions<'static>, Failure> {
 /// Binds and runs as often as `effort` says.
 pub fn execute(
     problem: &Problem,
-    plan: &Plan,
+    plan: &Planned,
     outputs: &mut [(String, Tensor)],
     options: &RunOptions<'_>,
     effort: measure::Effort,
@@ -115,19 +116,19 @@ pub fn execute(
     let inputs = problem.views()?;
     let params: Vec<_> = problem.params.iter().map(|(name, v)| (name.as_str(), *v)).collect();
     let mut views: Vec<_> = outputs.iter_mut().map(|(name, t)| (name.as_str(), t.view_mut())).collect();
-    measure::measure(effort, || Ok(plan.run_with(&inputs, &mut views, &params, options)?), progress)
+    measure::measure(effort, || Ok(plan.run(&inputs, &mut views, &params, options)?), progress)
 }
 
 /// Binds and runs once.
 pub fn execute_once(
     problem: &Problem,
-    plan: &Plan,
+    plan: &Planned,
     outputs: &mut [(String, Tensor)],
     options: &RunOptions<'_>,
 ) -> Result<(), Failure> {
     let params: Vec<_> = problem.params.iter().map(|(name, v)| (name.as_str(), *v)).collect();
     let mut views: Vec<_> = outputs.iter_mut().map(|(name, t)| (name.as_str(), t.view_mut())).collect();
-    Ok(plan.run_with(&problem.views()?, &mut views, &params, options)?)
+    Ok(plan.run(&problem.views()?, &mut views, &params, options)?)
 }
 
 /// Names of outputs are outputs, before anything is read or compiled.
@@ -268,7 +269,7 @@ impl Outcome<'_> {
                 self.saved.iter().find(|(n, _)| n == name).map_or(String::new(), |(_, f)| format!(" -> {f}"));
             table.row([format!("output {name}"), data::describe(tensor.dtype(), tensor.shape()) + &file]);
         }
-        for (n, line) in self.plan.schedule().lines().enumerate() {
+        for (n, line) in self.plan.words().lines().enumerate() {
             table.row([if n == 0 { "schedule".into() } else { String::new() }, line.to_string()]);
         }
         let compile = self.plan.stats().total.as_secs_f64() * 1e3;
@@ -296,7 +297,7 @@ impl Outcome<'_> {
         serde_json::json!({
             "schema": 1, "kernel": p.ir.name, "dims": p.dims, "dtype": p.float.name(),
             "inputs": inputs, "outputs": outputs, "saved": saved,
-            "schedule": self.plan.schedule(), "target": self.plan.artifact().target,
+            "schedule": self.plan.words(), "target": self.plan.artifact().target,
             "compile_ms": self.plan.stats().total.as_secs_f64() * 1e3,
             "cache_hit": self.plan.stats().origin != Origin::Compiled,
             "run_ms": self.times.median_ms(), "runs": self.times.runs(),

@@ -1,6 +1,7 @@
 //! From a file name to a checked kernel, with everything there is to say about the text said.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use attn_compiler::expr::eval::Value;
@@ -41,6 +42,8 @@ pub struct Chosen {
     pub target: Target,
     /// Values that were given.
     pub params: BTreeMap<String, Value>,
+    /// Ranks that were asked for.
+    pub ranks: Option<NonZeroUsize>,
 }
 
 impl Chosen {
@@ -58,7 +61,7 @@ impl Chosen {
             kernel = kernel.param(name, *value);
             all.insert(name.clone(), *value);
         }
-        Chosen { kernel, target: self.target.clone(), params: all }
+        Chosen { kernel, target: self.target.clone(), params: all, ranks: self.ranks }
     }
 }
 
@@ -79,7 +82,8 @@ pub fn select(mut kernel: Kernel, args: &KernelArgs) -> Result<Chosen, Failure> 
         return Err(Failure::usage(format!("{} holds {} kernels", args.file.display(), names.len()))
             .help(format!("choose with --kernel: {}", names.join(", "))));
     }
-    let chosen = Chosen { kernel: kernel.target(target.clone())?, target, params: BTreeMap::new() };
+    let (kernel, params) = (kernel.target(target.clone())?, BTreeMap::new());
+    let chosen = Chosen { kernel, target, params, ranks: args.ranks };
     let params = given_params(chosen.kernel.spec()?, args)?;
     Ok(chosen.with_params(&params))
 }

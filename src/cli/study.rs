@@ -4,9 +4,12 @@
 //! [`Ground`] on which masks are evaluated. What holds: only tensors that the mask reads are loaded or made; the
 //! promises of the text are left to the caller, so that a broken one does not end the plan.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use attn_compiler::artifact::DType;
+use attn_compiler::attn_ir::needed::needed;
+use attn_compiler::attn_ir::{Kernel, Origin, Step, evaluate};
 use attn_compiler::expr::TensorId;
 use attn_compiler::expr::eval::Value;
 use attn_compiler::host::{Inputs, View};
@@ -23,6 +26,9 @@ use super::sizes::{self, Unsettled};
 use super::tiles::{Ground, reads};
 use super::ui::{Failure, Ui};
 
+/// Most products that are taken to know what a mask reads.
+const MOST_WORK: f64 = 2e9;
+
 /// Arguments.
 #[derive(clap::Args)]
 pub struct StudyArgs {
@@ -31,6 +37,9 @@ pub struct StudyArgs {
     /// What `float` is: f32, f16, bf16
     #[arg(long, value_name = "DTYPE", value_parser = parse_dtype, default_value = "f32")]
     pub dtype: DType,
+    /// The branch to look at, of a kernel that has branches
+    #[arg(long, value_name = "NAME")]
+    pub branch: Option<String>,
     /// Bind a tensor that the mask reads: doc=doc.npy
     #[arg(long, value_name = "NAME=FILE", value_parser = parse_named)]
     pub bind: Vec<NamedSource>,
@@ -52,6 +61,8 @@ pub struct Study {
     pub dims: BTreeMap<String, i64>,
     params: HashMap<String, Value>,
     views: Vec<Option<View>>,
+    /// Which attention is looked at.
+    part: Cell<usize>,
 }
 
 impl Study {
@@ -86,14 +97,39 @@ impl Study {
             return Err(Failure::wrong(message).help("`attnc run` and `attnc bench` work on it"));
         }
         let params = chosen.split_params(spec).1.into_iter().collect();
-        let mut study = Study { plan, dims: settled.dims, params, views: Vec::new(), chosen };
+        let part = Cell::new(first_part(&plan, args)?);
+        let mut study = Study { plan, dims: settled.dims, params, views: Vec::new(), chosen, part };
         study.views = study.gather(args, bound)?;
         Ok(study)
     }
 
-    /// The attention that is looked at: the first of the kernel; [`Study::new`] has made sure that there is one.
+    /// The attention that is looked at; [`Study::new`] has made sure that there is one.
     pub fn attend(&self) -> &AttendPlan {
-        &self.plan.attends[0]
+        &self.plan.attends[self.part.get()]
+    }
+
+    /// Looks at each attention of the kernel in turn, or only at the branch that was asked for.
+    pub fn each<T>(
+        &self,
+        args: &StudyArgs,
+        mut f: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<Vec<T>, Failure> {
+        let parts = match args.branch {
+            Some(_) => self.part.get()..self.part.get() + 1,
+            None => 0..self.plan.attends.len(),
+        };
+        let mut out = Vec::new();
+        for n in parts {
+            self.part.set(n);
+            out.push(f()?);
+        }
+        Ok(out)
+    }
+
+    /// `light, heavy`: the other attentions of the kernel.
+    pub fn others(&self) -> String {
+        let names = self.plan.attends.iter().enumerate().filter(|(n, _)| *n != self.part.get());
+        names.map(|(_, a)| branch_name(&a.attention.name)).collect::<Vec<_>>().join(", ")
     }
 
     /// Dims and parameters by name.
@@ -111,8 +147,11 @@ impl Study {
     ) -> Result<Vec<Option<View>>, Failure> {
         let attention = &self.attend().attention;
         let scalars = self.scalars()?;
-        let mut wanted = reads(&attention.pool, attention.mask);
-        wanted.extend(attention.lengths());
+        let attends = self.plan.attends.iter().map(|a| &a.attention);
+        let read: Vec<TensorId> =
+            attends.flat_map(|a| reads(&a.pool, a.mask).into_iter().chain(a.lengths())).collect();
+        let (steps, inputs) = needed(&self.plan.kernel, &read);
+        let wanted = [&read[..], &inputs[..]].concat();
         let longest = longest(self.chosen.kernel.spec()?, &self.dims);
         let asked = random::Asked { seed: args.seed, longest };
         let mut views = Vec::new();
@@ -130,7 +169,10 @@ impl Study {
                     )));
                 }
                 Some(tensor) => Some(tensor),
-                None if args.random && wanted.contains(&id) => {
+                None if args.random
+                    && wanted.contains(&id)
+                    && matches!(decl.origin, Origin::Host | Origin::Updated) =>
+                {
                     Some(random::tensor(&self.plan.kernel, &scalars, id, &shape, &asked)?.into())
                 }
                 None => None,
@@ -140,7 +182,46 @@ impl Study {
                 None => None,
             });
         }
+        self.make(&steps, &inputs, &mut views)?;
         Ok(views)
+    }
+
+    /// Evaluates what steps make, if all that they read is known and they are few enough.
+    fn make(&self, steps: &Kernel, inputs: &[TensorId], views: &mut [Option<View>]) -> Result<(), Failure> {
+        let known = inputs.iter().all(|t| views[t.0 as usize].is_some());
+        if steps.steps.is_empty() || !known || self.work(steps)? > MOST_WORK {
+            return Ok(());
+        }
+        let dims = self.dims.iter().map(|(name, n)| (name.clone(), *n)).collect();
+        let named = |t: &TensorId| Some((steps.tensor(*t).name.clone(), views[t.0 as usize].clone()?));
+        let tensors = inputs.iter().filter_map(named).collect();
+        let made = evaluate::made(steps, Inputs { dims, params: self.params.clone(), tensors })?;
+        for (n, t) in steps.tensors.iter().enumerate().filter(|(_, t)| t.origin == Origin::Made) {
+            views[n] = made.get(&t.name).cloned();
+        }
+        Ok(())
+    }
+
+    /// Products that steps take, about.
+    fn work(&self, steps: &Kernel) -> Result<f64, Failure> {
+        let scalars = self.scalars()?;
+        let size = |id| scalars.size(&steps.pool, id) as f64;
+        let elements = |t: TensorId| steps.tensor(t).shape.iter().map(|&n| size(n)).product::<f64>();
+        let dots = |dots: &[attn_compiler::attn_ir::Dot], keys| {
+            dots.iter().map(|d| elements(d.x.tensor)).sum::<f64>() * size(keys)
+        };
+        let of = |step: &Step| match step {
+            Step::Derive(d) => elements(d.out) * d.sum.iter().map(|s| size(s.1)).product::<f64>(),
+            Step::Accumulate(s) => elements(s.source),
+            Step::Top(t) => elements(t.source),
+            Step::Count(c) => elements(c.lists),
+            Step::Rank(r) => dots(&r.dots, r.windows),
+            Step::Attend(a) => dots(&a.dots, a.seq_k),
+            // A state matrix at every step is about its reads squared.
+            Step::Recur(r) => r.reads.iter().map(|x| elements(x.rows.tensor)).sum::<f64>() * 64.0,
+            Step::Write(w) => elements(w.out),
+        };
+        Ok(steps.steps.iter().map(of).sum())
     }
 
     /// Where masks are evaluated, with the tiles of the schedule.
@@ -158,6 +239,22 @@ impl Study {
         };
         a.dims.iter().filter_map(|d| Some((d.name.clone(), size(d)?))).collect()
     }
+}
+
+/// `light` of `colt5.light`; the kernel's name where it has no branches.
+pub fn branch_name(attention: &str) -> &str {
+    attention.split_once('.').map_or(attention, |(_, branch)| branch)
+}
+
+/// The attention that `--branch` names, or the first.
+fn first_part(plan: &Plan, args: &StudyArgs) -> Result<usize, Failure> {
+    let Some(wanted) = &args.branch else { return Ok(0) };
+    let names = || plan.attends.iter().map(|a| branch_name(&a.attention.name));
+    names().position(|n| n == wanted).ok_or_else(|| {
+        let known: Vec<&str> = names().collect();
+        let message = format!("--branch {wanted}: the kernel has no such branch");
+        Failure::usage(message).help(format!("it has {}", known.join(", ")))
+    })
 }
 
 /// Reads the tensors of `--bind`. Errors: a name that is no input, or a file that cannot be read.

@@ -6,18 +6,18 @@ use attn_compiler::artifact::DType;
 use attn_compiler::sema::CheckedKernel;
 use attn_compiler::sema::model::Elem;
 use attn_runtime::RunOptions;
-use attnc::Plan;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{KernelArgs, parse_dtype};
+use super::bisect;
 use super::cases::{self, Case};
 use super::compare::{self, Check};
+use super::planned::Planned;
 use super::problem::{Problem, Request};
 use super::run::{execute_once, options};
 use super::session::{self, Chosen};
 use super::table::Table;
 use super::ui::{self, Failure, Status, Ui};
-use super::bisect;
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -86,7 +86,7 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     for name in names {
         let kernel = file.clone().select(&name).map_err(|err| Failure::usage(err.to_string()))?;
         let kernel = kernel.target(target.clone())?;
-        let chosen = Chosen { kernel, target: target.clone(), params: BTreeMap::new() };
+        let chosen = Chosen { kernel, target: target.clone(), params: BTreeMap::new(), ranks: None };
         let params = session::given_params(chosen.kernel.spec()?, &args.kernel)?;
         test_kernel(ui, args, &chosen.with_params(&params), &bar, &mut rows)?;
     }
@@ -171,7 +171,7 @@ fn check(
     case: &Case,
     dtype: DType,
     options: &RunOptions<'_>,
-    plans: &mut HashMap<String, Plan>,
+    plans: &mut HashMap<String, Planned>,
 ) -> Result<(Vec<Check>, Problem), Failure> {
     let chosen = chosen.with_params(&case.params);
     let mut at: BTreeMap<String, i64> = args.kernel.at.iter().cloned().collect();

@@ -144,8 +144,7 @@ impl<'a> Ground<'a> {
     pub fn distinct(&self, mask: ExprId) -> (i64, i64, i64) {
         let pool = &self.attention.pool;
         let n_heads = self.attention.n_heads.max(0);
-        let mask_or_length =
-            |id: ExprId| [id, self.attention.seq_k, self.attention.offset].into_iter();
+        let mask_or_length = |id: ExprId| [id, self.attention.seq_k, self.attention.offset].into_iter();
         let by_b = mask_or_length(mask).any(|id| pool.depends_on(id, &[self.attention.index.b]));
         let by_h = pool.depends_on(mask, &[self.attention.index.h]);
         let n_b = if by_b { self.batch } else { self.batch.min(1) };

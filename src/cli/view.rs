@@ -72,6 +72,10 @@ const MAX_PAGE_CELLS: usize = 4 << 20;
 /// Does it.
 pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let study = Study::new(ui, &args.study)?;
+    let others = study.others();
+    if args.study.branch.is_none() && !others.is_empty() {
+        ui.note(&format!("the kernel also has {others}: draw one with --branch NAME"));
+    }
     let attention = &study.attend().attention;
     let mut ground = study.ground()?;
     if !(0..attention.n_heads).contains(&args.head) {

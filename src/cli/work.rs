@@ -143,8 +143,7 @@ impl Counter {
         self.rows.run(&[], &[&i, &row], env);
         let mut total = 0;
         for lane in 0..row.len() {
-            let (lo, hi) =
-                (self.rows.get(0, lane).max(0), self.rows.get(1, lane).min(keys - 1));
+            let (lo, hi) = (self.rows.get(0, lane).max(0), self.rows.get(1, lane).min(keys - 1));
             if lo > hi {
                 continue;
             }

@@ -55,6 +55,7 @@ pub fn example_key(kernel: &CheckedKernel, features: i64) -> PlanKey {
         dims: dims.map(|d| (d.name.clone(), default_size(&d.name, features))).collect(),
         statics: BTreeMap::new(),
         present: kernel.inputs().filter(|t| t.optional).map(|t| t.name.clone()).collect::<BTreeSet<_>>(),
+        shard: None,
     }
 }
 

@@ -73,5 +73,6 @@ fn key(kernel: &CheckedKernel) -> PlanKey {
         dims: kernel.specialised_dims().map(|d| (d.name.clone(), 8)).collect::<BTreeMap<_, _>>(),
         statics: statics.map(|p| (p.name.clone(), Value::Int(2))).collect(),
         present: BTreeSet::new(),
+        shard: None,
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use attn_compiler::artifact::DType;
 use attn_compiler::attn_ir::dense::{Dense, RowResults};
 use attn_compiler::attn_ir::evaluate::{Given, Results, evaluate_with};
+use attn_compiler::attn_ir::made_up;
 use attn_compiler::attn_ir::{self, Attention, Demand, Fact, Kernel, Origin};
 use attn_compiler::diagnostic::render::{Style, human};
 use attn_compiler::expr::eval::{Env, Value, eval};
@@ -65,6 +66,7 @@ pub fn key(kernel: &str, float: DType, dims: &[(&str, i64)]) -> PlanKey {
         dims: dims.iter().map(|(n, v)| ((*n).to_string(), *v)).collect(),
         statics: BTreeMap::new(),
         present: BTreeSet::new(),
+        shard: None,
     }
 }
 
@@ -149,12 +151,15 @@ pub fn problem(ir: &Kernel, dims: &[(&str, i64)], ints: IntRange, seed: u64) -> 
         t.shape.iter().map(|&id| eval(&ir.pool, id, &scalars).int() as usize).collect()
     };
     let mut tensors = Vec::new();
-    for (_, t) in ir.inputs() {
+    for (id, t) in ir.inputs() {
         let shape = sizes(t);
         let n: usize = shape.iter().product();
+        let draw = made_up::draw(ir, id);
+        let size = |e| eval(&ir.pool, e, &scalars).int();
+        let tame = |x: f64| draw.of(x, &size);
         let data = match demanded(ir, t, &scalars, n) {
             Some(data) => data,
-            None => fill(&mut rng, t.dtype, t.fact, n, ints(&t.name)),
+            None => fill(&mut rng, (t.dtype, t.fact), n, ints(&t.name), &tame),
         };
         tensors.push((t.name.clone(), bound(t.dtype, &data, &shape, &t.layout)));
         inputs.tensors.insert(t.name.clone(), View::contiguous(shape, data).expect("the right count"));
@@ -180,7 +185,13 @@ fn demanded(ir: &Kernel, t: &attn_ir::Tensor, scalars: &Scalars, n: usize) -> Op
     })
 }
 
-fn fill(rng: &mut Rng, dtype: DType, fact: Fact, n: usize, (lo, hi): (i64, i64)) -> Data {
+fn fill(
+    rng: &mut Rng,
+    (dtype, fact): (DType, Fact),
+    n: usize,
+    (lo, hi): (i64, i64),
+    tame: &dyn Fn(f64) -> f64,
+) -> Data {
     match dtype {
         DType::Bit => Data::Bool((0..n).map(|_| rng.bits() & 1 == 1).collect()),
         DType::I8 | DType::I32 | DType::I64 => {
@@ -190,7 +201,7 @@ fn fill(rng: &mut Rng, dtype: DType, fact: Fact, n: usize, (lo, hi): (i64, i64))
             }
             Data::Int(v)
         }
-        _ => Data::Float((0..n).map(|_| round_to(dtype, rng.normal())).collect()),
+        _ => Data::Float((0..n).map(|_| round_to(dtype, tame(rng.normal()))).collect()),
     }
 }
 
@@ -304,7 +315,8 @@ pub fn verify(ir: &Kernel, float: DType, problem: &Problem, out: &[Tensor], what
         let wanted = &truth.outputs[&t.name];
         assert_eq!(logical.shape(), wanted.shape(), "{what}: shape of {}", t.name);
         let (got, want) = (logical.to_f64_vec(), wanted.to_f64_vec());
-        let gate = tolerance::gate(ir.measure(&t.name), t.dtype, float, truth.max_abs_score, &want);
+        let gate = tolerance::gate(ir.measure(&t.name), t.dtype, float, truth.max_abs_score, &want)
+            .in_groups(ir.groups(wanted.shape()));
         let report = tolerance::check_gate(&got, &want, gate);
         assert!(report.ok, "{what}: {}: {report:?} (max score {:.2})", t.name, truth.max_abs_score);
     }

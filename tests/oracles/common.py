@@ -5,8 +5,10 @@ case in tests/goldens, its metadata as ../goldens/README.md describes. Afterward
 MAX_BYTES. Nothing here computes attention: each family script calls someone else's code for that.
 """
 
+import contextlib
 import json
 import zlib
+from importlib import metadata as metadata_of
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = ROOT / "tests" / "goldens"
+PENDING = GOLDENS / "pending"
 SPECS = "tests/goldens/specs"
 MAX_BYTES = 300_000
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32", torch.bool: "BOOL"}
+KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32", torch.int8: "I8", torch.bool: "BOOL"}
 
 torch.set_grad_enabled(False)
 
@@ -94,14 +97,18 @@ def additive(mask, dtype=torch.float64):
     return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, float("-inf"))
 
 
-def write(name, spec, kernel, dims, inputs, outputs, call, package="torch", params=None, dtype="f32", note="", kind="attention", tolerance_class=None):
+def write(name, spec, kernel, dims, inputs, outputs, call, package="torch", params=None, dtype="f32", note="", kind="attention", tolerance_class=None,
+          updated=None, extra=None, more=None, folder=None):
     """Writes tests/goldens/<name>.safetensors.
 
     f64 outputs are stored as f32; outputs that are low precision already (`o_low`) stay as they are.
-    `spec` is the file name in tests/goldens/specs, or a path from the root.
+    `spec` is the file name in tests/goldens/specs, or a path from the root. `updated` holds caches as they are after
+    the run, stored as `<name>.after`; `extra` holds tensors that are neither bound nor returned; `more` goes into the
+    provenance.
     """
     tensors = {}
-    for key, value in {**inputs, **outputs}.items():
+    after = {f"{key}.after": value for key, value in (updated or {}).items()}
+    for key, value in {**inputs, **outputs, **after, **(extra or {})}.items():
         value = value.to(torch.float32) if value.dtype == torch.float64 else value
         value = value.to(torch.int32) if value.dtype == torch.int64 else value
         tensors[key] = value.contiguous().clone()
@@ -116,9 +123,11 @@ def write(name, spec, kernel, dims, inputs, outputs, call, package="torch", para
         "inputs": json.dumps(list(inputs)),
         "outputs": json.dumps(list(outputs)),
         "tolerance_class": tolerance_class or dtype,
-        "provenance": json.dumps(provenance(package, call, note)),
+        "provenance": json.dumps(provenance(package, call, note) | (more or {})),
     }
-    emit(name, tensors, metadata)
+    if updated:
+        metadata["updated"] = json.dumps(list(updated))
+    emit(name, tensors, metadata, folder=folder or GOLDENS)
 
 
 def write_table(name, tensors, call, package, note=""):
@@ -133,16 +142,22 @@ def write_table(name, tensors, call, package, note=""):
     emit(name, tensors, metadata)
 
 
+def version(package):
+    """Version of an installed package, without a local suffix; empty for what is none."""
+    try:
+        return metadata_of.version(package).split("+")[0]
+    except metadata_of.PackageNotFoundError:
+        return ""
+
+
 def provenance(package, call, note):
     """Which code made the outputs, in which version, by which call."""
     import safetensors
-    import transformers
 
-    versions = {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__}
     record = {
         "package": package,
-        "version": versions.get(package, ""),
-        "torch": versions["torch"],
+        "version": version(package),
+        "torch": version("torch"),
         "numpy": np.__version__,
         "safetensors": safetensors.__version__,
         "call": call,
@@ -168,7 +183,7 @@ def serialise(tensors, metadata):
     return len(text).to_bytes(8, "little") + text + b"".join(chunks)
 
 
-def emit(name, tensors, metadata, limit=MAX_BYTES):
+def emit(name, tensors, metadata, limit=MAX_BYTES, folder=GOLDENS):
     """Serialises, checks finiteness and size, writes."""
     for key, value in tensors.items():
         if value.is_floating_point() and torch.isnan(value.float()).any():
@@ -176,10 +191,100 @@ def emit(name, tensors, metadata, limit=MAX_BYTES):
     data = serialise(tensors, metadata)
     if len(data) > limit:
         raise ValueError(f"golden {name}: {len(data)} bytes, allowed {limit}; make the case smaller")
-    GOLDENS.mkdir(parents=True, exist_ok=True)
-    path = GOLDENS / f"{name}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
     path.write_bytes(data)
     with safe_open(path, "pt") as back:
         if back.metadata() != metadata or any(not torch.equal(back.get_tensor(key), value) for key, value in tensors.items()):
             raise ValueError(f"golden {name}: the safetensors package reads something else than was written to {path}")
     print(f"{name:32} {len(data):8} bytes  {', '.join(f'{k}{list(v.shape)}' for k, v in tensors.items())}")
+
+
+def difference(name, key, first, second, limit):
+    """Largest absolute difference of two outputs; an error where they disagree, or where -inf stands elsewhere."""
+    first, second = first.double(), second.double()
+    if first.shape != second.shape:
+        raise ValueError(f"golden {name}: {key} is {list(first.shape)} by one oracle and {list(second.shape)} by the other")
+    where = torch.isneginf(first)
+    if not torch.equal(where, torch.isneginf(second)):
+        raise ValueError(f"golden {name}: {key} is -inf at other places in the two oracles")
+    worst = (first - second).masked_fill(where, 0.0).abs().max().item()
+    if not worst <= limit:
+        raise ValueError(f"golden {name}: the two oracles differ by {worst:.2e} in {key}, allowed {limit:.1e}")
+    return worst
+
+
+def write_pending(name, mechanism, spec, kernel, dims, inputs, outputs, second, call, package, by="own f64 formula", limit=2e-6, updated=None,
+                  second_updated=None, **rest):
+    """Writes tests/goldens/pending/<name>.safetensors, once two oracles agree on every output.
+
+    `outputs` is what is stored, `second` the same by another way, `by` says which. `limit` bounds |a - b| of each output;
+    of recurrences (f32_linear) it is relative to the largest |output|. Caches (`updated`) must be equal.
+    """
+    linear = rest.get("tolerance_class") == "f32_linear"
+    worst = 0.0
+    for key, value in outputs.items():
+        scale = value.double().abs().max().item() if linear else 1.0
+        worst = max(worst, difference(name, key, value, second[key], limit * scale))
+    for key, value in (updated or {}).items():
+        worst = max(worst, difference(name, key, value, second_updated[key], 0.0))
+    more = dict(mechanism=mechanism, second=by, difference=float(f"{worst:.2e}"))
+    write(name, spec, kernel, dims, inputs, outputs, call, package, updated=updated, more=more, folder=PENDING, **rest)
+
+
+class _Wide:
+    """torch in which float32 is float64."""
+
+    float32 = float = torch.float64
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+@contextlib.contextmanager
+def widened(*modules):
+    """Runs functions of `modules` in f64 where they ask for f32: `.float()` and `torch.float32` mean f64 meanwhile."""
+    narrow, before = torch.Tensor.float, [m.torch for m in modules]
+    try:
+        torch.Tensor.float = lambda x: x.double() if x.is_floating_point() else narrow(x)
+        for m in modules:
+            m.torch = _Wide()
+        yield
+    finally:
+        torch.Tensor.float = narrow
+        for m, torch_before in zip(modules, before):
+            m.torch = torch_before
+
+
+WIDE = "f32 inside widened to f64"
+
+
+def dense(score, v, mask=None, sink=None, keep=None):
+    """The f64 formula of masked softmax attention: o and lse, both of empty rows right (0 and -inf, or the sink).
+
+    `score` [B, Hq, Sq, Sk] f64; `v` [B, Hq, Sk, Dv]; `sink` broadcasts to [B, Hq, Sq]; `keep` multiplies the weights.
+    """
+    score = score.double()
+    if mask is not None:
+        score = score.masked_fill(~mask, float("-inf"))
+    top = score.amax(-1)
+    if sink is not None:
+        top = torch.maximum(top, sink.double().expand_as(top))
+    base = torch.where(top.isfinite(), top, 0.0)
+    e = torch.exp(score - base[..., None])
+    total = e.sum(-1) + (0.0 if sink is None else torch.exp(sink.double() - base))
+    weight = e / torch.where(total > 0, total, 1.0)[..., None]
+    o = (weight if keep is None else weight * keep) @ v.double()
+    return o, base + torch.log(total)
+
+
+def spread(x, hq, how="grouped"):
+    """Key heads repeated for hq query heads."""
+    hkv = x.shape[1]
+    at = torch.arange(hq) // (hq // hkv) if how == "grouped" else torch.arange(hq) % hkv
+    return x[:, at]
+
+
+def dots(q, k):
+    """q . k in f64 for every (b, h, i, j); key heads grouped."""
+    return q.double() @ spread(k, q.shape[1]).double().transpose(-1, -2)

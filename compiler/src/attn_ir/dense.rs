@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 use crate::attn_ir::{Attention, Origin, Rows, Weight};
 use crate::expr::eval::{Env, Value, eval};
-use crate::expr::{ExprId, TensorId, VarId};
+use crate::expr::{ExprId, TensorId, VarId, rand};
 use crate::host::{BindError, Inputs, View};
 use dots::{KeyPanels, RowsAt};
 use tape::{Tape, Vars};
@@ -60,6 +60,28 @@ pub struct Sizes {
     pub seq_k: usize,
     /// Features of a value.
     pub value_dim: usize,
+}
+
+/// Which weights of a row are dropped.
+struct Drop {
+    threshold: i64,
+    keep_scale: f64,
+    /// Stream, offset, seed.
+    words: (i64, i64, i64),
+    /// `i - row`.
+    shift: i64,
+    row: i64,
+    /// Key of the first weight.
+    first: i64,
+}
+
+impl Drop {
+    /// True of the weight `at` places behind the first.
+    fn drops(&self, at: usize) -> bool {
+        let (stream, offset, seed) = self.words;
+        let word = rand::word(self.first + at as i64, self.row + self.shift, stream, offset, seed);
+        i64::from(word) < self.threshold
+    }
 }
 
 /// Dims, params and the index variables that are set; tensors as far as they are known (lengths of batch entries).
@@ -126,6 +148,21 @@ impl<'a> Dense<'a> {
         RowsAt::new(self.views[at.tensor.0 as usize], at, b, head)
     }
 
+    /// What is dropped of the rows of (b, h), whose variables are set.
+    fn drop(&self, vars: &[Value], offset: i64) -> Option<Drop> {
+        let (a, d) = (self.attention, self.attention.dropout?);
+        let value = |id| eval(&a.pool, id, &Scalars(vars, &self.views));
+        let stream = vars[a.index.b.0 as usize].int() * a.n_heads + vars[a.index.h.0 as usize].int();
+        Some(Drop {
+            threshold: value(d.threshold).int(),
+            keep_scale: value(d.keep_scale).float(),
+            words: (stream, value(d.offset).int(), value(d.seed).int()),
+            shift: offset,
+            row: 0,
+            first: 0,
+        })
+    }
+
     /// Evaluates some rows of (b, h). Indices beyond the sizes give no rows.
     pub fn rows(&self, b: usize, h: usize, rows: Range<usize>) -> RowResults {
         let mut out = RowResults::default();
@@ -147,13 +184,19 @@ impl<'a> Dense<'a> {
 
         let mut state = self.tape.start(&vars, &self.views, seq_k);
         let sink = state.sink();
+        let mut drop = self.drop(&vars, offset);
         for row in rows.start..rows.end.min(self.sizes.seq_q) {
             state.begin_row(&[(a.index.row, row as i64), (a.index.i, row as i64 + offset)]);
             for (n, (x, k)) in queries.iter().zip(&keys).enumerate() {
                 state.dot(n, |active, out| k.dots(&x.row(row), active, out));
             }
             let (first, mask, scores) = state.score();
-            self.finish_row(mask, scores, sink, &values[first * self.sizes.value_dim..], &mut out);
+            if let Some(drop) = &mut drop {
+                drop.row = row as i64;
+                drop.first = first as i64;
+            }
+            let values = &values[first * self.sizes.value_dim..];
+            self.finish_row(mask, scores, sink, drop.as_ref(), values, &mut out);
         }
         out
     }
@@ -164,6 +207,7 @@ impl<'a> Dense<'a> {
         mask: &[bool],
         scores: &[f64],
         sink: Option<f64>,
+        drop: Option<&Drop>,
         values: &[f64],
         out: &mut RowResults,
     ) {
@@ -192,7 +236,13 @@ impl<'a> Dense<'a> {
                 Weight::Relu if s < 0.0 => 0.0,
                 Weight::Relu | Weight::Plain => s,
             };
-            let weight = positive(weight);
+            let mut weight = positive(weight);
+            if let Some(drop) = drop {
+                if drop.drops(j) {
+                    continue;
+                }
+                weight *= drop.keep_scale;
+            }
             let v = &values[j * self.sizes.value_dim..][..self.sizes.value_dim];
             o.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
         }

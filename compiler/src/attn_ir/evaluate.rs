@@ -5,11 +5,13 @@
 //! language declares is rounded (`round32`, tables). Loads out of range give 0: the conditions around them exclude
 //! their use. Not here: threads; [`evaluate_with`] takes the evaluation of one attention from the caller.
 
+mod choose;
+
 use std::collections::HashMap;
 
 use super::dense::{self, RowResults};
 use super::write::quantise;
-use super::{Attention, Derive, Kernel, Origin, OutputKind, Step, Tensor, Write};
+use super::{Accumulate, Attention, Derive, Kernel, Origin, OutputKind, Step, Tensor, Write};
 use crate::artifact::DType;
 use crate::expr::eval::{Env, Value, eval};
 use crate::expr::{ExprId, TensorId, Ty, VarId};
@@ -55,10 +57,34 @@ pub fn evaluate_with(
     for (_, t) in kernel.inputs() {
         inputs.tensor(&t.name, &shape(kernel, &vars, t), t.dtype)?;
     }
+    steps(kernel, &vars, &mut inputs, given, attend, &mut results)?;
+    Ok(results)
+}
+
+/// What steps of a kernel make of those inputs that they read; `kernel` holds these steps alone (see
+/// [`super::needed::needed`]). Inputs that they do not read may be missing.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn made(kernel: &Kernel, mut inputs: Inputs) -> Result<HashMap<String, View>, BindError> {
+    let vars = scalars(kernel, &inputs)?;
+    let mut attend = |a: &Attention, data: &Inputs| dense::evaluate(a, data);
+    steps(kernel, &vars, &mut inputs, &Given::new(), &mut attend, &mut Results::default())?;
+    Ok(inputs.tensors)
+}
+
+fn steps(
+    kernel: &Kernel,
+    vars: &[Value],
+    inputs: &mut Inputs,
+    given: &Given,
+    attend: &mut Attend<'_>,
+    results: &mut Results,
+) -> Result<(), BindError> {
     for step in &kernel.steps {
         match step {
             Step::Write(w) => {
-                for (id, view) in write(kernel, w, &vars, &inputs)? {
+                for (id, view) in write(kernel, w, vars, inputs)? {
                     let name = &kernel.tensor(id).name;
                     let seen = given.get(name).unwrap_or(&view).clone();
                     inputs.tensors.insert(name.clone(), seen);
@@ -66,23 +92,52 @@ pub fn evaluate_with(
                 }
             }
             Step::Derive(d) => {
-                let view = derive(kernel, d, &vars, &inputs)?;
+                let view = derive(kernel, d, vars, inputs)?;
                 let t = kernel.tensor(d.out);
-                keep(t, view, &mut inputs, &mut results);
+                keep(t, view, inputs, results);
+            }
+            Step::Top(top) => {
+                let made = choose::top(kernel, top, &At::new(kernel, vars, inputs))?;
+                keep_all(kernel, made, inputs, results);
+            }
+            Step::Count(count) => {
+                let made = choose::count(kernel, count, &At::new(kernel, vars, inputs))?;
+                keep_all(kernel, made, inputs, results);
+            }
+            Step::Rank(rank) => {
+                let made = choose::rank(kernel, rank, At::new(kernel, vars, inputs))?;
+                keep_all(kernel, made, inputs, results);
+            }
+            Step::Accumulate(s) => {
+                let [hi, lo] = accumulate(kernel, s, inputs)?;
+                keep(kernel.tensor(s.hi), hi, inputs, results);
+                keep(kernel.tensor(s.lo), lo, inputs, results);
+            }
+            Step::Recur(r) => {
+                let sizes = |id: TensorId| shape(kernel, vars, kernel.tensor(id));
+                let stored = super::recur::evaluate(kernel, r, vars, inputs, &sizes)?;
+                for (read, view) in r.reads.iter().zip(stored.reads) {
+                    keep(kernel.tensor(read.rows.tensor), view, inputs, results);
+                }
+                for (state, view) in r.states.iter().zip(stored.last) {
+                    if let (Some(id), Some(view)) = (state.last, view) {
+                        keep(kernel.tensor(id), view, inputs, results);
+                    }
+                }
             }
             Step::Attend(a) => {
-                let found = attend(a, &inputs)?;
+                let found = attend(a, inputs)?;
                 results.max_abs_score = results.max_abs_score.max(found.max_abs_score);
                 for out in &a.outputs {
                     let Some(id) = kernel.find(&out.name) else { continue };
                     let t = kernel.tensor(id);
-                    let view = placed(a, out.kind, &shape(kernel, &vars, t), &found)?;
-                    keep(t, view, &mut inputs, &mut results);
+                    let view = placed(a, out.kind, &shape(kernel, vars, t), &found)?;
+                    keep(t, view, inputs, results);
                 }
             }
         }
     }
-    Ok(results)
+    Ok(())
 }
 
 fn keep(t: &Tensor, view: View, inputs: &mut Inputs, results: &mut Results) {
@@ -90,6 +145,17 @@ fn keep(t: &Tensor, view: View, inputs: &mut Inputs, results: &mut Results) {
         results.outputs.insert(t.name.clone(), view);
     } else {
         inputs.tensors.insert(t.name.clone(), view);
+    }
+}
+
+fn keep_all<const N: usize>(
+    kernel: &Kernel,
+    made: [(TensorId, View); N],
+    inputs: &mut Inputs,
+    results: &mut Results,
+) {
+    for (id, view) in made {
+        keep(kernel.tensor(id), view, inputs, results);
     }
 }
 
@@ -121,6 +187,18 @@ struct At<'a> {
     types: Vec<Ty>,
 }
 
+impl<'a> At<'a> {
+    fn new(kernel: &Kernel, vars: &[Value], inputs: &'a Inputs) -> At<'a> {
+        let views = kernel.tensors.iter().map(|t| inputs.tensors.get(&t.name)).collect();
+        let types = kernel.tensors.iter().map(|t| t.dtype.value_ty()).collect();
+        At { vars: vars.to_vec(), views, types }
+    }
+
+    fn element(&self, tensor: TensorId, index: &[i64]) -> Value {
+        self.load(tensor, index)
+    }
+}
+
 impl Env for At<'_> {
     fn var(&self, var: VarId) -> Value {
         self.vars[var.0 as usize]
@@ -145,9 +223,7 @@ fn shape(kernel: &Kernel, vars: &[Value], t: &Tensor) -> Vec<usize> {
 
 fn derive(kernel: &Kernel, d: &Derive, vars: &[Value], inputs: &Inputs) -> Result<View, BindError> {
     let out = kernel.tensor(d.out);
-    let views = kernel.tensors.iter().map(|t| inputs.tensors.get(&t.name)).collect();
-    let types = kernel.tensors.iter().map(|t| t.dtype.value_ty()).collect();
-    let mut at = At { vars: vars.to_vec(), views, types };
+    let mut at = At::new(kernel, vars, inputs);
     let shape = shape(kernel, vars, out);
     let extents: Vec<i64> = d.sum.iter().map(|(_, n)| eval(&kernel.pool, *n, &at).int().max(0)).collect();
     let n_terms: i64 = extents.iter().product();
@@ -174,6 +250,26 @@ fn derive(kernel: &Kernel, d: &Derive, vars: &[Value], inputs: &Inputs) -> Resul
         Ty::Bool => Data::Bool(values.iter().map(|v| v.bool()).collect()),
     };
     View::contiguous(shape, data)
+}
+
+/// Running sums in f64: their f32 parts, and what those leave.
+fn accumulate(kernel: &Kernel, s: &Accumulate, inputs: &Inputs) -> Result<[View; 2], BindError> {
+    let name = &kernel.tensor(s.source).name;
+    let Some(source) = inputs.tensors.get(name) else {
+        return Err(BindError(format!("tensor `{name}` is missing")));
+    };
+    let shape = source.shape().to_vec();
+    let n = shape.last().copied().unwrap_or(1);
+    let (mut hi, mut lo, mut sum) = (Vec::new(), Vec::new(), 0.0);
+    for at in 0..shape.iter().product::<usize>() {
+        let index: Vec<i64> = unflatten(at, &shape).into_iter().map(|x| x as i64).collect();
+        let x = source.get(&index).map_or(0.0, |v| v.float());
+        sum = if at % n == 0 { x } else { sum + x };
+        let part = f64::from(sum as f32);
+        hi.push(part);
+        lo.push(if part.is_finite() { sum - part } else { 0.0 });
+    }
+    Ok([View::contiguous(shape.clone(), Data::Float(hi))?, View::contiguous(shape, Data::Float(lo))?])
 }
 
 /// What a write leaves in the tensors that it writes.

@@ -6,7 +6,10 @@
 //! tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
 //! Not here: how a step is tiled, what is fused with what.
 
-use super::{Attention, Demand, Dim, Origin, OutputKind, Param, Rows, Tensor, Weight, Write};
+use super::recur::Recurrence;
+use super::{
+    Attention, Count, Demand, Dim, Origin, OutputKind, Param, Rank, Rows, Tensor, Top, Weight, Write,
+};
 use crate::expr::{ExprId, Pool, TensorId, VarId};
 
 /// Steps over shared tensors.
@@ -44,8 +47,18 @@ pub enum Side {
 pub enum Step {
     /// A tensor computed element by element.
     Derive(Derive),
+    /// Running sums.
+    Accumulate(Accumulate),
     /// Scores, weights, and their sum with the values.
     Attend(Box<Attention>),
+    /// A state carried along a sequence; its expressions live in the kernel's pool.
+    Recur(Box<Recurrence>),
+    /// The largest elements of rows.
+    Top(Top),
+    /// How often lists name a number.
+    Count(Count),
+    /// The blocks of largest score.
+    Rank(Box<Rank>),
     /// Rows of a bound tensor are overwritten.
     Write(Box<Write>),
 }
@@ -70,13 +83,31 @@ pub struct Derive {
     pub checks: Vec<ExprId>,
 }
 
+/// `hi + lo` is the sum of the elements of `source` up to and with each one, along the last dim: `hi` holds it in
+/// f32 and `lo` what that leaves (0 where hi is not finite), so that differences keep f32 accuracy at any length.
+/// A sum that met -inf stays -inf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accumulate {
+    /// Written, f32, of the source's shape.
+    pub hi: TensorId,
+    /// Written, likewise.
+    pub lo: TensorId,
+    /// Floats.
+    pub source: TensorId,
+}
+
 /// What bounds the elements of an output, by which errors are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// Weighted by at most 1 in all: as large as the values.
     Average,
+    /// A sum of weights of at most 1 each, with nothing that bounds how many: f32 errors are measured against its
+    /// largest element.
+    Share,
     /// Nothing bounds it: errors are measured against its largest element.
     Sum,
+    /// Likewise, with no absolute part at all: what a recurrence gives may be of any size.
+    Recurred,
     /// Logarithms of sums, or scores.
     Logarithm,
 }
@@ -87,13 +118,20 @@ impl Kernel {
         for a in self.attentions() {
             let kind = a.outputs.iter().find(|o| o.name == output).map(|o| o.kind);
             match (kind, a.weight) {
-                (Some(OutputKind::O), Weight::Softmax { .. } | Weight::Sigmoid) => return Measure::Average,
+                (Some(OutputKind::O), Weight::Softmax { .. }) => return Measure::Average,
+                (Some(OutputKind::O), Weight::Sigmoid) => return Measure::Share,
                 (Some(OutputKind::O), Weight::Relu | Weight::Plain) => return Measure::Sum,
                 (Some(OutputKind::Lse | OutputKind::MaxLogit), _) => return Measure::Logarithm,
                 (None, _) => {}
             }
         }
-        Measure::Sum
+        if self.recurrences().next().is_some() { Measure::Recurred } else { Measure::Sum }
+    }
+
+    /// How many runs of elements of an output of this shape have an error of their own: one for each (b, h) of a
+    /// recurrence, since nothing says how large another's state is; else 1.
+    pub fn groups(&self, shape: &[usize]) -> usize {
+        self.recurrences().next().map_or(1, |r| shape.iter().take(r.leading()).product())
     }
 
     /// The declaration of a tensor.
@@ -131,8 +169,13 @@ impl Kernel {
     pub fn attentions(&self) -> impl Iterator<Item = &Attention> {
         self.steps.iter().filter_map(|s| match s {
             Step::Attend(a) => Some(&**a),
-            Step::Derive(_) | Step::Write(_) => None,
+            _ => None,
         })
+    }
+
+    /// The recurrences among the steps, in order.
+    pub fn recurrences(&self) -> impl Iterator<Item = &Recurrence> {
+        self.steps.iter().filter_map(|s| if let Step::Recur(r) = s { Some(&**r) } else { None })
     }
 
     /// The dims whose sizes are only known at launch: (name, variable).

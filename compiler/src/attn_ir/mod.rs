@@ -11,15 +11,20 @@
 //! [`dense`] evaluates exactly this in f64.
 //!
 //! A [`Kernel`] is one or more such steps: tensors derived from others ([`Derive`]: rotated rows, feature maps,
-//! gates), attentions between them. [`evaluate`] evaluates all of it.
+//! gates), attentions between them, recurrences ([`recur`]). [`evaluate`] evaluates all of it.
 
+pub mod choose;
 pub mod dense;
 pub mod evaluate;
 pub mod kernel;
+pub mod made_up;
+pub mod needed;
+pub mod recur;
 pub mod text;
 pub mod write;
 
-pub use kernel::{Derive, Kernel, Measure, Side, Step};
+pub use choose::{Count, RANK_ROWS, Rank, Top};
+pub use kernel::{Accumulate, Derive, Kernel, Measure, Side, Step};
 pub use write::{Demand, Write};
 
 use crate::artifact::DType;
@@ -132,6 +137,22 @@ pub enum Weight {
     Plain,
 }
 
+/// Weights dropped at random, after normalisation: the weight of (b, h, i, j) becomes 0 where
+/// `expr::rand::word(j, i, b * n_heads + h, offset, seed)` is below the threshold, else it grows by the scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropout {
+    /// Float, 0 to below 1: the share that is dropped.
+    pub p: ExprId,
+    /// Int: `round(p * 2^32)`, formed in f64.
+    pub threshold: ExprId,
+    /// Float: `1 / (1 - p)`.
+    pub keep_scale: ExprId,
+    /// Int: the key.
+    pub seed: ExprId,
+    /// Int: the draw.
+    pub offset: ExprId,
+}
+
 /// What an output holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputKind {
@@ -225,6 +246,8 @@ pub struct Attention {
     pub mask: ExprId,
     /// Score to weight.
     pub weight: Weight,
+    /// Which weights are dropped.
+    pub dropout: Option<Dropout>,
     /// The values, read at (b, kv_head(h), j).
     pub value: Rows,
     /// Outputs in order of `return`.

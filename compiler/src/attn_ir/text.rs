@@ -30,6 +30,7 @@
 
 mod parse;
 mod print;
+mod recur;
 #[cfg(test)]
 mod tests;
 

@@ -2,10 +2,11 @@
 //!
 //! The body, in order: load the query tile; clear the accumulator and the row state; for each key tile in the
 //! range that the mask allows, if the tile is not empty: scores, score expression and mask (the mask only where
-//! the tile is not full), one step of the weights, product with the values; then normalise and store.
+//! the tile is not full; `parts.rs` looks closer at tiles that data decide), one step of the weights, product with the values; then normalise and store.
 
-use super::merge::Parts;
+use super::merge;
 use super::pack::{PackedKeys, PackedValues};
+use super::parts::Parts;
 use super::{Builder, Input, rows_index, scale};
 use crate::artifact::PANEL;
 use crate::attn_ir::{Attention, OutputKind, Weight};
@@ -55,7 +56,7 @@ struct Attend<'a> {
     input: &'a Input<'a>,
     keys: &'a [PackedKeys],
     values: &'a PackedValues,
-    parts: Option<&'a Parts>,
+    parts: Option<&'a merge::Parts>,
     buffers: Vec<Buffer>,
 }
 
@@ -65,7 +66,7 @@ pub fn attend(
     input: &Input,
     keys: &[PackedKeys],
     values: &PackedValues,
-    parts: Option<&Parts>,
+    parts: Option<&merge::Parts>,
 ) -> Launch {
     let mut a = Attend { builder, input, keys, values, parts, buffers: Vec::new() };
     let tiles = a.declare();
@@ -74,6 +75,11 @@ pub fn attend(
     a.key_loop(&tiles, &task, &mut body);
     a.finish(&tiles, &task, &mut body);
     Launch { name: "attend".into(), grid, buffers: a.buffers, body }
+}
+
+/// True if some output is the weighted sum of the values.
+pub fn weighs_values(attn: &Attention) -> bool {
+    attn.outputs.iter().any(|o| o.kind == OutputKind::O)
 }
 
 fn analyze_mask(builder: &mut Builder, attn: &Attention) -> MaskAnalysis {
@@ -248,9 +254,17 @@ impl Attend<'_> {
         let last = pool.add_int(end, -1);
         let j_hi = self.define(&mut body, "j_hi", last);
         let at = TileBox { i_lo: task.i_lo, i_hi: task.i_hi, j_lo: j0, j_hi };
+        let sizes = (self.input.schedule.tile_q, tile);
+        let parts = Parts::of(self.builder.pool(), analysis, &at, sizes);
         let may = analysis.may(self.builder.pool(), &at);
-        let step = self.tile_step(tiles, task, analysis, &at, kt, cols);
-        body.push(Stmt::If { cond: may, then: step, otherwise: vec![] });
+        let mut seen = Vec::new();
+        let some = parts.as_ref().map(|p| p.some(self.builder, analysis, &at, &mut seen));
+        let step = self.tile_step(tiles, task, (analysis, parts.as_ref()), &at, kt, cols);
+        match some {
+            Some(cond) => seen.push(Stmt::If { cond, then: step, otherwise: vec![] }),
+            None => seen = step,
+        }
+        body.push(Stmt::If { cond: may, then: seen, otherwise: vec![] });
         body
     }
 
@@ -259,7 +273,7 @@ impl Attend<'_> {
         &mut self,
         tiles: &Tiles,
         task: &Task,
-        analysis: &MaskAnalysis,
+        (analysis, parts): (&MaskAnalysis, Option<&Parts>),
         at: &TileBox,
         kt: ExprId,
         cols: ExprId,
@@ -291,12 +305,22 @@ impl Attend<'_> {
         let masked = self.builder.pool().select(self.input.attn.mask, core, minus_inf);
         let full = self.map(tiles, task, j0, cols, core);
         let partial = self.map(tiles, task, j0, cols, masked);
-        let must = analysis.must(self.builder.pool(), at);
+        let mut must = analysis.must(self.builder.pool(), at);
+        if let Some(parts) = parts {
+            must = parts.full(self.builder, analysis, (at, must), &mut step);
+        }
         step.push(Stmt::If { cond: must, then: vec![full], otherwise: vec![partial] });
+        // Where no output weighs the values, the row state is all that is wanted.
+        if !weighs_values(self.input.attn) {
+            let (no, scale) = (self.builder.pool().bool(false), self.builder.pool().float(factor));
+            step.push(self.weights(tiles, task, cols, scale, no));
+            return step;
+        }
         let flag = self.values.nonfinite(self.builder, self.input, b, g, kt);
         let nonfinite = self.define(&mut step, "nonfinite", flag);
         let scale = self.builder.pool().float(factor);
         step.push(self.weights(tiles, task, cols, scale, nonfinite));
+        step.extend(self.dropped(tiles, task, at, cols));
         let panels = self.values.panels(self.builder, self.input, b, g, j0);
         let n = self.builder.pool().int(self.values.d);
         let softmax = matches!(self.input.attn.weight, Weight::Softmax { .. });
@@ -355,6 +379,27 @@ impl Attend<'_> {
             Weight::Plain => WeightKind::Plain,
         };
         Stmt::WeightStep { kind, s, rows, cols, scale, row_max, floor_unmasked }
+    }
+
+    /// Drops some of the weights of a tile.
+    fn dropped(&mut self, tiles: &Tiles, task: &Task, at: &TileBox, cols: ExprId) -> Option<Stmt> {
+        let d = self.input.attn.dropout?;
+        let n_heads = self.input.attn.n_heads;
+        let pool = self.builder.pool();
+        let heads = pool.int(n_heads);
+        let before = pool.mul(task.b, heads);
+        Some(Stmt::Random {
+            dst: tiles.s[0],
+            rows: task.rows,
+            cols,
+            row0: at.i_lo,
+            col0: at.j_lo,
+            stream: pool.add(before, task.h),
+            offset: d.offset,
+            seed: d.seed,
+            threshold: d.threshold,
+            keep_scale: d.keep_scale,
+        })
     }
 
     fn finish(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {

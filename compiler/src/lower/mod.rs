@@ -9,12 +9,17 @@
 //! Not done here: simplification (constant branches, identity maps), splitting of elementary functions; those
 //! are `passes`.
 
+pub mod accumulate;
 mod attend;
 pub mod checks;
+pub mod choose;
 pub mod derive;
 mod guards;
 mod merge;
 mod pack;
+mod parts;
+pub mod rank;
+pub mod recur;
 mod scale;
 pub mod tabulate;
 pub mod write;
@@ -23,7 +28,7 @@ use crate::artifact::DType;
 use crate::attn_ir::{Attention, Dim, Fact, Origin, OutputKind, Param, Rows, Tensor};
 use crate::expr::{ExprId, Op, Pool, TensorId};
 use crate::schedule::CpuSchedule;
-use crate::tile_ir::{Launch, Program, Require, ScalarArg, TensorDecl, TensorKind};
+use crate::tile_ir::{Launch, Program, Require, ScalarArg, Stmt, TensorDecl, TensorKind};
 
 pub use tabulate::Table;
 
@@ -53,16 +58,25 @@ pub fn attention(program: &mut Program, input: &Input) {
     let attn = input.attn;
     let mut builder = Builder { program: std::mem::replace(program, empty()), outputs: Vec::new() };
     builder.declare_outputs(attn);
+    builder.program.requires.extend(probability(attn, &mut builder.program.pool));
     let keys: Vec<pack::PackedKeys> =
         attn.dots.iter().map(|dot| pack::declare_keys(&mut builder, input, dot.y)).collect();
     let values = pack::declare_values(&mut builder, input);
+    // An attention before this one may have packed the same keys.
+    let packs = |s: &Stmt| if let Stmt::PackK { dst, .. } = s { Some(dst.tensor) } else { None };
+    let before: Vec<TensorId> =
+        builder.program.launches.iter().flat_map(|l| l.body.iter().filter_map(packs)).collect();
     let mut launches: Vec<Launch> = keys
         .iter()
         .enumerate()
-        .filter(|(n, k)| keys[..*n].iter().all(|earlier| earlier.tensor != k.tensor))
+        .filter(|(n, k)| {
+            keys[..*n].iter().all(|earlier| earlier.tensor != k.tensor) && !before.contains(&k.packed)
+        })
         .map(|(_, k)| pack::pack_keys(&mut builder, input, k))
         .collect();
-    launches.push(pack::pack_values(&mut builder, input, &values));
+    if attend::weighs_values(attn) {
+        launches.push(pack::pack_values(&mut builder, input, &values));
+    }
     let parts = input.schedule.split.map(|n| merge::declare(&mut builder, input, n));
     launches.push(attend::attend(&mut builder, input, &keys, &values, parts.as_ref()));
     if let Some(parts) = &parts {
@@ -73,6 +87,15 @@ pub fn attention(program: &mut Program, input: &Input) {
         builder.program.launches.push(launch);
     }
     *program = builder.program;
+}
+
+/// A share that is dropped is a probability, and something is kept.
+fn probability(attn: &Attention, pool: &mut Pool) -> Option<Require> {
+    let p = attn.dropout.map(|d| d.p).filter(|p| pool.as_const(*p).is_none())?;
+    let (zero, one) = (pool.float(0.0), pool.float(1.0));
+    let (low, high) = (pool.le(zero, p), pool.lt(p, one));
+    let message = "the probability of dropping lies in 0 to below 1".into();
+    Some(Require { cond: pool.and(low, high), message })
 }
 
 /// A name that is not taken yet.

@@ -8,7 +8,7 @@ use super::{Builder, Input, rows_index};
 use crate::artifact::{DType, PANEL};
 use crate::attn_ir::Rows;
 use crate::expr::{ExprId, TensorId, Ty, VarId};
-use crate::tile_ir::{Launch, PanelRef, RowsRef, Stmt, TensorKind};
+use crate::tile_ir::{Launch, PanelRef, RowsRef, Stmt, TensorDecl, TensorKind};
 
 /// A packed key tensor.
 pub struct PackedKeys {
@@ -56,21 +56,15 @@ fn feature_panels(d: i64) -> i64 {
 pub fn declare_keys(builder: &mut Builder, input: &Input, rows: Rows) -> PackedKeys {
     let name = format!("{}_packed", input.attn.tensor(rows.tensor).name);
     let d = input.attn.feature_dim(rows);
-    let known =
-        builder.program.tensors.iter().position(|t| t.kind == TensorKind::Workspace && t.name == name);
+    let (batches, heads) = extents(builder, input, rows);
+    let panels = n_panels(builder, input);
+    let (d_expr, lanes) = (builder.pool().int(d), builder.pool().int(LANES));
+    let shape = vec![batches, heads, panels, d_expr, lanes];
+    let same = |t: &TensorDecl| t.kind == TensorKind::Workspace && t.name == name && t.shape == shape;
+    let known = builder.program.tensors.iter().position(same);
     let packed = match known {
         Some(n) => TensorId(n as u32),
-        None => {
-            let (batches, heads) = extents(builder, input, rows);
-            let panels = n_panels(builder, input);
-            let (d_expr, lanes) = (builder.pool().int(d), builder.pool().int(LANES));
-            builder.tensor(
-                &name,
-                TensorKind::Workspace,
-                DType::F32,
-                vec![batches, heads, panels, d_expr, lanes],
-            )
-        }
+        None => builder.tensor(&name, TensorKind::Workspace, DType::F32, shape),
     };
     PackedKeys { rows, tensor: rows.tensor, packed, d }
 }

@@ -1,12 +1,13 @@
 //! Tabulation: what depends on positions alone is computed once, in f64, when arguments are bound.
 //!
-//! Comes in: an [`Attention`]. Goes out: the same attention with three kinds of expressions replaced by loads
+//! Comes in: an [`Attention`]. Goes out: the same attention with some kinds of expressions replaced by loads
 //! of [`Table`]s, which the runtime fills by evaluating `value` for every entry:
 //!
 //! 1. ints made from floats (`int(floor(log(...)))`, bucket functions), so that their floors are the same on every
 //!    target and in the reference (language.md, rule 14);
 //! 2. elementary functions of one position, head or length (ALiBi slopes, `log(float(S))`);
-//! 3. BigBird's random blocks.
+//! 3. BigBird's random blocks;
+//! 4. the threshold of a dropout whose probability is a run-time parameter.
 //!
 //! A table runs over one int subexpression through which every position enters: `max(i - j, 0)`, `h`. Its extent
 //! is bounded symbolically, so that lengths and parameters stay run-time values. An int made from a float of
@@ -73,6 +74,12 @@ pub fn tabulate(attn: &mut Attention, first: u32, n_before: usize) -> Result<Vec
         attn.score = t.rewrite(&mut pool, attn.score)?;
         if let crate::attn_ir::Weight::Softmax { sink: Some(sink) } = &mut attn.weight {
             *sink = t.rewrite(&mut pool, *sink)?;
+        }
+        if let Some(d) = &mut attn.dropout
+            && pool.as_int(d.threshold).is_none()
+        {
+            d.threshold = t.wide(&mut pool, d.threshold);
+            d.keep_scale = t.add(&mut pool, DType::F32, vec![], vec![], vec![], d.keep_scale, vec![]);
         }
         Ok(())
     })();
@@ -242,6 +249,16 @@ impl Tabulator {
             }
         }
         None
+    }
+
+    /// An int of up to 48 bits that depends on no position: two tables, for its high and its low half.
+    fn wide(&mut self, pool: &mut Pool, id: ExprId) -> ExprId {
+        let base = pool.int(1 << 16);
+        let (high, low) = (pool.idiv(id, base), pool.modulo(id, base));
+        let [high, low] =
+            [high, low].map(|half| self.add(pool, DType::I32, vec![], vec![], vec![], half, vec![]));
+        let high = pool.mul(high, base);
+        pool.add(high, low)
     }
 
     fn rand_block(&mut self, pool: &mut Pool, args: [ExprId; 6]) -> Result<ExprId, NotTabulable> {

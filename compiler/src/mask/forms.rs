@@ -280,7 +280,7 @@ impl<'a> Forms<'a> {
             }
     }
 
-    /// `lo - hi` of two bounds; with the parameters themselves where one is left at most.
+    /// `lo - hi` of two bounds; with the parameters themselves where one is left at most, and that not multiplied.
     pub fn gap(&mut self, lo: &Lin, hi: &Lin) -> Lin {
         let clamped = lo.sub(hi);
         let mut raw = clamped.clone();
@@ -289,8 +289,10 @@ impl<'a> Forms<'a> {
                 raw = raw.without(&[t]).plus(param, k);
             }
         }
-        let n_params = raw.terms.iter().filter(|t| !self.positional(t.0)).count();
-        if n_params <= 1 { raw } else { clamped }
+        let whole = raw.tightened();
+        let params: Vec<i128> =
+            whole.terms.iter().filter(|t| !self.positional(t.0)).map(|t| t.1.abs()).collect();
+        if matches!(params[..], [] | [1]) { raw } else { clamped }
     }
 
     /// A bound with its parameters clamped to [`FAR`], so that sums with positions cannot overflow. No position

@@ -6,6 +6,7 @@
 //! environment must return something for any index. Not here: threads, and anything emitted.
 
 use super::MaskAnalysis;
+use super::cuts::{Axis, MAX_PARTS};
 use crate::expr::eval::{Env, Value, binary, floor_div, unary};
 use crate::expr::rand::rand_block_contains;
 use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, UnaryOp, VarId};
@@ -299,14 +300,25 @@ impl TileMap {
 /// Classifies the tiles of a mask on the host; made once, used for every (b, h) and size.
 pub struct Classifier {
     tape: Tape,
+    /// Shift and divisor of each cut, in turns.
+    cut_tape: Tape,
+    axes: Vec<Axis>,
 }
+
+/// A run of positions, both ends included.
+type Span = (i64, i64);
 
 impl Classifier {
     /// Prepares the predicates of an analysis.
     pub fn new(pool: &Pool, mask: &MaskAnalysis) -> Classifier {
         let [i_lo, i_hi, j_lo, j_hi] = mask.corners();
         let (may, must) = mask.symbolic();
-        Classifier { tape: Tape::new(pool, &[may, must], &[i_lo, i_hi], &[j_lo, j_hi]) }
+        let cuts: Vec<ExprId> = mask.cuts().iter().flat_map(|c| [c.shift, c.by]).collect();
+        Classifier {
+            tape: Tape::new(pool, &[may, must], &[i_lo, i_hi], &[j_lo, j_hi]),
+            cut_tape: Tape::new(pool, &cuts, &[], &[]),
+            axes: mask.cuts().iter().map(|c| c.axis).collect(),
+        }
     }
 
     /// The class of every tile; `env` gives b, h, dims, parameters and tensors.
@@ -316,15 +328,81 @@ impl Classifier {
         let mut class = Vec::with_capacity(queries.len() * keys.len());
         if !keys.is_empty() && !queries.is_empty() {
             self.tape.bind(env);
+            self.cut_tape.bind(env);
         }
         for &(i_lo, i_hi) in queries.iter().filter(|_| !keys.is_empty()) {
             self.tape.run(&[i_lo, i_hi], &[&lo, &hi], env);
+            let first = class.len();
             class.extend((0..keys.len()).map(|k| match (self.tape.get(0, k), self.tape.get(1, k)) {
                 (0, _) => Class::Empty,
                 (_, 0) => Class::Partial,
                 _ => Class::Full,
             }));
+            if !self.axes.is_empty() {
+                self.look_closer((i_lo, i_hi), &keys, &mut class[first..], env);
+            }
         }
         TileMap { n_q_tiles: queries.len(), n_k_tiles: keys.len(), class }
+    }
+
+    /// Judges the partial tiles of a row by their parts.
+    fn look_closer(&mut self, rows: Span, keys: &[Span], class: &mut [Class], env: &dyn Env) {
+        let n_rows = self.n_parts(Axis::Queries, rows);
+        let few = |n: i64| (2..=MAX_PARTS).contains(&n_rows.saturating_mul(n));
+        // The parts of every tile that is open, with the number of the tile.
+        let (mut tiles, mut parts) = (Vec::new(), Vec::new());
+        for (k, &tile) in keys.iter().enumerate() {
+            if class[k] == Class::Partial && few(self.n_parts(Axis::Keys, tile)) {
+                let spans = self.parts(Axis::Keys, tile);
+                tiles.extend(std::iter::repeat_n(k, spans.len()));
+                parts.extend(spans);
+            }
+        }
+        let (mut some, mut gap) = (vec![false; keys.len()], vec![false; keys.len()]);
+        for (i_lo, i_hi) in self.parts(Axis::Queries, rows) {
+            let (lo, hi): (Vec<i64>, Vec<i64>) = parts.iter().copied().unzip();
+            self.tape.run(&[i_lo, i_hi], &[&lo, &hi], env);
+            for (n, &k) in tiles.iter().enumerate() {
+                some[k] |= self.tape.get(0, n) != 0;
+                gap[k] |= self.tape.get(1, n) == 0;
+            }
+            let mut open = tiles.iter().map(|&k| !(some[k] && gap[k]));
+            parts.retain(|_| open.next().unwrap_or(false));
+            tiles.retain(|&k| !(some[k] && gap[k]));
+            if tiles.is_empty() {
+                break;
+            }
+        }
+        for k in tiles {
+            class[k] = if some[k] { Class::Full } else { Class::Empty };
+        }
+    }
+
+    fn cuts(&self, axis: Axis) -> impl Iterator<Item = (i64, i64)> {
+        let at = (0..self.axes.len()).filter(move |&n| self.axes[n] == axis);
+        at.map(|n| (self.cut_tape.get(2 * n, 0), self.cut_tape.get(2 * n + 1, 0).max(1)))
+    }
+
+    /// At most how many parts a run of positions has.
+    fn n_parts(&self, axis: Axis, (lo, hi): Span) -> i64 {
+        let block = |x: i64, (shift, by)| floor_div(x.wrapping_add(shift), by);
+        self.cuts(axis).fold(1, |n, cut| n.saturating_add(block(hi, cut).saturating_sub(block(lo, cut))))
+    }
+
+    /// The parts of a run of positions.
+    fn parts(&self, axis: Axis, (lo, hi): Span) -> Vec<Span> {
+        let mut out = Vec::new();
+        let mut first = lo;
+        while first <= hi {
+            let end = |(shift, by)| {
+                let block = floor_div(first.wrapping_add(shift), by);
+                (block + 1).wrapping_mul(by).wrapping_sub(shift).wrapping_sub(1)
+            };
+            let ends = self.cuts(axis).map(end).filter(|&end| end >= first);
+            let last = ends.fold(hi, i64::min);
+            out.push((first, last));
+            first = last + 1;
+        }
+        out
     }
 }

@@ -12,12 +12,15 @@
 //! Method: normal form ([`normal`]), per conjunction difference bounds (Dill 1989, Mine 2001) over i, j and
 //! i - j and over their blocks ([`zone`], [`solve`]), bounds of other terms at the ends of the tile
 //! ([`bounds`]). A tile is full if the negation of the mask is empty there, so a union that covers it only
-//! jointly counts.
+//! jointly counts. What tensors decide is known of a tile that meets at most two elements along each dim; where
+//! blocks are smaller, [`cuts`] say how to cut a tile into parts that meet one, and both the host and a kernel ask
+//! the same predicates of the parts.
 //!
 //! Not done here: choosing tiles, and solving for keys where only a search in a table could (documents keep the
 //! hull that their other clauses give).
 
 mod bounds;
+pub mod cuts;
 mod forms;
 pub mod host;
 mod lin;
@@ -29,6 +32,7 @@ mod zone;
 
 use crate::attn_ir::Fact;
 use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, VarId};
+use cuts::Cut;
 use forms::Forms;
 use lin::Corners;
 use may::Parts;
@@ -79,6 +83,7 @@ pub struct MaskAnalysis {
     keys: (ExprId, ExprId),
     queries: (ExprId, ExprId),
     clauses: Vec<ExprId>,
+    cuts: Vec<Cut>,
 }
 
 /// Names of the corner variables; no name of a specification has a dot.
@@ -88,6 +93,7 @@ const CORNER_NAMES: [&str; 4] = ["tile.i_lo", "tile.i_hi", "tile.j_lo", "tile.j_
 pub fn analyze(pool: &mut Pool, mask: ExprId, facts: &Facts) -> MaskAnalysis {
     let clauses = clauses_of(pool, mask);
     let (corners, mut f, positions) = prepare(pool, mask, facts);
+    let cuts = cuts::of(&mut f, positions);
     let mut normal = Normal::default();
     let inside = normal.of(&mut f, positions, true);
     let outside = normal.of(&mut f, positions, false);
@@ -95,7 +101,7 @@ pub fn analyze(pool: &mut Pool, mask: ExprId, facts: &Facts) -> MaskAnalysis {
     let (may, some_outside) = (parts.may(inside), parts.may(outside));
     let (keys, queries) = parts.hulls(inside);
     let must = may::negated(pool, some_outside);
-    MaskAnalysis { corners, may, must, keys, queries, clauses }
+    MaskAnalysis { corners, may, must, keys, queries, clauses, cuts }
 }
 
 /// The corner variables, and the mask over i and j alone with its uniform loads guarded.
@@ -170,6 +176,11 @@ impl MaskAnalysis {
     /// The top-level operands of the mask's conjunction or disjunction, in the order written.
     pub fn clauses(&self) -> &[ExprId] {
         &self.clauses
+    }
+
+    /// Where a tile may be cut for a closer answer; none unless the mask reads tensors by blocks.
+    pub fn cuts(&self) -> &[Cut] {
+        &self.cuts
     }
 
     /// The variables over which [`MaskAnalysis::symbolic`] is written: `i_lo, i_hi, j_lo, j_hi`.

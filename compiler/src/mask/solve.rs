@@ -254,12 +254,12 @@ impl<'a, 'f> Solver<'a, 'f> {
         // A block relation beside one side of the diagonal is decided by each alone.
         let zero = |v: &[Lin]| v.iter().all(|x| x.as_int() == Some(0));
         let d = &self.zone.d;
-        let causal = d.lo.len() + d.hi.len() <= 1 && zero(&d.lo) && zero(&d.hi);
+        let diagonal = d.lo.len() + d.hi.len() <= 1 && zero(&d.lo) && zero(&d.hi);
         let band = usize::from(!d.lo.is_empty() || !d.hi.is_empty());
         let linear = self.others.iter().filter(|l| matches!(l, Lit::Le(_) | Lit::Eq(_))).count();
         let parts = self.blocks.len() + self.residues.len() + linear;
         let closed = self.zone.closed(self.f);
-        if tight || parts > 1 || !causal {
+        if tight || parts > 1 || !diagonal {
             (0..self.blocks.len()).for_each(|at| self.pass_blocks(&closed, at));
         }
         if tight || parts + band > 1 {

@@ -8,11 +8,13 @@ use crate::artifact::DType;
 use crate::diagnostic::{Code, Diagnostic, Span};
 use crate::syntax::ast::{self, ExprKind};
 
+use super::choice::{BranchFact, Choices};
 use super::clauses::Clauses;
 use super::declare::end_of;
 use super::elab::Elab;
 use super::hir::{Expr, Kind, Type, Uses, find, find_use};
 use super::model::*;
+use super::relative::{RelativeFact, is_relative};
 use super::roles::{Roles, first_tensor};
 use super::suggest::nearest;
 
@@ -30,6 +32,10 @@ pub(crate) struct CheckedBody {
     pub mask_clauses: Vec<MaskClause>,
     /// What cannot be compiled yet.
     pub unsupported: Vec<UnsupportedClause>,
+    /// Branches of a kernel that is made of them.
+    pub branches: Vec<BranchFact>,
+    /// How queries and keys are chosen.
+    pub choices: Choices,
 }
 
 /// Checks the score, mask, weight and return of a block called `name` at `at`.
@@ -39,6 +45,7 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
     let score = clauses.score.map(|(e, span)| (score(elab, e), span));
     let mask = clauses.mask.map(|(e, span)| (mask(elab, e), e, span));
     let weight = clauses.weight.and_then(|(e, _)| weight(elab, e));
+    let dropout = elab.dropout(clauses);
     let (outputs, values) = results(elab, clauses, weight.as_ref(), &mut unsupported);
     let mut roles = score.as_ref().map(|(e, _)| elab.roles(e)).unwrap_or_default();
     let value = value_rows(elab, &mut roles, &values);
@@ -52,6 +59,12 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
     for (e, at) in &exprs {
         excluded_blocks(e, *at, &mut unsupported);
     }
+    let epilogues = outputs.iter().filter_map(|o| match &o.kind {
+        OutputHir::O { epilogue, .. } => epilogue.as_ref(),
+        _ => None,
+    });
+    let read: Vec<&Expr> = exprs.iter().map(|(e, _)| *e).chain(epilogues).collect();
+    elab.settle_segments(&roles, &read);
     let mut mask_clauses = Vec::new();
     if let Some((typed, ast, _)) = &mask {
         split(elab, ast, typed, &mut mask_clauses);
@@ -61,13 +74,16 @@ pub(crate) fn check_body(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) -
             score: score.clone(),
             mask: mask.map(|(e, _, _)| e),
             weight,
+            dropout,
             dots: dots(&score, &roles),
+            relative: relative_dots(&score, &roles),
             value: value.unwrap_or(key),
             value_row: values.first().cloned(),
         }),
         _ => None,
     };
-    CheckedBody { body, outputs, align, heads, mask_clauses, unsupported }
+    let (branches, choices) = (Vec::new(), Choices::default());
+    CheckedBody { body, outputs, align, heads, mask_clauses, unsupported, branches, choices }
 }
 
 fn missing(elab: &mut Elab<'_>, clauses: &Clauses<'_>, at: Span) {
@@ -328,7 +344,7 @@ fn bad_result(elab: &mut Elab<'_>, e: &ast::Expr, name: &str) {
 }
 
 /// `cast(x, f16)` as x and f16.
-fn uncast<'e>(elab: &mut Elab<'_>, e: &'e ast::Expr) -> Option<(&'e ast::Expr, Option<DType>)> {
+pub(crate) fn uncast<'e>(elab: &mut Elab<'_>, e: &'e ast::Expr) -> Option<(&'e ast::Expr, Option<DType>)> {
     let ExprKind::Call { name, args } = &e.node else { return Some((e, None)) };
     if name.node != "cast" {
         return Some((e, None));
@@ -388,15 +404,33 @@ fn value_rows(elab: &mut Elab<'_>, roles: &mut Roles, values: &[Expr]) -> Option
 }
 
 /// The dots of a score with the roles of the tensors in them.
-fn dots(score: &Expr, roles: &Roles) -> Vec<DotFact> {
+pub(crate) fn dots(score: &Expr, roles: &Roles) -> Vec<DotFact> {
     let mut out: Vec<DotFact> = Vec::new();
     let _: Option<()> = find(score, &mut |n| {
         if let Kind::Dot(x, y) = &n.kind
             && let (Some(tx), Some(ty)) = (first_tensor(x), first_tensor(y))
+            && !is_relative(y)
             && let Some(&(rx, ry)) = roles.dots.iter().find(|(a, b)| a.tensor == tx && b.tensor == ty)
             && !out.iter().any(|d| d.is(x, y))
         {
             out.push(DotFact { x: rx, y: ry, x_row: x.clone(), y_row: y.clone() });
+        }
+        None
+    });
+    out
+}
+
+/// The dots of a query with a row that both positions choose.
+fn relative_dots(score: &Expr, roles: &Roles) -> Vec<RelativeFact> {
+    let mut out = Vec::new();
+    let Some(&(rows, _)) = roles.dots.first() else { return out };
+    let _: Option<()> = find(score, &mut |n| {
+        if let Kind::Dot(x, y) = &n.kind
+            && is_relative(y)
+            && let Some(tensor) = first_tensor(x)
+        {
+            let (rows, x, y) = (RowsFact { tensor, ..rows }, x.clone(), y.clone());
+            out.push(RelativeFact { rows, x, y });
         }
         None
     });

@@ -12,11 +12,12 @@ use crate::attn_ir::{
 use crate::diagnostic::Code;
 use crate::expr::{ExprId, Pool, TensorId, Ty};
 
-use super::hir::Expr;
 use super::caching;
-use super::instantiate::{CompileError, Instance, PlanKey, Result, key_cache};
+use super::hir::Expr;
+use super::instantiate::{CompileError, Instance, MaskClauses, PlanKey, Result, key_cache};
 use super::lower::Lower;
 use super::model::*;
+use super::shard::Shard;
 use super::turn::Steps;
 
 /// What was bound before the body is lowered.
@@ -35,64 +36,152 @@ pub(crate) fn attention(
     key: &PlanKey,
     body: &Body,
     mut lower: Lower<'_>,
-    bound: Bound,
+    mut bound: Bound,
 ) -> Result<Instance> {
-    let (x, y) = (body.dots[0].x, body.dots[0].y);
     present(kernel, &lower, body)?;
-    let size = |lower: &mut Lower<'_>, rows: RowsFact, dim: Option<usize>| -> Result<Option<ExprId>> {
-        let Some(d) = dim.filter(|_| lower.ids[rows.tensor].is_some()) else { return Ok(None) };
-        Ok(Some(lower.expr(&kernel.tensors[rows.tensor].shape[d].expr)?))
-    };
-    let one = lower.pool.int(1);
-    let batch = size(&mut lower, x, x.batch)?.unwrap_or(one);
-    let seq_q = size(&mut lower, x, Some(x.seq))?.unwrap_or(one);
-    let seq_k = match key_cache(kernel) {
-        Some(cache) => caching::length(&mut lower, kernel, cache)?,
-        None => size(&mut lower, y, Some(y.seq))?.unwrap_or(one),
-    };
-    let heads = size(&mut lower, x, x.head)?;
-    let n_heads = constant(kernel, &lower, heads, x)?;
-    let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
-    let n_kv_heads = match key_rows {
-        Some(r) => {
-            let heads = size(&mut lower, r, r.head)?;
-            constant(kernel, &lower, heads, r)?
+    let shard = Shard::bind(kernel, key, body, &mut lower, &mut bound)?;
+    let Bound { params, dims, tensors } = bound;
+    let mut steps = start(kernel, lower, tensors);
+    steps.shard = shard;
+    declare_outputs(&mut steps, key, body)?;
+    let x = body.dots[0].x;
+    // Before rows are gathered from caches: roles are those of what the host binds.
+    let roles = roles(kernel, &steps.lower, body);
+    let clauses = attend(&mut steps, body, kernel.name.clone(), &mut |steps| results(steps, x))?;
+    Ok(finish(steps, params, dims, roles, vec![(kernel.name.clone(), clauses)]))
+}
+
+/// A kernel without steps.
+pub(crate) fn start<'k>(
+    kernel: &'k CheckedKernel,
+    mut lower: Lower<'k>,
+    tensors: Vec<attn_ir::Tensor>,
+) -> Steps<'k> {
+    let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
+    let zero = lower.pool.int(0);
+    let (offset, seq_k) = (zero, zero);
+    let (steps, hoisted, branches, made) = (vec![], vec![], vec![], vec![]);
+    let (shard, low_parts) = (None, vec![]);
+    let demands = vec![];
+    Steps {
+        kernel,
+        lower,
+        tensors,
+        steps,
+        offset,
+        seq_k,
+        shard,
+        axes,
+        hoisted,
+        branches,
+        low_parts,
+        made,
+        demands,
+    }
+}
+
+/// The kernel of all steps; attentions get copies of the declarations.
+pub(crate) fn finish(
+    steps: Steps<'_>,
+    params: Vec<attn_ir::Param>,
+    dims: Vec<attn_ir::Dim>,
+    roles: Vec<(Rows, Side)>,
+    mut clauses: Vec<(String, MaskClauses)>,
+) -> Instance {
+    let Steps { kernel, lower, tensors, mut steps, demands, .. } = steps;
+    let pool = lower.pool;
+    let mut mask_clauses = Vec::new();
+    for step in &mut steps {
+        if let Step::Attend(a) = step {
+            let own = clauses.iter_mut().find(|(name, _)| *name == a.name);
+            mask_clauses.push(own.map(|(_, c)| std::mem::take(c)).unwrap_or_default());
+            a.pool = pool.clone();
+            a.tensors = tensors.clone();
+            a.params = params.clone();
+            a.dims = dims.clone();
         }
-        None => 1,
-    };
-    let kv_head = kv_head(kernel, &mut lower, n_heads, n_kv_heads)?;
-    let offset = if kernel.align.bottom_right { lower.pool.sub(seq_k, seq_q) } else { lower.pool.int(0) };
+    }
+    let name = kernel.name.clone();
+    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles, demands };
+    Instance { kernel, mask_clauses }
+}
+
+/// Inputs of rows with their roles.
+pub(crate) fn roles(kernel: &CheckedKernel, lower: &Lower<'_>, body: &Body) -> Vec<(Rows, Side)> {
     let mut roles: Vec<(Rows, Side)> = Vec::new();
     let sides = body.dots.iter().map(|d| (d.x, Side::Query));
     let sides = sides.chain(body.dots.iter().map(|d| (d.y, Side::Key))).chain([(body.value, Side::Key)]);
-    for (fact, side) in sides {
+    for (fact, side) in
+        sides.flat_map(|(fact, side)| sources(kernel, fact).into_iter().map(move |f| (f, side)))
+    {
         roles.extend(lower.ids[fact.tensor].map(|id| (rows_of(fact, id), side)));
     }
-    let Bound { params, dims, tensors } = bound;
-    let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
-    let mut steps = Steps { kernel, lower, tensors, steps: vec![], offset, seq_k, axes, hoisted: vec![] };
-    declare_outputs(&mut steps, key, x, body.value);
-    steps.row_ops(&|tensor| kernel.caches.iter().any(|c| c.appended == Some(tensor)))?;
-    let demands = steps.caches()?;
-    steps.row_ops(&|tensor| kernel.caches.iter().all(|c| c.appended != Some(tensor)))?;
-    let dots = dots(&mut steps, body)?;
+    roles
+}
+
+/// Adds the attention of a body and what it reads; what it gives is said by `results`.
+pub(crate) fn attend(
+    steps: &mut Steps<'_>,
+    body: &Body,
+    name: String,
+    results: &mut dyn FnMut(&mut Steps<'_>) -> Result<(Vec<Output>, Vec<Step>)>,
+) -> Result<MaskClauses> {
+    let kernel = steps.kernel;
+    let (x, y) = (body.dots[0].x, body.dots[0].y);
+    present(kernel, &steps.lower, body)?;
+    let one = steps.lower.pool.int(1);
+    let Steps { lower, tensors, .. } = &mut *steps;
+    let mut size = |rows: RowsFact, dim: Option<usize>| match dim {
+        Some(d) => Ok(lower.shape(tensors, rows.tensor)?[d]),
+        None => Ok::<_, CompileError>(one),
+    };
+    let batch = size(x, x.batch)?;
+    let (seq_q, all_k) = (size(x, Some(x.seq))?, size(y, Some(y.seq))?);
+    let heads = size(x, x.head)?;
+    let key_rows = body.dots.iter().map(|d| d.y).chain([body.value]).find(|r| r.head.is_some());
+    let key_heads = key_rows.map(|r| size(r, r.head).map(|size| (size, r))).transpose()?;
+    let n_heads = constant(kernel, lower, heads, x)?;
+    let n_kv_heads = match key_heads {
+        Some((size, r)) => constant(kernel, lower, size, r)?,
+        None => 1,
+    };
+    let seq_k = match key_cache(kernel) {
+        Some(cache) => caching::length(&mut steps.lower, kernel, cache)?,
+        None => all_k,
+    };
+    let kv_head = kv_head(kernel, &mut steps.lower, n_heads, n_kv_heads)?;
+    let pool = &mut steps.lower.pool;
+    let aligned = kernel.align.bottom_right && steps.shard.is_none();
+    let offset = if aligned { pool.sub(seq_k, seq_q) } else { pool.int(0) };
+    (steps.offset, steps.seq_k) = (offset, seq_k);
+    steps.row_ops()?;
+    let dots = dots(steps, body)?;
+    body.relative.iter().try_for_each(|r| steps.relative(r))?;
     let value = match &body.value_row {
         Some(row) => rows_of(body.value, steps.row_tensor("value", row, body.value, false)?),
         None => rows_of(body.value, steps.lower.rows[body.value.tensor].unwrap_or(dots[0].y.tensor)),
     };
     let score = steps.lower.expr(&body.score)?;
-    let mask = match &body.mask {
+    let mut score = super::made::gather_sums(&mut steps.lower.pool, &steps.lower.low, score);
+    let mut mask = match &body.mask {
         Some(m) => steps.lower.expr(m)?,
         None => steps.lower.pool.bool(true),
     };
-    let weight = weight(body, &mut steps.lower)?;
-    let (outputs, epilogues) = results(&mut steps, x)?;
+    if let Some(shard) = steps.shard {
+        score = shard.localised(&mut steps.lower, score);
+        mask = shard.localised(&mut steps.lower, mask);
+    }
+    let mut weight = weight(body, &mut steps.lower)?;
+    let dropped = body.dropout.as_ref().map(|d| super::dropout::lowered(&mut steps.lower, d)).transpose()?;
+    if let (Some(shard), Weight::Softmax { sink: Some(sink) }) = (steps.shard, &mut weight) {
+        *sink = shard.once(&mut steps.lower, *sink);
+    }
     let mut clauses = Vec::new();
     for clause in &kernel.mask_clauses {
         clauses.push((clause.text.clone(), clause.span, steps.lower.expr(&clause.expr)?));
     }
-    let attention = Attention {
-        name: kernel.name.clone(),
+    let mut attention = Attention {
+        name,
         pool: Pool::new(),
         index: steps.lower.index,
         batch,
@@ -106,39 +195,48 @@ pub(crate) fn attention(
         score,
         mask,
         weight,
+        dropout: dropped,
         value,
-        outputs,
+        outputs: Vec::new(),
         cpu_tiles: cpu_tiles(kernel),
         numerics: Numerics { exact_dot: kernel.numerics.exact_dot, split: kernel.numerics.split },
-        params: params.clone(),
-        dims: dims.clone(),
+        params: Vec::new(),
+        dims: Vec::new(),
         tensors: Vec::new(),
     };
+    steps.choose(&mut attention, &mut clauses)?;
+    let (outputs, epilogues) = results(steps)?;
+    attention.outputs = outputs;
     steps.steps.push(Step::Attend(Box::new(attention)));
     steps.steps.extend(epilogues);
-    let Steps { lower, tensors, mut steps, .. } = steps;
-    let pool = lower.pool;
-    for step in &mut steps {
-        if let Step::Attend(a) = step {
-            a.pool = pool.clone();
-            a.tensors = tensors.clone();
-        }
-    }
-    let name = kernel.name.clone();
-    let kernel = attn_ir::Kernel { name, pool, dims, params, tensors, steps, roles, demands };
-    Ok(Instance { kernel, mask_clauses: vec![clauses] })
+    Ok(clauses)
 }
 
-fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
+/// The rows, and the rows that they are made of, which have the same roles.
+pub(super) fn sources(kernel: &CheckedKernel, rows: RowsFact) -> Vec<RowsFact> {
+    let mut out = vec![rows];
+    if let Some(fact) = kernel.made.iter().find(|m| m.tensor == rows.tensor) {
+        for tensor in fact.made.sources() {
+            out.extend(sources(kernel, RowsFact { tensor, ..rows }));
+        }
+    }
+    out
+}
+
+pub(crate) fn rows_of(r: RowsFact, tensor: TensorId) -> Rows {
     Rows { tensor, batch: r.batch, head: r.head, seq: r.seq, feature: r.feature }
 }
 
 /// Tensors whose rows meet cannot be absent.
 fn present(kernel: &CheckedKernel, lower: &Lower<'_>, body: &Body) -> Result<()> {
     let read = body.dots.iter().flat_map(|d| [d.x, d.y]).chain([body.value]);
-    for r in read.filter(|r| lower.ids[r.tensor].is_none()) {
-        let t = &kernel.tensors[r.tensor];
-        let message = format!("`{}` is read by a dot and cannot be absent", t.name);
+    let made = kernel.made.iter().flat_map(|m| m.made.sources());
+    for n in read.map(|r| r.tensor).chain(made).filter(|&n| lower.ids[n].is_none()) {
+        let t = &kernel.tensors[n];
+        if t.kind == TensorKind::Derived {
+            continue;
+        }
+        let message = format!("`{}` has no neutral value here and cannot be absent", t.name);
         let help = Some(format!("bind `{}`, or remove `optional`", t.name));
         return Err(CompileError::spec(Code::BadPlanValue, t.span, message, "declared optional", help));
     }
@@ -157,20 +255,26 @@ fn dots(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<attn_ir::Dot>> {
     Ok(dots)
 }
 
+/// The shape of the rows that a body gives: the query's dims with the value's features.
+pub(crate) fn result_shape(steps: &mut Steps<'_>, body: &Body) -> Result<Vec<ExprId>> {
+    let (x, value) = (body.dots[0].x, body.value);
+    let mut shape = steps.lower.shape(&steps.tensors, x.tensor)?;
+    shape[x.feature] = steps.lower.shape(&steps.tensors, value.tensor)?[value.feature];
+    Ok(shape)
+}
+
 /// Declares what the host gets.
-fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: RowsFact) {
+fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, body: &Body) -> Result<()> {
     let kernel = steps.kernel;
+    let x = body.dots[0].x;
     let query = &kernel.tensors[x.tensor];
-    let shape_of = |t: usize| {
-        let id = steps.lower.ids[t].unwrap_or(TensorId(0));
-        steps.tensors[id.0 as usize].shape.clone()
-    };
-    let mut o_shape = shape_of(x.tensor);
-    o_shape[x.feature] = shape_of(value.tensor)[value.feature];
+    let o_shape = result_shape(steps, body)?;
     let mut vector_shape = o_shape.clone();
     vector_shape.remove(x.feature);
     for fact in &kernel.outputs {
         let (dtype, shape, layout) = match &fact.kind {
+            // Parts are merged in f32, and rounded once.
+            OutputHir::O { .. } if key.shard.is_some() => (DType::F32, o_shape.clone(), query.layout.clone()),
             OutputHir::O { cast, .. } => {
                 (cast.unwrap_or(query.elem.dtype(key.float)), o_shape.clone(), query.layout.clone())
             }
@@ -179,6 +283,19 @@ fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, x: RowsFact, value: Row
         let (name, fact, origin) = (fact.name.clone(), Fact::None, Origin::Output);
         steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
     }
+    if merged_by_lse(steps) {
+        let (name, layout) = ("lse".into(), (0..vector_shape.len()).collect());
+        let (dtype, shape, fact, origin) = (DType::F32, vector_shape, Fact::None, Origin::Output);
+        steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
+    }
+    Ok(())
+}
+
+/// A shard that must return an `lse` which the text does not return.
+fn merged_by_lse(steps: &Steps<'_>) -> bool {
+    let softmax = steps.kernel.body.as_ref().is_some_and(|b| matches!(b.weight, WeightHir::Softmax(_)));
+    let returned = steps.kernel.outputs.iter().any(|o| matches!(o.kind, OutputHir::Lse));
+    steps.shard.is_some() && softmax && !returned
 }
 
 /// What the attention writes, and the steps that make results of it.
@@ -198,47 +315,43 @@ fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>
                 let name = steps.tensors[raw.0 as usize].name.clone();
                 attended.push(Output { name, kind: OutputKind::O, dtype: DType::F32 });
                 let before = steps.steps.len();
-                epilogue(steps, e, raw, x, &shape, TensorId(n as u32))?;
+                epilogue(steps, e, Some(raw), x, &shape, TensorId(n as u32))?;
                 epilogues.extend(steps.steps.drain(before..));
             }
             OutputHir::O { .. } => attended.push(Output { name, kind: OutputKind::O, dtype }),
             OutputHir::Lse => attended.push(Output { name, kind: OutputKind::Lse, dtype }),
             OutputHir::MaxLogit => attended.push(Output { name, kind: OutputKind::MaxLogit, dtype }),
-            OutputHir::Other => {}
+            OutputHir::State(_) | OutputHir::Row(..) | OutputHir::Other | OutputHir::Combined { .. } => {}
         }
+    }
+    if merged_by_lse(steps) {
+        attended.push(Output { name: "lse".into(), kind: OutputKind::Lse, dtype: DType::F32 });
     }
     Ok((attended, epilogues))
 }
 
 /// `out = e`, where `weight @ v` is what the attention wrote into `raw`.
-fn epilogue(
+pub(crate) fn epilogue(
     steps: &mut Steps<'_>,
     e: &Expr,
-    raw: TensorId,
+    raw: Option<TensorId>,
     x: RowsFact,
     shape: &[ExprId],
     out: TensorId,
 ) -> Result<()> {
-    steps.lower.weighted = Some((raw, x));
+    steps.lower.weighted = raw.map(|raw| (raw, x));
     let vars = steps.vars_of(x, true);
     let feature = steps.lower.pool.var(vars.index[x.feature]);
     let value = steps.result_element(e, &vars, feature, shape)?;
     steps.lower.weighted = None;
     let value = steps.at(value, &vars);
     let index = vars.index;
-    steps.steps.push(Step::Derive(Derive {
-        out,
-        index,
-        sum: vec![],
-        value,
-        at_bind: false,
-        checks: vec![value],
-    }));
+    let checks = vec![steps.without_scattered(value)];
+    steps.steps.push(Step::Derive(Derive { out, index, sum: vec![], value, at_bind: false, checks }));
     Ok(())
 }
 
-fn constant(kernel: &CheckedKernel, lower: &Lower<'_>, size: Option<ExprId>, rows: RowsFact) -> Result<i64> {
-    let Some(size) = size else { return Ok(1) };
+fn constant(kernel: &CheckedKernel, lower: &Lower<'_>, size: ExprId, rows: RowsFact) -> Result<i64> {
     lower.pool.as_int(size).ok_or_else(|| {
         let t = &kernel.tensors[rows.tensor];
         let message = format!("the head count of `{}` is not a constant of the plan", t.name);

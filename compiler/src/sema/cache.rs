@@ -50,8 +50,12 @@ impl Elab<'_> {
                     self.report.push(d.suggest(attr.span, "", "remove it"));
                 }
                 Attr::Layout(_) if decl.attrs.iter().any(|a| matches!(a.node, Attr::Paged(_))) => {
-                    let d = Diagnostic::error(Code::BadCache, attr.span, "a paged cache has no layout of its own")
-                        .label("its pool is [pages, size, heads, feature], with any strides");
+                    let d = Diagnostic::error(
+                        Code::BadCache,
+                        attr.span,
+                        "a paged cache has no layout of its own",
+                    )
+                    .label("its pool is [pages, size, heads, feature], with any strides");
                     self.report.push(d.suggest(attr.span, "", "remove it"));
                 }
                 Attr::Layout(_) => {}
@@ -104,7 +108,10 @@ impl Elab<'_> {
     fn capacity(&mut self, seq: &Size, per_entry: usize, size: i64, span: Span) -> Option<()> {
         let free = seq.dim.is_some_and(|d| matches!(self.dims[d].size, DimSize::Free));
         if !free {
-            let message = format!("the sequence dim of a paged cache is read from its table, but `{}` is not free", seq.text);
+            let message = format!(
+                "the sequence dim of a paged cache is read from its table, but `{}` is not free",
+                seq.text
+            );
             let d = Diagnostic::error(Code::BadCache, seq.expr.span, message)
                 .label("its size is the number of pages of the table times their size")
                 .help("declare the dim without a size: `dims ..., Sk`");
@@ -118,10 +125,14 @@ impl Elab<'_> {
         });
         if let Some(other) = other {
             let first = self.tensors[other.tensor].span;
-            let d = Diagnostic::error(Code::BadCache, span, format!("`{}` is the capacity of two tables", seq.text))
-                .label("another table, or other pages")
-                .context(first, "the first cache of this dim")
-                .help("give caches of one sequence dim the same `size` and `table`");
+            let d = Diagnostic::error(
+                Code::BadCache,
+                span,
+                format!("`{}` is the capacity of two tables", seq.text),
+            )
+            .label("another table, or other pages")
+            .context(first, "the first cache of this dim")
+            .help("give caches of one sequence dim the same `size` and `table`");
             self.report.push(d);
             return None;
         }
@@ -169,10 +180,11 @@ impl Elab<'_> {
                 return Some(n);
             }
             let sizes: Vec<&str> = shape.iter().map(|s| s.text.as_str()).collect();
-            let d = Diagnostic::error(Code::BadCache, name.span, format!("`{}` is another tensor", name.node))
-                .label(format!("expected i32[{}], it is {}", sizes.join(", "), t.type_text()))
-                .context(at, "declared here")
-                .help("choose another name");
+            let d =
+                Diagnostic::error(Code::BadCache, name.span, format!("`{}` is another tensor", name.node))
+                    .label(format!("expected i32[{}], it is {}", sizes.join(", "), t.type_text()))
+                    .context(at, "declared here")
+                    .help("choose another name");
             self.report.push(d);
             return None;
         }
@@ -200,13 +212,7 @@ impl Elab<'_> {
         Some(n)
     }
 
-    fn cache_elements(
-        &mut self,
-        n: usize,
-        scaled: bool,
-        attrs: &[Spanned<Attr>],
-        dtype: &ast::Name,
-    ) -> bool {
+    fn cache_elements(&mut self, n: usize, scaled: bool, attrs: &[Spanned<Attr>], dtype: &ast::Name) -> bool {
         let before = self.report.n_errors;
         let elem = self.tensors[n].elem;
         let int8 = elem == Elem::Of(DType::I8);
@@ -275,7 +281,8 @@ impl Elab<'_> {
     }
 
     fn scale(&mut self, dtype: &ast::Name, per: &[ast::Name]) -> Option<(DType, bool, bool)> {
-        let stored = DType::from_name(&dtype.node).filter(|d| matches!(d, DType::F16 | DType::Bf16 | DType::F32));
+        let stored =
+            DType::from_name(&dtype.node).filter(|d| matches!(d, DType::F16 | DType::Bf16 | DType::F32));
         if stored.is_none() {
             let d = Diagnostic::error(Code::BadCache, dtype.span, format!("scales cannot be {}", dtype.node))
                 .label("expected f16, bf16 or f32")
@@ -366,7 +373,8 @@ impl Elab<'_> {
             let Some(n) = self.caches.iter().position(|c| c.tensor == r.tensor) else { continue };
             let (len, span) = (self.caches[n].len, self.caches[n].span);
             if r.batch != Some(0) {
-                let message = format!("the first dim of cache `{}` is not the batch dim", self.tensors[r.tensor].name);
+                let message =
+                    format!("the first dim of cache `{}` is not the batch dim", self.tensors[r.tensor].name);
                 let d = Diagnostic::error(Code::BadCache, span, message)
                     .label("declared here")
                     .help("declare it [batch, heads, sequence, feature] or [batch, sequence, feature], with the query's batch dim");

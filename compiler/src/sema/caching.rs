@@ -184,8 +184,10 @@ impl Steps<'_> {
             (found, wanted) => {
                 let words = |n: Option<i64>| n.map_or("an unknown number of".to_string(), |n| n.to_string());
                 let (found, wanted) = (words(found), words(wanted));
-                let message =
-                    format!("rows of {found} features are appended to `{}`, whose rows have {wanted}", fact.name);
+                let message = format!(
+                    "rows of {found} features are appended to `{}`, whose rows have {wanted}",
+                    fact.name
+                );
                 Err(LowerError { span: cache.span, message })
             }
         }
@@ -224,7 +226,14 @@ impl Steps<'_> {
         }
         let out = self.declare(&format!("{}_rows", fact.name), DType::F32, shape, Fact::None);
         let index = vars.index;
-        self.steps.push(Step::Derive(Derive { out, index, sum: vec![], value, at_bind: false, checks: vec![] }));
+        self.steps.push(Step::Derive(Derive {
+            out,
+            index,
+            sum: vec![],
+            value,
+            at_bind: false,
+            checks: vec![],
+        }));
         Ok(out)
     }
 }

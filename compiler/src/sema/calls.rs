@@ -113,6 +113,7 @@ impl Elab<'_> {
             "dot" => self.dot(args, span),
             "outer" => self.outer(args, span),
             "srms_norm" => self.norm(args, span),
+            "scatter" | "merge" if self.results.is_some() => self.of_branches(&name.node, args, span),
             _ => self.unknown_call(name, span),
         }
     }

@@ -12,8 +12,11 @@ use crate::expr::UnaryOp;
 use crate::expr::eval::Value;
 use crate::syntax::ast::{self, ExprKind, InfixOp, Number, PrefixOp};
 
+use super::derived::MadeFact;
 use super::hir::{Expr, IndexVar, Kind, MAX_DEPTH, Size, Type, Uses};
-use super::model::{CacheFact, DimFact, Elem, KernelKind, ParamFact, TensorFact};
+use super::model::{
+    CacheFact, DimFact, Elem, InitHir, KernelKind, ParamFact, RecurBody, RingFact, RowsFact, TensorFact,
+};
 use super::modules::{DefId, ModuleId, Modules};
 use super::report::Report;
 use super::rotate::Rotation;
@@ -35,8 +38,8 @@ pub(crate) enum Entry {
     Let(usize),
     /// Position in `states`.
     State(usize),
-    /// The result of a branch.
-    Branch,
+    /// The result of a branch, by position.
+    Branch(usize),
     /// A name bound by the host that no expression reads (`pages`, `kv_len`, `s0`).
     Bound,
 }
@@ -49,8 +52,12 @@ pub(crate) struct Let {
 
 /// A recurrence state.
 pub(crate) struct State {
+    /// Name.
+    pub name: String,
     /// Rows and columns.
     pub ty: Type,
+    /// Where it begins.
+    pub init: InitHir,
 }
 
 /// A definition being inlined.
@@ -93,6 +100,10 @@ pub(crate) struct Elab<'a> {
     pub states: Vec<State>,
     /// The sequence dim of a recurrence.
     pub step_dim: Option<Size>,
+    /// The rows of a recurrence that have the most of batch and head dims; results have their dims.
+    pub step_rows: Option<RowsFact>,
+    /// The body of a recurrence.
+    pub recurrence: Option<RecurBody>,
     /// Definitions being inlined, outermost first.
     pub frames: Vec<Frame>,
     /// Nodes made.
@@ -101,10 +112,16 @@ pub(crate) struct Elab<'a> {
     pub stopped: bool,
     /// Inside `return`: `weight @ v` has a meaning, and each `v` is noted here.
     pub values: Option<Vec<Expr>>,
+    /// Inside the `return` of a kernel of branches: the length of each branch's row, if it is known.
+    pub results: Option<Vec<Option<Size>>>,
     /// Rotations seen so far.
     pub rotations: Vec<Rotation>,
     /// What `map` and `rotate` do to rows, in the order of the text.
     pub row_ops: Vec<RowOp>,
+    /// `distribute`
+    pub ring: Option<RingFact>,
+    /// Tensors that lets make, in the order of the text.
+    pub made: Vec<MadeFact>,
     /// Lengths of rows that a rotation changed, by tensor.
     pub row_sizes: HashMap<usize, Size>,
     depth: u32,
@@ -129,12 +146,17 @@ impl<'a> Elab<'a> {
             lets: Vec::new(),
             states: Vec::new(),
             step_dim: None,
+            step_rows: None,
+            recurrence: None,
             frames: Vec::new(),
             steps: 0,
             stopped: false,
             values: None,
+            results: None,
             rotations: Vec::new(),
             row_ops: Vec::new(),
+            ring: None,
+            made: Vec::new(),
             row_sizes: HashMap::new(),
             depth: 0,
         }
@@ -262,7 +284,13 @@ impl<'a> Elab<'a> {
                 let ty = self.states[n].ty.clone();
                 self.node(Kind::State(n), ty, span, Uses::STEP)
             }
-            Entry::Branch => self.misplaced(span, "a branch is a result, not a number", "return it"),
+            Entry::Branch(n) => match &self.results {
+                Some(rows) => {
+                    let ty = rows[n].clone().map_or(Type::Error, Type::Row);
+                    self.node(Kind::Branch(n), ty, span, Uses::ROWS)
+                }
+                None => self.misplaced(span, "a branch is a result, not a number", "return it"),
+            },
             Entry::Bound => self.misplaced(
                 span,
                 "this name is bound by the host and read by a clause only",
@@ -293,11 +321,9 @@ impl<'a> Elab<'a> {
 
     fn tensor(&mut self, n: usize, span: Span) -> Expr {
         let t = &self.tensors[n];
-        let rank = t.shape.len();
         let Some(last) = t.shape.last().cloned() else { return self.load(n, Vec::new(), span) };
         if let (KernelKind::Recurrence, Some(step)) = (self.kind, &self.step_dim)
             && last.same(step)
-            && rank > 1
         {
             let ty = match t.elem {
                 Elem::Of(DType::Bit) => Type::Bool,

@@ -181,6 +181,10 @@ pub enum Kind {
     Norm(Expr, Arc<NormOver>),
     /// `weight @ v` in a `return`: the row of v's length that the attention gives.
     Weighted(Expr),
+    /// The row that a branch gives, in its place.
+    Branch(usize),
+    /// Rows of branches, merged by their lse.
+    Merge(Vec<Expr>),
 }
 
 /// What an expression reads: a set of small facts.
@@ -294,8 +298,9 @@ pub fn operands(kind: &Kind) -> Vec<&Expr> {
         | Kind::Dim(_)
         | Kind::AtStep(_)
         | Kind::State(_)
-        | Kind::Elem(_) => vec![],
-        Kind::Load(_, idx) | Kind::Row(_, idx) => idx.iter().collect(),
+        | Kind::Elem(_)
+        | Kind::Branch(_) => vec![],
+        Kind::Load(_, idx) | Kind::Row(_, idx) | Kind::Merge(idx) => idx.iter().collect(),
         Kind::Unary(_, x) | Kind::Norm(x, _) | Kind::Weighted(x) => vec![x],
         Kind::Binary(_, a, b) | Kind::Dot(a, b) | Kind::Outer(a, b) | Kind::VecMat(a, b) => vec![a, b],
         Kind::Select(c, a, b) => vec![c, a, b],

@@ -35,6 +35,8 @@ pub struct PlanKey {
     pub statics: BTreeMap<String, Value>,
     /// Optional inputs that will be bound.
     pub present: BTreeSet<String>,
+    /// One shard of a `distribute`d kernel instead of the whole: positions of its rows lie this far apart.
+    pub shard: Option<i64>,
 }
 
 /// Why a kernel cannot be compiled for a plan.
@@ -117,19 +119,24 @@ pub fn instantiate(kernel: &CheckedKernel, key: &PlanKey) -> Result<attn_ir::Ker
 /// As [`instantiate`].
 pub fn instantiate_with_clauses(kernel: &CheckedKernel, key: &PlanKey) -> Result<Instance> {
     refuse_unsupported(kernel, key)?;
-    let Some(body) = &kernel.body else {
-        return Err(unsupported(key, kernel.span, "recurrence", "an `attention` kernel"));
-    };
+    if kernel.body.is_none() && kernel.recurrence.is_none() && kernel.branches.is_empty() {
+        return Err(unsupported(key, kernel.span, "a kernel without a body", "an `attention` kernel"));
+    }
     check_key(kernel, key)?;
     let mut lower = prepare(kernel)?;
     let params = bind_params(kernel, key, &mut lower)?;
     let dims = bind_dims(kernel, key, &mut lower)?;
     let tensors = bind_tensors(kernel, key, &mut lower)?;
     check_capacities(kernel, &lower)?;
-    super::build::attention(kernel, key, body, lower, super::build::Bound { params, dims, tensors })
+    let bound = super::build::Bound { params, dims, tensors };
+    match (&kernel.body, &kernel.recurrence) {
+        (Some(body), _) => super::build::attention(kernel, key, body, lower, bound),
+        (None, Some(body)) => super::recurs::recurrence(kernel, key, body, lower, bound),
+        (None, None) => super::parts::branches(kernel, key, lower, bound),
+    }
 }
 
-fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
+pub(super) fn unsupported(key: &PlanKey, span: Span, clause: &str, nearest: &str) -> CompileError {
     CompileError::Unsupported(Box::new(Unsupported {
         clause: clause.into(),
         target: match key.target {
@@ -185,10 +192,14 @@ fn check_key(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
 }
 
 fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
-    let mut pool = Pool::new();
+    Ok(prepare_in(kernel, Pool::new()))
+}
+
+/// Names of a kernel over a pool that may hold more; dims, params and tensors are bound later.
+pub(super) fn prepare_in(kernel: &CheckedKernel, mut pool: Pool) -> Lower<'_> {
     let mut var = |name| pool.add_var(name, Ty::Int);
     let index = IndexVars { b: var("b"), h: var("h"), i: var("i"), j: var("j"), row: var("row") };
-    Ok(Lower {
+    Lower {
         pool,
         index,
         dims: Vec::new(),
@@ -201,13 +212,24 @@ fn prepare(kernel: &CheckedKernel) -> Result<Lower<'_>> {
         rows: vec![None; kernel.tensors.len()],
         row_at: row_at(kernel),
         elems: [None; 4],
+        chosen: None,
+        low: Vec::new(),
+        products: Vec::new(),
+        local: None,
         weighted: None,
-    })
+        held: Vec::new(),
+        batched: batched(kernel),
+    }
 }
 
 /// Where the rows of each tensor are read.
-fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
+pub(super) fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     let mut out: Vec<Option<RowAt>> = vec![None; kernel.tensors.len()];
+    if let Some(r) = &kernel.recurrence {
+        for (n, at) in out.iter_mut().enumerate() {
+            *at = step_rows(kernel, r, n).map(|rows| RowAt { rows, query: true });
+        }
+    }
     for new in kernel.caches.iter().filter_map(|c| c.appended) {
         out[new] = Some(RowAt { rows: super::caching::new_rows(kernel, new), query: true });
     }
@@ -215,10 +237,26 @@ fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     let query = body.dots.first().map(|d| d.x);
     for dot in &body.dots {
         for (rows, query) in [(dot.x, true), (dot.y, false)] {
-            out[rows.tensor].get_or_insert(RowAt { rows, query });
+            for rows in super::build::sources(kernel, rows) {
+                out[rows.tensor].get_or_insert(RowAt { rows, query });
+            }
         }
     }
-    out[body.value.tensor].get_or_insert(RowAt { rows: body.value, query: false });
+    for fact in &body.relative {
+        out[fact.rows.tensor].get_or_insert(RowAt { rows: fact.rows, query: true });
+    }
+    for rows in super::build::sources(kernel, body.value) {
+        out[rows.tensor].get_or_insert(RowAt { rows, query: false });
+    }
+    if let Some(super::choice::KeyChoice::Ranked(rank)) = &kernel.choices.keys {
+        for dot in &rank.dots {
+            for (rows, query) in [(dot.x, true), (dot.y, false)] {
+                for rows in super::build::sources(kernel, rows) {
+                    out[rows.tensor].get_or_insert(RowAt { rows, query });
+                }
+            }
+        }
+    }
     // Gates and other rows over the query's dims are read where the query is.
     if let Some(q) = query {
         let shape = &kernel.tensors[q.tensor].shape;
@@ -232,8 +270,36 @@ fn row_at(kernel: &CheckedKernel) -> Vec<Option<RowAt>> {
     out
 }
 
+/// Roles of a tensor of rows over the sequence of a recurrence.
+fn step_rows(kernel: &CheckedKernel, r: &RecurBody, tensor: usize) -> Option<RowsFact> {
+    let shape = &kernel.tensors[tensor].shape;
+    let steps = &kernel.tensors[r.rows.tensor].shape[r.rows.seq];
+    let rank = shape.len();
+    let fits = (2..=4).contains(&rank) && shape[rank - 2].same(steps) && !shape[rank - 1].same(steps);
+    let (batch, head) = match rank {
+        4 => (Some(0), Some(1)),
+        3 if leads_with_batch(kernel, shape) => (Some(0), None),
+        3 => (None, Some(0)),
+        _ => (None, None),
+    };
+    fits.then_some(RowsFact { tensor, batch, head, seq: rank - 2, feature: rank - 1 })
+}
+
+/// True if the first dim is that of a tensor with batch and heads.
+fn leads_with_batch(kernel: &CheckedKernel, shape: &[super::hir::Size]) -> bool {
+    kernel.tensors.iter().any(|t| t.shape.len() == 4 && t.shape[0].same(&shape[0]))
+}
+
+fn batched(kernel: &CheckedKernel) -> Vec<bool> {
+    let first = |t: &TensorFact| !t.shape.is_empty() && leads_with_batch(kernel, &t.shape);
+    kernel.tensors.iter().map(first).collect()
+}
+
 /// True if `i` is not the row: `align bottom_right` with lengths of different dims.
 fn shifted(kernel: &CheckedKernel) -> bool {
+    if let Some(r) = &kernel.recurrence {
+        return r.start.is_some();
+    }
     let Some(DotFact { x, y, .. }) = kernel.body.as_ref().and_then(|b| b.dots.first()) else { return false };
     let (seq_q, seq_k) = (&kernel.tensors[x.tensor].shape[x.seq], &kernel.tensors[y.tensor].shape[y.seq]);
     kernel.align.bottom_right && (!seq_q.same(seq_k) || key_cache(kernel).is_some_and(|c| c.len.is_some()))
@@ -249,6 +315,10 @@ pub(super) fn key_cache(kernel: &CheckedKernel) -> Option<&CacheFact> {
 /// For each tensor and dim: `i` in its brackets means the row. True of the query's sequence dim and of dims
 /// derived from it and not from the key's.
 fn query_side(kernel: &CheckedKernel) -> Vec<Vec<bool>> {
+    if let Some(r) = &kernel.recurrence {
+        let steps = &kernel.tensors[r.rows.tensor].shape[r.rows.seq];
+        return kernel.tensors.iter().map(|t| t.shape.iter().map(|s| s.same(steps)).collect()).collect();
+    }
     let Some(body) = &kernel.body else { return Vec::new() };
     let Some(DotFact { x, y, .. }) = body.dots.first() else { return Vec::new() };
     let seq_q = &kernel.tensors[x.tensor].shape[x.seq];
@@ -354,7 +424,10 @@ fn check_capacities(kernel: &CheckedKernel, lower: &Lower<'_>) -> Result<()> {
         let shape = &kernel.tensors[c.tensor].shape;
         let (Some(pages), Some(dim)) = (&c.pages, shape[shape.len() - 2].dim) else { continue };
         if lower.pool.as_int(lower.dims[dim]).is_some() || kernel.dims[dim].specialised {
-            let message = format!("`{}` is fixed by the plan, and the table of `{}` tells it", kernel.dims[dim].name, kernel.tensors[c.tensor].name);
+            let message = format!(
+                "`{}` is fixed by the plan, and the table of `{}` tells it",
+                kernel.dims[dim].name, kernel.tensors[c.tensor].name
+            );
             let help = Some(format!("use another dim for pages of {} rows", pages.size));
             return Err(CompileError::spec(Code::BadPlanValue, c.span, message, "this cache", help));
         }
@@ -409,7 +482,7 @@ fn bind_tensors(
 ) -> Result<Vec<attn_ir::Tensor>> {
     let mut tensors = Vec::new();
     for (n, t) in kernel.tensors.iter().enumerate() {
-        if t.optional && !key.present.contains(&t.name) {
+        if t.kind == TensorKind::Derived || (t.optional && !key.present.contains(&t.name)) {
             continue;
         }
         lower.ids[n] = Some(TensorId(tensors.len() as u32));

@@ -36,7 +36,7 @@ pub(crate) fn check_kernel(
     elab.scope(&clauses, "", &mut unsupported);
     let checked = match kind {
         KernelKind::Attention => elab.attention(kernel, &clauses, &mut unsupported),
-        KernelKind::Recurrence => elab.recurrence(kernel, &clauses, &mut unsupported),
+        KernelKind::Recurrence => elab.recurrence(kernel, &clauses),
     };
     let facts = elab.facts(&clauses, &mut unsupported);
     elab.unused();
@@ -62,8 +62,13 @@ pub(crate) fn check_kernel(
         decode: facts.decode,
         mask_clauses: checked.mask_clauses,
         unsupported,
+        ring: elab.ring,
         row_ops: elab.row_ops,
+        made: elab.made,
         body,
+        recurrence: elab.recurrence,
+        branches: checked.branches,
+        choices: checked.choices,
     };
     ((!errors).then_some(out), elab.report.diagnostics, elab.used_defs)
 }
@@ -101,7 +106,7 @@ impl Elab<'_> {
                 self.declare_let(name, value, unsupported);
             }
         }
-        self.row_clauses(clauses, unsupported);
+        self.row_clauses(clauses);
     }
 
     fn declare_let(&mut self, name: &ast::Name, value: &ast::Expr, unsupported: &mut Vec<UnsupportedClause>) {
@@ -122,14 +127,22 @@ impl Elab<'_> {
     ) -> CheckedBody {
         let at = kernel.name.span;
         if clauses.any(|k| matches!(k, ClauseKind::Branch { .. })) {
+            for clause in clauses.all.iter().filter(|c| matches!(c.kind, ClauseKind::Dropout(_))) {
+                let nearest = "write `dropout` inside each branch whose weights it drops".into();
+                unsupported.push(UnsupportedClause { clause: "dropout".into(), span: clause.span, nearest });
+            }
             return self.branches(clauses, at, unsupported);
         }
-        self.selects(clauses, unsupported);
-        let checked = check_body(self, clauses, at);
+        let choices = self.selects(clauses);
+        let mut checked = check_body(self, clauses, at);
         if let Some(body) = &checked.body {
             self.check_rotations(&body.dots);
+            self.check_choices(&choices, body);
+            self.choices_unsupported(&choices, body, unsupported);
             self.check_caches(body);
         }
+        self.routed_outside(&choices);
+        checked.choices = choices;
         checked
     }
 
@@ -210,7 +223,9 @@ impl Elab<'_> {
             .dims
             .iter()
             .enumerate()
-            .filter(|(n, d)| matches!(d.size, DimSize::Free) && !told(*n) && !pooled(*n) && self.used.contains(&d.name))
+            .filter(|(n, d)| {
+                matches!(d.size, DimSize::Free) && !told(*n) && !pooled(*n) && self.used.contains(&d.name)
+            })
             .map(|(_, d)| d.clone())
             .collect();
         for d in untold {
@@ -229,7 +244,7 @@ impl Elab<'_> {
             Entry::Tensor(_) => "input",
             Entry::Let(_) => "let",
             Entry::Dim(_) => "dim",
-            Entry::State(_) | Entry::Branch | Entry::Bound => return,
+            Entry::State(_) | Entry::Branch(_) | Entry::Bound => return,
         };
         let d = Diagnostic::warning(Code::Unused, span, format!("`{name}` is never read"))
             .label(format!("unused {what}"))

@@ -5,13 +5,14 @@
 //! brackets of a dim on the query's side becomes `row` (language.md, rule 2); loads of absent optional inputs
 //! become neutral (0 in a sum, true in a mask). Not here: rows, matrices and whatever `check` marked unsupported.
 
-use crate::attn_ir::IndexVars;
+use crate::attn_ir::{self, IndexVars};
 use crate::diagnostic::Span;
 use crate::expr::eval::Value;
 use crate::expr::{BinaryOp, ExprId, Pool, TensorId, Ty, UnaryOp, VarId};
 
 use super::hir::{Expr, IndexVar, Kind, Type, Uses, find};
-use super::model::{DotFact, RowsFact, TensorFact};
+use super::model::{DotFact, RowsFact, TensorFact, TensorKind};
+use super::relative::Products;
 
 /// Why an expression could not be lowered: the span to blame and a reason.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Lower<'k> {
     pub params: Vec<ExprId>,
     /// The kernel's tensors.
     pub tensors: &'k [TensorFact],
+    /// Of each tensor, whether its only leading dim is the batch (recurrences).
+    pub batched: Vec<bool>,
     /// Their ids; `None` where an optional input is absent.
     pub ids: Vec<Option<TensorId>>,
     /// `i` and the row are not the same: the first query is not at 0.
@@ -48,8 +51,37 @@ pub(crate) struct Lower<'k> {
     pub row_at: Vec<Option<RowAt>>,
     /// What stands for `Elem::X0`, `X1`, `Pos`, `Pair` in the body at hand.
     pub elems: [Option<ExprId>; 4],
+    /// How queries were chosen.
+    pub chosen: Option<Chosen>,
+    /// Running sums: the tensor of each, and of what f32 leaves of it.
+    pub low: Vec<(TensorId, TensorId)>,
+    /// Variables of local rows, where they are not the positions: one shard of a distributed kernel.
+    pub local: Option<Local>,
+    /// Made products of dots with rows that both positions choose.
+    pub products: Vec<Products>,
     /// What `weight @ v` gives at a feature, in a `return`.
     pub weighted: Option<(TensorId, RowsFact)>,
+    /// Expressions that a tensor holds already.
+    pub held: Vec<Held>,
+}
+
+/// A row or number over the dims of some rows that a step has made.
+pub(crate) struct Held {
+    /// What it is.
+    pub expr: Expr,
+    /// Where it stands.
+    pub tensor: TensorId,
+    /// Roles; for a number there is no feature dim, which is the last of the roles'.
+    pub rows: RowsFact,
+}
+
+/// Chosen queries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chosen {
+    /// How many.
+    pub count: ExprId,
+    /// Where each query stands among them, or -1.
+    pub ranks: TensorId,
 }
 
 /// Where a row of a tensor is read.
@@ -59,6 +91,15 @@ pub(crate) struct RowAt {
     pub rows: RowsFact,
     /// At (b, h, row); else at (b, head, j).
     pub query: bool,
+}
+
+/// Rows of a shard's queries and keys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Local {
+    /// Of the queries.
+    pub query: VarId,
+    /// Of the keys.
+    pub key: VarId,
 }
 
 /// Where an expression stands.
@@ -86,7 +127,11 @@ impl Lower<'_> {
     }
 
     fn at(&mut self, e: &Expr, place: Place) -> Result<ExprId, LowerError> {
+        if let Some(x) = self.held(e, None) {
+            return Ok(x);
+        }
         match &e.kind {
+            Kind::AtStep(t) => self.at_step(e, *t, place),
             Kind::Const(v) => Ok(self.pool.constant(*v)),
             Kind::Index(var) => {
                 let var = self.index_var(*var, place);
@@ -119,6 +164,16 @@ impl Lower<'_> {
             },
             _ => fail(e, "rows, states and matrices have no place in a score yet"),
         }
+    }
+
+    /// The sizes of a tensor of the kernel: as bound, or, for a cache or what is still to be made, as declared.
+    pub fn shape(&mut self, bound: &[attn_ir::Tensor], tensor: usize) -> Result<Vec<ExprId>, LowerError> {
+        let cache = self.tensors[tensor].kind == TensorKind::Cache;
+        if let Some(id) = self.ids[tensor].filter(|_| !cache) {
+            return Ok(bound[id.0 as usize].shape.clone());
+        }
+        let tensors = self.tensors;
+        tensors[tensor].shape.iter().map(|size| self.expr(&size.expr)).collect()
     }
 
     fn index_var(&self, var: IndexVar, place: Place) -> VarId {
@@ -156,7 +211,14 @@ impl Lower<'_> {
             at.push(self.at(x, Place { row, neutral: place.neutral })?);
         }
         self.check_constant_index(e, t, &at)?;
-        Ok(self.pool.load(id, at, ty))
+        let load = self.pool.load(id, at.clone(), ty);
+        Ok(match self.low.iter().find(|(hi, _)| *hi == id) {
+            Some(&(_, lo)) => {
+                let rest = self.pool.load(lo, at, ty);
+                self.pool.binary(BinaryOp::Add, load, rest)
+            }
+            None => load,
+        })
     }
 
     fn check_constant_index(&self, e: &Expr, t: usize, at: &[ExprId]) -> Result<(), LowerError> {
@@ -223,6 +285,9 @@ impl Lower<'_> {
     }
 
     fn dot(&mut self, e: &Expr, x: &Expr, y: &Expr) -> Result<ExprId, LowerError> {
+        if let Some(load) = self.relative_dot(x, y)? {
+            return Ok(load);
+        }
         let var = self.dots.iter().find(|(d, _)| d.is(x, y)).map(|(_, v)| *v);
         match var {
             Some(var) => Ok(self.pool.var(var)),
@@ -234,6 +299,9 @@ impl Lower<'_> {
 impl Lower<'_> {
     /// Element `x` of a row, which may be computed from rows.
     pub fn element(&mut self, e: &Expr, x: ExprId) -> Result<ExprId, LowerError> {
+        if let Some(held) = self.held(e, Some(x)) {
+            return Ok(held);
+        }
         match &e.kind {
             _ if !matches!(e.ty, Type::Row(_)) => self.expr(e),
             Kind::Row(t, index) if index.is_empty() => self.current(e, *t, x),
@@ -284,14 +352,21 @@ impl Lower<'_> {
         Ok(self.pool.load(id, index, Ty::Float))
     }
 
+    /// The variable of the query's row.
+    pub fn query_var(&self) -> VarId {
+        if self.shifted { self.index.row } else { self.index.i }
+    }
+
     /// The index of feature `x` of the row at hand, over `b`, `h` and `row` or `j`.
     pub fn row_index(&mut self, rows: RowsFact, query: bool, x: ExprId) -> Vec<ExprId> {
         let rank = [rows.batch, rows.head, Some(rows.seq), Some(rows.feature)].into_iter().flatten().count();
         let mut at = vec![x; rank];
-        let seq = match (query, self.shifted) {
-            (false, _) => self.index.j,
-            (true, true) => self.index.row,
-            (true, false) => self.index.i,
+        let seq = match (query, self.shifted, self.local) {
+            (true, _, Some(local)) => local.query,
+            (false, _, Some(local)) => local.key,
+            (false, ..) => self.index.j,
+            (true, true, _) => self.index.row,
+            (true, false, _) => self.index.i,
         };
         at[rows.seq] = self.pool.var(seq);
         if let Some(d) = rows.head {
@@ -303,6 +378,36 @@ impl Lower<'_> {
         at
     }
 
+    /// The element of what a tensor holds already; of a row at x.
+    fn held(&mut self, e: &Expr, x: Option<ExprId>) -> Option<ExprId> {
+        let held = self.held.iter().find(|h| same(&h.expr, e))?;
+        let (tensor, rows) = (held.tensor, held.rows);
+        let row = matches!(e.ty, Type::Row(_));
+        let feature = if row { x? } else { self.pool.int(0) };
+        let mut at = self.row_index(rows, true, feature);
+        if !row {
+            at.remove(rows.feature);
+        }
+        Some(self.pool.load(tensor, at, Ty::Float))
+    }
+
+    /// The value of a tensor over the sequence at the current step.
+    fn at_step(&mut self, e: &Expr, t: usize, place: Place) -> Result<ExprId, LowerError> {
+        let rank = self.tensors[t].shape.len();
+        let own: Vec<IndexVar> = match (rank, self.batched.get(t)) {
+            (1, _) => vec![IndexVar::I],
+            (2, Some(true)) => vec![IndexVar::B, IndexVar::I],
+            (2, _) => vec![IndexVar::H, IndexVar::I],
+            (3, _) => vec![IndexVar::B, IndexVar::H, IndexVar::I],
+            _ => return fail(e, "a tensor over the sequence has batch and head dims at most"),
+        };
+        let index = |v: &IndexVar| {
+            Expr::new(super::hir::Node::new(Kind::Index(*v), Type::Int, e.span, Uses::of_index(*v)))
+        };
+        let index: Vec<Expr> = own.iter().map(index).collect();
+        self.load(e, t, &index, place)
+    }
+
     fn loaded(&mut self, e: &Expr, t: usize, at: Vec<ExprId>) -> Result<ExprId, LowerError> {
         match self.ids[t] {
             None => Ok(self.pool.float(0.0)),
@@ -312,13 +417,28 @@ impl Lower<'_> {
     }
 
     /// Leading indices of a row, as in brackets.
-    fn indices(&mut self, t: usize, index: &[Expr]) -> Result<Vec<ExprId>, LowerError> {
+    pub fn indices(&mut self, t: usize, index: &[Expr]) -> Result<Vec<ExprId>, LowerError> {
         let mut at = Vec::with_capacity(index.len() + 1);
         for (d, x) in index.iter().enumerate() {
             let row = self.query_side[t].get(d).copied().unwrap_or(false);
             at.push(self.at(x, Place { row, neutral: true })?);
         }
         Ok(at)
+    }
+}
+
+/// The same expression, or one that is written the same.
+pub(crate) fn same(a: &Expr, b: &Expr) -> bool {
+    if std::sync::Arc::ptr_eq(a, b) {
+        return true;
+    }
+    match (&a.kind, &b.kind) {
+        (Kind::State(m), Kind::State(n)) => m == n,
+        (Kind::Row(s, i), Kind::Row(t, j)) => s == t && i.is_empty() && j.is_empty(),
+        (Kind::VecMat(x, y), Kind::VecMat(z, w)) | (Kind::Dot(x, y), Kind::Dot(z, w)) => {
+            same(x, z) && same(y, w)
+        }
+        _ => false,
     }
 }
 

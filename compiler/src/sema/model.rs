@@ -8,7 +8,10 @@ use crate::diagnostic::Span;
 use crate::expr::Ty;
 use crate::expr::eval::Value;
 
+use super::choice::{BranchFact, Choices};
+use super::derived::MadeFact;
 use super::hir::{Expr, Kind, Size};
+use super::relative::RelativeFact;
 use super::rows::RowOp;
 
 /// The kernels of a file, in order, that have no errors.
@@ -75,10 +78,20 @@ pub struct CheckedKernel {
     pub mask_clauses: Vec<MaskClause>,
     /// Clauses that the attention IR cannot express yet, in order of the text.
     pub(crate) unsupported: Vec<UnsupportedClause>,
+    /// `distribute ring(...)`
+    pub ring: Option<RingFact>,
     /// What `map` and `rotate` do to rows, in order of the text.
     pub(crate) row_ops: Vec<RowOp>,
+    /// Tensors that lets make, in order of the text.
+    pub(crate) made: Vec<MadeFact>,
     /// The typed body; absent for recurrences and for kernels made of branches.
     pub(crate) body: Option<Body>,
+    /// The typed body of a recurrence.
+    pub(crate) recurrence: Option<RecurBody>,
+    /// The branches, in order.
+    pub(crate) branches: Vec<BranchFact>,
+    /// How keys are chosen outside branches.
+    pub(crate) choices: Choices,
 }
 
 impl CheckedKernel {
@@ -115,6 +128,10 @@ impl CheckedKernel {
         let mut lines = vec![self.align.words.clone(), self.heads.words.clone()];
         if self.decode {
             lines.push("mode decode: few query rows are expected".into());
+        }
+        for b in &self.branches {
+            let own = [&b.align.words, &b.heads.words].into_iter().filter(|l| !l.is_empty());
+            lines.extend(own.map(|l| format!("{}: {l}", b.name)));
         }
         lines.retain(|l| !l.is_empty());
         lines
@@ -331,6 +348,19 @@ pub(crate) enum OutputHir {
     Lse,
     /// `max_logit`
     MaxLogit,
+    /// A state, after the last step.
+    State(usize),
+    /// A row of a recurrence at every step, perhaps cast.
+    Row(Expr, Option<DType>),
+    /// Rows combined from those of branches.
+    Combined {
+        /// Target of a `cast`.
+        cast: Option<DType>,
+        /// The row.
+        value: Expr,
+        /// The branch whose query, heads and alignment give the row its place.
+        of: usize,
+    },
     /// Something that the attention IR cannot express; an [`UnsupportedClause`] says what.
     Other,
 }
@@ -440,6 +470,44 @@ pub(crate) enum HeadMap {
     By(Expr),
 }
 
+/// Which positions a rank of a ring holds: n positions over P ranks, chunks differing by at most one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingLayout {
+    /// Rank r holds the r-th of P chunks.
+    Contiguous,
+    /// Rank r holds positions r, r + P, r + 2 P, ...
+    Striped,
+    /// Rank r holds chunks r and 2 P - 1 - r of 2 P.
+    Zigzag,
+}
+
+impl RingLayout {
+    /// Names in the text.
+    pub const ALL: [(&'static str, RingLayout); 3] = [
+        ("contiguous", RingLayout::Contiguous),
+        ("striped", RingLayout::Striped),
+        ("zigzag", RingLayout::Zigzag),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|l| l.1 == self).map_or("contiguous", |l| l.0)
+    }
+}
+
+/// `distribute ring(axis, ranks, layout)`
+#[derive(Clone, Copy, Debug)]
+pub struct RingFact {
+    /// The distributed dim, by position.
+    pub dim: usize,
+    /// Ranks that the text asks for; the transport's number otherwise.
+    pub ranks: Option<i64>,
+    /// Who holds which positions.
+    pub layout: RingLayout,
+    /// The clause.
+    pub span: Span,
+}
+
 /// A top-level conjunct of the mask.
 #[derive(Clone, Debug)]
 pub struct MaskClause {
@@ -526,10 +594,49 @@ pub(crate) struct Body {
     pub mask: Option<Expr>,
     /// Score to weight.
     pub weight: WeightHir,
+    /// Share, seed and offset of what is dropped.
+    pub dropout: Option<[Expr; 3]>,
     /// The dots of the score, in order of first appearance.
     pub dots: Vec<DotFact>,
+    /// Dots of a query with a row that both positions choose.
+    pub relative: Vec<RelativeFact>,
     /// Roles of the values; the keys of the first dot where nothing returns `weight @ v`.
     pub value: RowsFact,
     /// The row of values: a tensor's, or computed from one.
     pub value_row: Option<Expr>,
+}
+
+/// The typed body of a recurrence.
+#[derive(Clone, Debug)]
+pub(crate) struct RecurBody {
+    /// In order of declaration.
+    pub states: Vec<StateFact>,
+    /// State and new value, in order of the text.
+    pub updates: Vec<(usize, Expr)>,
+    /// Rows over the sequence with the most of batch and head dims; results have their dims.
+    pub rows: RowsFact,
+    /// The run-time parameter that is added to the step, if the text reads `i`.
+    pub start: Option<usize>,
+}
+
+/// A state of a recurrence.
+#[derive(Clone, Debug)]
+pub(crate) struct StateFact {
+    /// Name.
+    pub name: String,
+    /// A row or a matrix.
+    pub ty: super::hir::Type,
+    /// Where it begins.
+    pub init: InitHir,
+}
+
+/// Where a state begins.
+#[derive(Clone, Debug)]
+pub(crate) enum InitHir {
+    /// With zeros.
+    Zeros,
+    /// With this number everywhere.
+    Number(Expr),
+    /// With what the host binds, by position in [`CheckedKernel::tensors`]; zeros where it is absent.
+    Tensor(usize),
 }

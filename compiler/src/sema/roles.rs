@@ -13,6 +13,7 @@ use super::declare::start_of;
 use super::elab::Elab;
 use super::hir::{Expr, Kind, Size, Uses, find, find_use, operands};
 use super::model::{AlignFact, DimSize, HeadMap, HeadsFact, RowsFact};
+use super::relative::is_relative;
 use super::suggest::nearest;
 
 /// Who reads the rows of a tensor.
@@ -101,10 +102,13 @@ impl Elab<'_> {
     /// Roles of every dot of the score.
     pub fn roles(&mut self, score: &Expr) -> Roles {
         let mut plain: Vec<(usize, usize, Span)> = Vec::new();
+        let mut relative: Vec<(usize, Span)> = Vec::new();
         let mut stack = vec![score];
         while let Some(e) = stack.pop() {
             if let Kind::Dot(x, y) = &e.kind {
-                if let (Some(x), Some(y)) = (first_tensor(x), first_tensor(y))
+                if is_relative(y) {
+                    relative.extend(first_tensor(x).map(|x| (x, e.span)));
+                } else if let (Some(x), Some(y)) = (first_tensor(x), first_tensor(y))
                     && !plain.iter().any(|p| (p.0, p.1) == (x, y))
                 {
                     plain.push((x, y, e.span));
@@ -122,6 +126,18 @@ impl Elab<'_> {
             }
             if let Some(y) = self.key(&mut roles, y, first, span) {
                 roles.dots.push((x, y));
+            }
+        }
+        for (x, span) in relative {
+            let Some(&(first, _)) = roles.dots.first() else {
+                let d = Diagnostic::error(Code::BadScore, span, "no key row meets the query")
+                    .label("a row that `i` and `j` choose together is no key")
+                    .help("the score also needs a dot with the keys: `dot(q, k)`");
+                self.report.push(d);
+                break;
+            };
+            if let Some(x) = self.query_rows(x, span) {
+                self.same_roles(first, x, Side::Query, span);
             }
         }
         roles

@@ -1,9 +1,10 @@
-//! `map`, `rotate`, `dropout` and `distribute`.
+//! `map`, `rotate` and `distribute`.
 //!
 //! Comes in: their clauses. Goes out: checks, and the length of rows that a rotation changes (`lrpe` doubles it).
 //! What holds: schemes and their options are known, positions are ints at which the tensor can be read, the body
 //! of a `position` types. Not here: angles.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::diagnostic::{Code, Diagnostic, Span};
@@ -14,7 +15,7 @@ use crate::syntax::ast::{self, Arg, ClauseKind, DefKind, ExprKind};
 use super::clauses::Clauses;
 use super::elab::{Elab, Frame};
 use super::hir::{Elem, Expr, Kind, Node, Size, Type, Uses};
-use super::model::{DotFact, KernelKind, UnsupportedClause};
+use super::model::{DotFact, KernelKind, RingFact, RingLayout};
 use super::modules::DefId;
 use super::options::word_of;
 use super::rows::{Pairs, RowOp, RowOpKind, Scaling, Turn};
@@ -28,9 +29,9 @@ const SCALINGS: [(&str, &[&str]); 6] = [
     ("pi", &["f"]),
     ("ntk", &["f"]),
     ("dyn_ntk", &["f", "original", "len"]),
-    ("yarn", &["factor", "original", "fast", "slow", "attn_factor"]),
+    ("yarn", &["factor", "original", "fast", "slow", "attn_factor", "truncate"]),
     ("llama3", &["factor", "low", "high", "original"]),
-    ("longrope", &["short", "long", "original"]),
+    ("longrope", &["short", "long", "original", "len", "factor", "attn_factor"]),
 ];
 
 /// A rotation, kept until it is known who reads the tensor.
@@ -42,27 +43,12 @@ pub(crate) struct Rotation {
 
 impl Elab<'_> {
     /// Every clause that acts on rows, in order.
-    pub fn row_clauses(&mut self, clauses: &Clauses<'_>, out: &mut Vec<UnsupportedClause>) {
+    pub fn row_clauses(&mut self, clauses: &Clauses<'_>) {
         for clause in &clauses.all {
-            let mut refuse = |nearest: &str| {
-                let clause = UnsupportedClause {
-                    clause: clause.kind.keyword().into(),
-                    span: clause.span,
-                    nearest: nearest.into(),
-                };
-                out.push(clause);
-            };
             match &clause.kind {
                 ClauseKind::Map { names, by } => self.map_rows(names, by),
                 ClauseKind::Rotate { names, by, at } => self.rotate(names, by, at),
-                ClauseKind::Dropout(args) => {
-                    refuse("leave it out, as at inference");
-                    self.dropout(args, clause.span);
-                }
-                ClauseKind::Distribute(e) => {
-                    refuse("run on one device: leave the clause out");
-                    self.distribute(e);
-                }
+                ClauseKind::Distribute(e) => self.ring = self.distribute(e, clause.span),
                 ClauseKind::Append(names) => self.append(names),
                 _ => {}
             }
@@ -246,14 +232,22 @@ impl Elab<'_> {
         positions.iter().all(|x| !x.is_error()).then_some(positions)
     }
 
-    /// A query is read at i, a key at j: a rotation must not use the other.
+    /// A query is read at i, a key at j: a rotation must not use the other. One clause for both may say `i`.
     pub fn check_rotations(&mut self, dots: &[DotFact]) {
-        for r in std::mem::take(&mut self.rotations) {
+        let elsewhere = |r: &Rotation| !dots.iter().any(|d| d.x.tensor == r.tensor || d.y.tensor == r.tensor);
+        let (others, own): (Vec<Rotation>, Vec<Rotation>) =
+            std::mem::take(&mut self.rotations).into_iter().partition(elsewhere);
+        self.rotations = others;
+        let of_query = |r: &&Rotation| dots.iter().any(|d| d.x.tensor == r.tensor);
+        let queries: HashSet<Span> = own.iter().filter(of_query).map(|r| r.at).collect();
+        for r in own {
             let query = dots.iter().any(|d| d.x.tensor == r.tensor);
             let key = dots.iter().any(|d| d.y.tensor == r.tensor);
+            // Beside a query in one clause `i` is each row's own position.
+            let shared = queries.contains(&r.at);
             let (wrong, side, right) = match (query, key) {
                 (true, false) if r.uses.any(Uses::J) => ("j", "query", "i"),
-                (false, true) if r.uses.any(Uses::I.or(Uses::ROW)) => ("i", "key", "j"),
+                (false, true) if !shared && r.uses.any(Uses::I.or(Uses::ROW)) => ("i", "key", "j"),
                 _ => continue,
             };
             let text = self.text(r.at);
@@ -376,9 +370,13 @@ impl Elab<'_> {
         };
         let bound = self.bind(name, params, required, args, e.span)?;
         let mut values = Vec::new();
-        for x in bound {
+        for (x, param) in bound.into_iter().zip(params) {
             values.push(match x {
                 None => Vec::new(),
+                Some(x) if *param == "truncate" => {
+                    let x = self.expr(x);
+                    vec![self.want_bool(&x)]
+                }
                 Some(x) => self.scaling_argument(x),
             });
         }
@@ -467,36 +465,8 @@ impl Elab<'_> {
         <[Expr; 2]>::try_from(out).ok().filter(|pair| pair.iter().all(|x| !x.is_error()))
     }
 
-    fn dropout(&mut self, args: &[Arg], span: Span) {
-        let Some(bound) = self.bind("dropout", &["p", "seed", "offset"], 3, args, span) else { return };
-        let (Some(p), Some(seed), Some(offset)) = (bound[0], bound[1], bound[2]) else { return };
-        let x = self.expr(p);
-        let x = self.widen(&x);
-        let outside = matches!(x.value, Some(Value::Float(v)) if !(0.0..1.0).contains(&v));
-        if outside || x.uses.any(Uses::INDEX.or(Uses::FLOAT_LOAD).or(Uses::INT_LOAD)) {
-            let d = Diagnostic::error(
-                Code::BadDropout,
-                p.span,
-                "the probability of dropping is one number from 0 to below 1",
-            )
-            .label("not such a number")
-            .help("for instance `dropout (0.1, seed, offset)`");
-            self.report.push(d);
-        }
-        for (e, what) in [(seed, "the seed"), (offset, "the offset")] {
-            let x = self.expr(e);
-            let x = self.want_int(&x, what);
-            if x.uses.any(Uses::INDEX) {
-                let d =
-                    Diagnostic::error(Code::BadDropout, e.span, format!("{what} is one int for the launch"))
-                        .label("depends on the position")
-                        .help("make it a run-time parameter");
-                self.report.push(d);
-            }
-        }
-    }
-
-    fn distribute(&mut self, e: &ast::Expr) {
+    /// `ring(axis, ranks, layout)`
+    fn distribute(&mut self, e: &ast::Expr, clause: Span) -> Option<RingFact> {
         let ExprKind::Call { name, args } = &e.node else {
             self.report.error(
                 Code::BadDistribute,
@@ -504,7 +474,7 @@ impl Elab<'_> {
                 "a distribution is a call",
                 "for instance ring(axis = S)",
             );
-            return;
+            return None;
         };
         if name.node != "ring" {
             let d = Diagnostic::error(
@@ -515,12 +485,15 @@ impl Elab<'_> {
             .label("expected ring")
             .suggest(name.span, "ring", "write `ring`");
             self.report.push(d);
-            return;
+            return None;
         }
-        let Some(bound) = self.bind("ring", &["axis", "ranks", "layout"], 1, args, e.span) else { return };
+        let bound = self.bind("ring", &["axis", "ranks", "layout"], 1, args, e.span)?;
+        let mut dim = None;
         if let Some(axis) = bound[0] {
             let x = self.expr(axis);
-            if !matches!(x.kind, Kind::Dim(_)) && !x.is_error() {
+            if let Kind::Dim(n) = x.kind {
+                dim = Some(n);
+            } else if !x.is_error() {
                 self.report.error(
                     Code::BadDistribute,
                     axis.span,
@@ -529,14 +502,18 @@ impl Elab<'_> {
                 );
             }
         }
-        if let Some(ranks) = bound[1] {
-            let x = self.expr(ranks);
-            self.want_int(&x, "the number of ranks");
+        let mut ranks = None;
+        if let Some(e) = bound[1] {
+            let x = self.expr(e);
+            ranks = self.want_int(&x, "the number of ranks").int();
         }
+        let mut ring_layout = RingLayout::Contiguous;
         if let Some(layout) = bound[2] {
-            let known = ["contiguous", "striped", "zigzag"];
+            let known = RingLayout::ALL.map(|l| l.0);
             let word = word_of(layout).unwrap_or("");
-            if !known.contains(&word) {
+            if let Some((_, found)) = RingLayout::ALL.iter().find(|l| l.0 == word) {
+                ring_layout = *found;
+            } else {
                 let mut d = Diagnostic::error(Code::BadDistribute, layout.span, "a ring has no such layout")
                     .label(format!("expected {}", known.join(", ")));
                 d = match nearest(word, known) {
@@ -546,6 +523,7 @@ impl Elab<'_> {
                 self.report.push(d);
             }
         }
+        Some(RingFact { dim: dim?, ranks, layout: ring_layout, span: clause })
     }
 
     /// True in a kernel that carries a state.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::diagnostic::Span;
 use crate::expr::{BinaryOp, ExprId, Pool, UnaryOp};
 
-use super::hir::{Expr, Type};
+use super::hir::{Expr, Type, Uses};
 use super::lower::{Lower, LowerError};
 
 /// One operation on the rows of one tensor.
@@ -22,6 +22,17 @@ pub(crate) struct RowOp {
     pub kind: RowOpKind,
     /// The clause's operation.
     pub span: Span,
+}
+
+impl RowOp {
+    /// What its expressions read.
+    pub fn uses(&self) -> Uses {
+        match &self.kind {
+            RowOpKind::Map(e) => e.uses,
+            RowOpKind::Double { theta, at } => theta.uses.or(at.uses),
+            RowOpKind::Pairs(p) => p.at.iter().fold(Uses::NONE, |u, e| u.or(e.uses)),
+        }
+    }
 }
 
 /// What is done to a row.
@@ -87,8 +98,8 @@ pub(crate) enum Scaling {
     Ntk(Expr),
     /// Dynamic NTK with an explicit length: f, original, len.
     DynNtk([Expr; 3]),
-    /// YaRN (Peng et al. 2023): factor, original; fast, slow, attn_factor; ramp ends not rounded.
-    Yarn([Expr; 2], [Option<Expr>; 3], bool),
+    /// YaRN (Peng et al. 2023): factor, original; fast, slow, attn_factor; whether the ends of the ramp are whole.
+    Yarn([Expr; 2], [Option<Expr>; 3], Option<Expr>),
     /// Llama 3: factor, low, high, original.
     Llama3([Expr; 4]),
     /// LongRoPE (Ding et al. 2024): short, long; original; len, factor, attn_factor.
@@ -106,8 +117,7 @@ impl Scaling {
             ("dyn_ntk", Some(f), Some(original), Some(len), _) => Scaling::DynNtk([f, original, len]),
             ("yarn", Some(f), Some(original), ..) => {
                 let mut last = |n: usize| args.get_mut(n).and_then(|a| a.first().cloned());
-                let untruncated = last(5).and_then(|e| e.value).is_some_and(|v| v.float() == 0.0);
-                Scaling::Yarn([f, original], [last(2), last(3), last(4)], untruncated)
+                Scaling::Yarn([f, original], [last(2), last(3), last(4)], last(5))
             }
             ("llama3", Some(f), Some(low), Some(high), Some(original)) => {
                 Scaling::Llama3([f, low, high, original])
@@ -179,7 +189,7 @@ impl Frequencies<'_, '_> {
                 let base = self.grown(theta, growth);
                 (self.plain(base), None)
             }
-            Scaling::Yarn(args, optional, untruncated) => self.yarn(theta, args, optional, *untruncated)?,
+            Scaling::Yarn(args, optional, truncate) => self.yarn(theta, args, optional, truncate.as_ref())?,
             Scaling::Llama3(args) => (self.llama3(theta, args)?, None),
             Scaling::Longrope(lists, original, optional) => {
                 self.longrope(theta, lists, original, optional)?
@@ -227,7 +237,7 @@ impl Frequencies<'_, '_> {
         theta: ExprId,
         [factor, original]: &[Expr; 2],
         [fast, slow, attn]: &[Option<Expr>; 3],
-        untruncated: bool,
+        truncate: Option<&Expr>,
     ) -> Result<(ExprId, Option<ExprId>)> {
         let (factor, original) = (self.lower.expr(factor)?, self.lower.expr(original)?);
         let or = |this: &mut Self, e: &Option<Expr>, default: f64| match e {
@@ -235,12 +245,14 @@ impl Frequencies<'_, '_> {
             None => Ok(this.float(default)),
         };
         let (fast, slow) = (or(self, fast, 32.0)?, or(self, slow, 1.0)?);
-        let (mut low, mut high) =
-            (self.yarn_pair(theta, original, fast), self.yarn_pair(theta, original, slow));
-        if !untruncated {
-            low = self.pool().unary(UnaryOp::Floor, low);
-            high = self.pool().unary(UnaryOp::Ceil, high);
-        }
+        let (low, high) = (self.yarn_pair(theta, original, fast), self.yarn_pair(theta, original, slow));
+        let whole = match truncate {
+            Some(e) => self.lower.expr(e)?,
+            None => self.pool().bool(true),
+        };
+        let (floor, ceil) = (self.pool().unary(UnaryOp::Floor, low), self.pool().unary(UnaryOp::Ceil, high));
+        let low = self.pool().select(whole, floor, low);
+        let high = self.pool().select(whole, ceil, high);
         let last = self.n as f64 - 1.0;
         let (zero, one, last, least) = (self.float(0.0), self.float(1.0), self.float(last), self.float(1e-3));
         let low = self.op(BinaryOp::Max, low, zero);

@@ -14,6 +14,7 @@ use super::hir::{Expr, NormOver, Size};
 use super::lower::{Lower, LowerError};
 use super::model::{CheckedKernel, HeadMap, RowsFact};
 use super::rows::{Frequencies, Pairs, RowOp, RowOpKind, Turn};
+use super::shard::Shard;
 
 type Result<T> = std::result::Result<T, LowerError>;
 
@@ -31,10 +32,20 @@ pub(crate) struct Steps<'k> {
     pub offset: ExprId,
     /// Keys.
     pub seq_k: ExprId,
+    /// The shard that is made, if not the whole.
+    pub shard: Option<Shard>,
     /// b, h, s and x of derived rows, and the index of a pair.
     pub axes: [VarId; 5],
     /// What was hoisted: value and extents, and the load that stands for it.
     pub hoisted: Vec<(ExprId, Vec<ExprId>, ExprId)>,
+    /// What the branches so far have made.
+    pub branches: Vec<super::parts::Made>,
+    /// Both parts of the running sums made so far.
+    pub low_parts: Vec<(TensorId, TensorId)>,
+    /// What lets have made so far: position, sources, result. Branches share it.
+    pub made: Vec<(usize, Vec<Option<TensorId>>, TensorId)>,
+    /// What the contents of caches must fulfil.
+    pub demands: Vec<attn_ir::Demand>,
 }
 
 /// Index variables of a derived tensor of rows.
@@ -67,33 +78,52 @@ impl<'k> Steps<'k> {
             .unwrap_or(base)
     }
 
-    /// Declares a made tensor.
+    /// Declares a made tensor under a name like this.
     pub fn declare(&mut self, name: &str, dtype: DType, shape: Vec<ExprId>, fact: Fact) -> TensorId {
-        let layout = (0..shape.len()).collect();
         let name = self.fresh(name);
+        self.declare_named(&name, dtype, shape, fact)
+    }
+
+    /// Declares a made tensor under this name, which the kernel's text gave it.
+    pub fn declare_named(&mut self, name: &str, dtype: DType, shape: Vec<ExprId>, fact: Fact) -> TensorId {
+        let (name, layout) = (name.to_string(), (0..shape.len()).collect());
         self.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin: Origin::Made });
         TensorId(self.tensors.len() as u32 - 1)
     }
 
-    fn shape(&self, id: TensorId) -> &[ExprId] {
+    /// The sizes of a tensor.
+    pub fn shape(&self, id: TensorId) -> &[ExprId] {
         &self.tensors[id.0 as usize].shape
     }
 
-    /// Applies `map` and `rotate` in the order of the text, to some of the tensors.
-    pub fn row_ops(&mut self, wanted: &dyn Fn(usize) -> bool) -> Result<()> {
+    /// Writes what is appended, then applies `map` and `rotate` and makes the tensors of lets, in the order of the text.
+    pub fn row_ops(&mut self) -> Result<()> {
         let kernel = self.kernel;
-        for op in kernel.row_ops.iter().filter(|op| wanted(op.tensor)) {
-            if self.lower.rows[op.tensor].is_none() {
-                continue;
+        let appended = |op: &&RowOp| kernel.caches.iter().any(|c| c.appended == Some(op.tensor));
+        kernel.row_ops.iter().filter(appended).try_for_each(|op| self.row_op(op))?;
+        let demands = self.caches()?;
+        self.demands.extend(demands);
+        let mut made = kernel.made.iter().peekable();
+        for op in kernel.row_ops.iter().filter(|op| !appended(op)) {
+            while let Some(m) = made.next_if(|m| m.span.start < op.span.start) {
+                self.make(m)?;
             }
-            let vars = self.row_vars(op.tensor, op)?;
-            let made = match &op.kind {
-                RowOpKind::Map(body) => self.map(op, &vars, body)?,
-                RowOpKind::Pairs(pairs) => self.pairs(op, &vars, pairs)?,
-                RowOpKind::Double { theta, at } => self.double(op, &vars, theta, at)?,
-            };
-            self.lower.rows[op.tensor] = Some(made);
+            self.row_op(op)?;
         }
+        made.try_for_each(|m| self.make(m))
+    }
+
+    fn row_op(&mut self, op: &RowOp) -> Result<()> {
+        if self.lower.rows[op.tensor].is_none() {
+            return Ok(());
+        }
+        let vars = self.row_vars(op.tensor, op)?;
+        let turned = match &op.kind {
+            RowOpKind::Map(body) => self.map(op, &vars, body)?,
+            RowOpKind::Pairs(pairs) => self.pairs(op, &vars, pairs)?,
+            RowOpKind::Double { theta, at } => self.double(op, &vars, theta, at)?,
+        };
+        self.lower.rows[op.tensor] = Some(turned);
         Ok(())
     }
 
@@ -142,14 +172,25 @@ impl<'k> Steps<'k> {
         // Lengths, and so offsets, may be those of the batch entry.
         let offset = pool.substitute(vars.start.unwrap_or(offset), &[(ix.b, b)]);
         let moved = pool.add(s, offset);
-        let i = if shifted { moved } else { s };
-        let mut subst = vec![(ix.b, b), (ix.h, h), (ix.row, s), (ix.i, i)];
-        if vars.start.is_some() {
-            subst.push((ix.j, moved));
-        } else if !vars.query {
-            subst.push((ix.j, s));
+        // Of a key `i` is its own position: `rotate q, k by .. at i`.
+        let i = if shifted && vars.query { moved } else { s };
+        let mut subst = vec![(ix.b, b), (ix.h, h)];
+        match (self.shard, self.lower.local) {
+            (Some(shard), Some(local)) => {
+                let at = shard.position(&mut self.lower, s, vars.query);
+                subst.extend([(ix.row, at), (ix.i, at), (local.query, s), (local.key, s)]);
+                subst.extend((!vars.query).then_some((ix.j, at)));
+            }
+            _ => {
+                subst.extend([(ix.row, s), (ix.i, i)]);
+                if vars.start.is_some() {
+                    subst.push((ix.j, moved));
+                } else if !vars.query {
+                    subst.push((ix.j, s));
+                }
+            }
         }
-        pool.substitute(e, &subst)
+        self.pool().substitute(e, &subst)
     }
 
     /// A tensor of the shape of the rows (`feature` features) whose element is `value`, over b, h, row and j.
@@ -163,8 +204,16 @@ impl<'k> Steps<'k> {
     ) -> TensorId {
         let value = self.at(value, vars);
         let checks = checks.into_iter().map(|c| self.at(c, vars)).collect();
-        let out = self.declare(name, DType::F32, shape, Fact::None);
         let index = vars.index.clone();
+        // Branches may ask for the same rows.
+        let same = self.steps.iter().find_map(|s| match s {
+            Step::Derive(d) if d.value == value && d.index == index && d.sum.is_empty() => Some(d.out),
+            _ => None,
+        });
+        if let Some(out) = same.filter(|&out| self.shape(out) == shape) {
+            return out;
+        }
+        let out = self.declare(name, DType::F32, shape, Fact::None);
         self.steps.push(Step::Derive(Derive { out, index, sum: vec![], value, at_bind: false, checks }));
         out
     }
@@ -538,6 +587,14 @@ impl<'k> Steps<'k> {
                 let a = self.result_element(a, vars, x, shape)?;
                 Ok(self.pool().unary(*op, a))
             }
+            Kind::Select(c, a, b) => {
+                let c = self.lower.expr(c)?;
+                let (a, b) =
+                    (self.result_element(a, vars, x, shape)?, self.result_element(b, vars, x, shape)?);
+                Ok(self.pool().select(c, a, b))
+            }
+            Kind::Branch(n) => self.branch_element(*n, e, x),
+            Kind::Merge(rows) => self.merged_element(rows, vars, x, shape),
             _ => self.lower.element(e, x),
         }
     }

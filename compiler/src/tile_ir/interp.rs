@@ -165,7 +165,9 @@ fn table(
 fn outputs(program: &Program, memory: Memory) -> Result<HashMap<String, View>, InterpError> {
     let mut out = HashMap::new();
     for (decl, store) in program.tensors.iter().zip(memory.stores) {
-        let (TensorKind::Output | TensorKind::Updated, Store::Scratch(s)) = (&decl.kind, store) else { continue };
+        let (TensorKind::Output | TensorKind::Updated, Store::Scratch(s)) = (&decl.kind, store) else {
+            continue;
+        };
         let fail = |message: String| InterpError { op: format!("output {}", decl.name), message };
         if let Some(n) = s.first_unwritten() {
             return Err(fail(format!("element {:?} is never written", unflatten(n, &s.shape))));

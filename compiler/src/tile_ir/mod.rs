@@ -14,6 +14,7 @@
 pub mod interp;
 pub mod text;
 pub mod verify;
+pub mod wide;
 
 use crate::artifact::{DType, MathFn};
 use crate::expr::eval::Value;
@@ -54,7 +55,7 @@ pub struct TensorDecl {
     pub name: String,
     /// Kind.
     pub kind: TensorKind,
-    /// Storage type. Workspace is f32 or i32; tables f32, i32 or bit.
+    /// Storage type. Workspace and tables are f32, i32 or bit.
     pub dtype: DType,
     /// Logical sizes: int expressions over dims and params.
     pub shape: Vec<ExprId>,
@@ -129,6 +130,8 @@ pub struct Buffer {
 }
 
 /// A run of rows of a tensor: element (r, x) is at `index` with `index[row_dim] + r` and `index[col_dim] + x`.
+/// The elements may be of any storage type. What reads rows takes ints and bits as numbers, which are exact below
+/// 2^24; what stores f32 rounds half to even and saturates for ints (NaN gives 0) and asks `!= 0` for bits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowsRef {
     /// The tensor.
@@ -216,6 +219,17 @@ pub enum ReduceOp {
     MaxAbs = 2,
 }
 
+/// A counter and the values that it takes: ascending, `hi` excluded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// Counter.
+    pub var: VarId,
+    /// First.
+    pub lo: ExprId,
+    /// One past the last.
+    pub hi: ExprId,
+}
+
 /// A statement. Row and column counts are int expressions, at most the buffer's size.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stmt {
@@ -225,6 +239,16 @@ pub enum Stmt {
         var: VarId,
         /// Its value.
         value: ExprId,
+    },
+    /// Names a uniform bool for what follows in this block: is there a point at which `cond` holds? The spans are
+    /// nested, later ones may read earlier counters; the search ends at the first point found.
+    Any {
+        /// Defined once.
+        var: VarId,
+        /// At least one.
+        over: Vec<Span>,
+        /// Bool over the counters and uniform variables.
+        cond: ExprId,
     },
     /// `for var in lo..hi { body }`, ascending, `hi` excluded.
     For {
@@ -433,6 +457,39 @@ pub enum Stmt {
         /// Columns.
         cols: ExprId,
     },
+    /// Keeps the largest elements of each row that were seen so far, over several tiles: `best[r, ..]` holds at most
+    /// m of them, descending, and `at[r, ..]` their positions; what is free holds -inf and -1, as both must before
+    /// the first tile. Column c < cols of `src` is at position `first + c`, after every position seen before, so that
+    /// of equal elements the first stay. -inf and NaN are never kept.
+    KeepLargest {
+        /// A tile: elements.
+        best: BufId,
+        /// A tile of the same size: positions.
+        at: BufId,
+        /// Another tile.
+        src: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns of `src`.
+        cols: ExprId,
+        /// Int: position of column 0, below 2^24.
+        first: ExprId,
+        /// Int: how many, cut to the columns of `best`; none if negative.
+        m: ExprId,
+    },
+    /// `dst[r, c] = 1` if `first + c` is among `at[r, ..]` (all columns of `at`), else 0, for r < rows, c < cols.
+    Mark {
+        /// A tile.
+        dst: BufId,
+        /// Another tile: positions.
+        at: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns of `dst`.
+        cols: ExprId,
+        /// Int: position of column 0.
+        first: ExprId,
+    },
     /// `dst[r, c] = keep ? dst[r, c] * keep_scale : +0` in place for r < rows, c < cols, where keep says
     /// `crate::expr::rand::word(col0 + c, row0 + r, stream, offset, seed) >= threshold`: the same for a position
     /// whatever the tile is.
@@ -537,6 +594,7 @@ impl Stmt {
         let panel = |p: &PanelRef| [p.offset, p.panel_stride];
         match self {
             Stmt::Let { value, .. } => vec![*value],
+            Stmt::Any { over, cond, .. } => over.iter().flat_map(|s| [s.lo, s.hi]).chain([*cond]).collect(),
             Stmt::For { lo, hi, .. } => vec![*lo, *hi],
             Stmt::If { cond, .. } => vec![*cond],
             Stmt::Fill { .. } => vec![],
@@ -550,6 +608,8 @@ impl Stmt {
             }
             Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
             Stmt::Math { rows, .. } => vec![*rows],
+            Stmt::KeepLargest { rows, cols, first, m, .. } => vec![*rows, *cols, *first, *m],
+            Stmt::Mark { rows, cols, first, .. } => vec![*rows, *cols, *first],
             Stmt::Random { rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale, .. } => {
                 vec![*rows, *cols, *row0, *col0, *stream, *offset, *seed, *threshold, *keep_scale]
             }

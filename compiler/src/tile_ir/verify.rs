@@ -13,12 +13,12 @@
 //! - I6 Every node has operands of the types that it takes, and every expression the type that its place wants.
 //! - I7 Buffer ids are of the launch; a buffer has at least one row, and one column or a multiple of 16.
 //! - I8 Row states, scales and stored vectors have one column; tiles have more.
-//! - I9 Constants fit: constant rows, cols, d, k and n lie within the buffers; what is packed has a feature.
+//! - I9 A search runs over one span or more. Constants fit: constant rows, cols, d, k and n lie within the buffers;
+//!   what is packed has a feature.
 //! - I10 Tensor ids are of the table, there is an index for each dim, rows run along two different dims of the
 //!   tensor and a vector along one; what a map stores along one dim has one column.
 //! - I11 Panels and prefix sums lie in f32 workspace, flags, indices and ranks in i32 workspace.
-//! - I12 Inputs and tables are never written, outputs never read; rows that are loaded, packed or stored hold
-//!   numbers of f32, f16, bf16 or f64; stored ones may be i8 too.
+//! - I12 Inputs and tables are never written, outputs never read.
 //! - I13 No tensor is both read and written by one launch: tasks are independent.
 //! - I14 Workspace that a launch reads is written by an earlier launch.
 //! - I15 A map reads what it writes as `tile` only.

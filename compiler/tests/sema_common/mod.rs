@@ -41,6 +41,7 @@ pub fn key(kernel: &str, dims: &[(&str, i64)]) -> PlanKey {
         dims: dims.iter().map(|(n, x)| (n.to_string(), *x)).collect(),
         statics: BTreeMap::new(),
         present: BTreeSet::new(),
+        shard: None,
     }
 }
 

@@ -17,13 +17,22 @@ use crate::signature::Signature;
 use crate::tensor::TensorView;
 
 /// Checks every demand.
-pub(super) fn check(sig: &Signature, call: &Call<'_, '_, '_>, ctx: &mut RunContext) -> Result<(), RuntimeError> {
+pub(super) fn check(
+    sig: &Signature,
+    call: &Call<'_, '_, '_>,
+    ctx: &mut RunContext,
+) -> Result<(), RuntimeError> {
     for demand in &sig.artifact.demands {
         match demand {
             ContentDemand::Within { tensor, lo, hi } => {
                 let limit = |e| eval(&sig.artifact.pool, e, &Scalars(&ctx.values)).int();
                 let (lo, hi) = ((limit(lo.0), &lo.1[..]), (limit(hi.0), &hi.1[..]));
-                within(&sig.artifact.tensors[tensor.0 as usize].name, &view(sig, call, ctx, *tensor)?, lo, hi)?;
+                within(
+                    &sig.artifact.tensors[tensor.0 as usize].name,
+                    &view(sig, call, ctx, *tensor)?,
+                    lo,
+                    hi,
+                )?;
             }
             ContentDemand::Pages { table, len, size, pool, written } => {
                 let written =
@@ -31,7 +40,12 @@ pub(super) fn check(sig: &Signature, call: &Call<'_, '_, '_>, ctx: &mut RunConte
                 let (tables, lengths) = (view(sig, call, ctx, *table)?, view(sig, call, ctx, *len)?);
                 let name = |t: TensorId| &sig.artifact.tensors[t.0 as usize].name[..];
                 let n_pages = ctx.sizes[pool.0 as usize][0];
-                let rows = Rows { table: &tables, lengths: &lengths, size: *size as usize, written: written as usize };
+                let rows = Rows {
+                    table: &tables,
+                    lengths: &lengths,
+                    size: *size as usize,
+                    written: written as usize,
+                };
                 let names = [name(*table), name(*pool)];
                 rows.in_range(names, n_pages)?;
                 if written > 0 {

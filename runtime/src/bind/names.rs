@@ -142,12 +142,12 @@ pub(super) fn given_dims(
     Ok(())
 }
 
-/// The value in the parameter's type and range: ints fit i32, floats f32.
+/// The value in the parameter's type and range: ints fit i32 but for keys of random words, floats f32.
 fn convert(spec: &ScalarSpec, ty: Ty, given: Value) -> Result<Value, RuntimeError> {
     let name = &spec.name;
     match (ty, given) {
         (Ty::Bool, Value::Bool(_)) => Ok(given),
-        (Ty::Int, Value::Int(x)) if i32::try_from(x).is_ok() => Ok(given),
+        (Ty::Int, Value::Int(x)) if spec.wide || i32::try_from(x).is_ok() => Ok(given),
         (Ty::Int, Value::Int(x)) => Err(RuntimeError::data(
             DataFault::Value,
             format!("parameter `{name}` is {x}, expected {} to {}", i32::MIN, i32::MAX),

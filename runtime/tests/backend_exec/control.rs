@@ -3,7 +3,7 @@
 use attn_compiler::artifact::DType;
 use attn_compiler::backend::cpu::{self, BackendError};
 use attn_compiler::expr::{ExprId, Ty, UnaryOp, VarId};
-use attn_compiler::tile_ir::{BufId, Launch, PanelRef, Program, RowsRef, Stmt, TensorKind};
+use attn_compiler::tile_ir::{BufId, Launch, PanelRef, Program, RowsRef, Span, Stmt, TensorKind};
 
 use crate::build;
 use crate::exec::{self, Arg, HostTensor, Loaded};
@@ -67,6 +67,34 @@ fn loops_nest_and_may_be_empty() {
     for (lo, hi) in [(0, 5), (3, 4), (2, 2), (5, 1), (0, 0)] {
         let want: i64 = (lo..hi).flat_map(|i| (i..hi).map(move |j| i * 10 + j)).sum();
         assert_eq!(nested(lo, hi), want as f32, "{lo}..{hi}");
+    }
+}
+
+/// 1 if there are i in lo..hi and j in i..hi with i * j == 12, +2 if a second search, over nothing, finds a point.
+fn searched(lo: i64, hi: i64) -> f32 {
+    let mut p = build::program();
+    let (lo_var, hi_var) = (build::dim(&mut p, "lo"), build::dim(&mut p, "hi"));
+    let mut body = Vec::new();
+    for (weight, empty) in [(1.0, false), (2.0, true)] {
+        let (i, j) = (p.pool.add_var("i", Ty::Int), p.pool.add_var("j", Ty::Int));
+        let found = p.pool.add_var("found", Ty::Bool);
+        let (lo_e, hi_e, i_e, j_e) = (p.pool.var(lo_var), p.pool.var(hi_var), p.pool.var(i), p.pool.var(j));
+        let (product, twelve) = (p.pool.mul(i_e, j_e), p.pool.int(12));
+        let cond = if empty { p.pool.bool(true) } else { p.pool.eq(product, twelve) };
+        let inner = Span { var: j, lo: i_e, hi: if empty { i_e } else { hi_e } };
+        body.push(Stmt::Any { var: found, over: vec![Span { var: i, lo: lo_e, hi: hi_e }, inner], cond });
+        let (found, weight, zero) = (p.pool.var(found), p.pool.float(weight), p.pool.float(0.0));
+        let term = p.pool.select(found, weight, zero);
+        body.push(add(&mut p, term));
+    }
+    result(p, body, &[lo, hi])
+}
+
+#[test]
+fn searches_find_what_is_there() {
+    for (lo, hi) in [(0, 5), (0, 4), (3, 5), (4, 5), (1, 13), (4, 12), (5, 5), (7, 2), (0, 0), (0, 1)] {
+        let want = (lo..hi).any(|i| (i..hi).any(|j| i * j == 12));
+        assert_eq!(searched(lo, hi), f32::from(u8::from(want)), "{lo}..{hi}");
     }
 }
 

@@ -11,6 +11,7 @@ mod build;
 mod control;
 mod exec;
 mod intrinsics;
+mod largest;
 mod loads;
 mod maps;
 

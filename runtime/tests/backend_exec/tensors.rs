@@ -164,3 +164,44 @@ fn the_largest_are_selected_first_of_equals_first() {
         }
     }
 }
+
+#[test]
+fn rows_of_ints_and_bits_are_numbers() {
+    let text = "program p { dim n: int dim m: int input x: i8[n, m] input bits: bit[m, n] input y: i32[m]
+        workspace k: f32[1, m, 32] workspace v: f32[2, n, 32] workspace bad: i32[1] workspace at: i32[m]
+        output o: i8[n, m] output flags: bit[n, m] output wide: i32[n] output best: i32[m]
+        launch pack {
+          pack_k panel(k, 0, m * 32) <- x[0 : r, 0 : x], n = n, d = 40
+          pack_v panel(v, 0, n * 32) <- x[0 : r, 0 : x], n = n, d = 40, flag = bad[0]
+          top_k flat(at, 0) <- y[0 : rx], n = m, m = 3, width = m }
+        launch l { buffer a[32, 48] buffer b[32, 48] buffer s[32, 32] buffer w[32, 1]
+          load_rows a <- x[0 : r, 0 : x], rows = n, d = m
+          load_rows b <- bits[0 : x, 0 : r], rows = n, d = m
+          gemm s = a * panel(k, 0, m * 32), rows = n, k = m, n = n, skip_zero = false
+          gemm b += s * panel(v, 0, n * 32), rows = n, k = n, n = m, skip_zero = bad[0] == 1
+          reduce_rows max_abs w <- b, rows = n, cols = m
+          store_vec wide[0 : rx] <- w, rows = n
+          load_rows b <- bits[0 : x, 0 : r], rows = n, d = m
+          store_rows flags[0 : r, 0 : x] <- b, rows = n, d = m
+          map a[r1 < n, c1 < m], e = tile(a): e * 2.5 - 0.5
+          store_rows o[0 : r, 0 : x] <- a, rows = n, d = m
+          store_map best[0 : rx][r2 < m, c2 < 1]: at[r2] } }";
+    let (n, m) = (20usize, 40usize);
+    let mut rng = SplitMix(9);
+    let x: Vec<f64> = (0..n * m).map(|_| (rng.normal() * 30.0).round().clamp(-128.0, 127.0)).collect();
+    let bits: Vec<f64> = (0..n * m).map(|_| rng.below(2) as f64).collect();
+    let y: Vec<f64> = (0..m).map(|c| ((c * 7) % m) as f64 - 5.0).collect();
+    let inputs = vec![
+        ("x", HostTensor::new(DType::I8, &[20, 40], x.iter().copied())),
+        ("bits", HostTensor::new(DType::Bit, &[40, 20], bits.iter().copied())),
+        ("y", HostTensor::new(DType::I32, &[40], y.iter().copied())),
+    ];
+    let scalars = [("n", Arg::Int(20)), ("m", Arg::Int(40))];
+    let found = Case { text, scalars: &scalars, inputs, tolerance: 0.0 }.outputs();
+    for (r, c) in (0..n).flat_map(|r| (0..m).map(move |c| (r, c))) {
+        let value = (x[r * m + c] * 2.5 - 0.5).round_ties_even().clamp(-128.0, 127.0);
+        assert_eq!(found["o"][r * m + c], Value::Int(value as i64));
+        assert_eq!(found["flags"][r * m + c], Value::Bool(bits[c * n + r] == 1.0));
+    }
+    assert_eq!(found["best"][3], Value::Int(-1));
+}

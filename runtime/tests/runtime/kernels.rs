@@ -2,7 +2,8 @@
 //! backend. Each function says what its code does.
 
 use attn_compiler::artifact::{
-    ArgLayout, Artifact, BindCheck, ContentDemand, DType, LaunchSpec, RequireSpec, ScalarSpec, TensorRole, TensorSpec,
+    ArgLayout, Artifact, BindCheck, ContentDemand, DType, LaunchSpec, RequireSpec, ScalarSpec, TensorRole,
+    TensorSpec,
 };
 use attn_compiler::expr::eval::Value;
 use attn_compiler::expr::{ExprId, Pool, TensorId, Ty, VarId};
@@ -38,7 +39,7 @@ impl Maker {
 
     fn scalar(&mut self, name: &str, ty: Ty, is_dim: bool, default: Option<Value>) -> ExprId {
         let var = self.pool.add_var(name, ty);
-        self.scalars.push(ScalarSpec { name: name.to_string(), var, is_dim, default });
+        self.scalars.push(ScalarSpec { name: name.to_string(), var, is_dim, default, wide: false });
         self.pool.var(var)
     }
 

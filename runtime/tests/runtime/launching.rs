@@ -97,6 +97,7 @@ attention docs(window: int = 4) {
         dims: Default::default(),
         statics: Default::default(),
         present: Default::default(),
+        shard: None,
     };
     let artifact = pipeline::compile(&front.checked.kernels[0], &key, &mut ()).unwrap();
     let kernel = LoadedKernel::load(artifact).unwrap();

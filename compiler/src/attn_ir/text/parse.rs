@@ -2,7 +2,8 @@
 
 use super::OUTPUTS;
 use crate::attn_ir::{
-    Attention, Dim, Dot, IndexVars, Numerics, Origin, Output, Param, Rows, Tensor, TileOverride, Weight,
+    Attention, Dim, Dot, Dropout, IndexVars, Numerics, Origin, Output, Param, Rows, Tensor, TileOverride,
+    Weight,
 };
 use crate::expr::eval::Value;
 use crate::expr::parse::{ParseError, Reader};
@@ -47,6 +48,7 @@ impl Parser<'_> {
         let dots = self.many("dot", Self::dot)?;
         let (score, mask) = (self.clause("score")?, self.clause("mask")?);
         let weight = self.weight()?;
+        let dropout = if self.r.eat_word("dropout")? { Some(self.dropout()?) } else { None };
         self.r.expect_word("value")?;
         let value = self.rows()?;
         let outputs = self.many("output", Self::output)?;
@@ -74,6 +76,7 @@ impl Parser<'_> {
             score,
             mask,
             weight,
+            dropout,
             value,
             outputs,
             cpu_tiles,
@@ -270,6 +273,17 @@ impl Parser<'_> {
             "plain" => Ok(Weight::Plain),
             other => self.r.error(format!("no weight `{other}`")),
         }
+    }
+
+    fn dropout(&mut self) -> Result<Dropout> {
+        let mut next = |first: bool| {
+            if !first {
+                self.r.expect(",")?;
+            }
+            self.expr()
+        };
+        let (p, threshold, keep_scale) = (next(true)?, next(false)?, next(false)?);
+        Ok(Dropout { p, threshold, keep_scale, seed: next(false)?, offset: next(false)? })
     }
 
     fn output(&mut self) -> Result<Output> {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::OUTPUTS;
-use crate::attn_ir::{Attention, Derive, Dim, Kernel, Origin, Param, Rows, Step, Tensor, Weight, Write as RowWrite};
+use crate::attn_ir::{
+    Attention, Derive, Dim, Kernel, Origin, Param, Rank, Rows, Step, Tensor, Weight, Write as RowWrite,
+};
 use crate::expr::print::ty_name;
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::text::{fact_text, layout_text, value_text};
@@ -35,6 +37,10 @@ pub fn print(a: &Attention) -> String {
     line(format!("score {}", p.expr(a.score)));
     line(format!("mask {}", p.expr(a.mask)));
     line(p.weight());
+    if let Some(d) = a.dropout {
+        let parts = [d.p, d.threshold, d.keep_scale, d.seed, d.offset].map(|x| p.expr(x));
+        line(format!("dropout {}", parts.join(", ")));
+    }
     line(format!("value {}", p.rows(a.value)));
     for o in &a.outputs {
         let kind = OUTPUTS.iter().find(|(_, k)| *k == o.kind).map_or("?", |(name, _)| name);
@@ -62,11 +68,26 @@ pub fn print_kernel(k: &Kernel) -> String {
         return print(a);
     }
     let mut out = String::new();
+    let tensor = |id: TensorId| k.tensor(id).name.clone();
     for step in &k.steps {
         match step {
             Step::Derive(d) => out += &derive(k, d),
+            Step::Accumulate(s) => {
+                let name = |id: TensorId| &k.tensor(id).name;
+                let _ = writeln!(out, "accumulate {}, {} = {}", name(s.hi), name(s.lo), name(s.source));
+            }
             Step::Write(w) => out += &write(k, w),
             Step::Attend(a) => out += &print(a),
+            Step::Recur(r) => out += &super::recur::print(k, r),
+            Step::Top(t) => {
+                let count = crate::expr::print::print(&k.pool, t.count, &tensor);
+                let (indices, ranks) = (tensor(t.indices), tensor(t.ranks));
+                let _ = writeln!(out, "top {indices}, {ranks} = {count} largest of {}", tensor(t.source));
+            }
+            Step::Count(c) => {
+                let _ = writeln!(out, "count {} = entries of {}", tensor(c.out), tensor(c.lists));
+            }
+            Step::Rank(r) => out += &rank(k, r),
         }
     }
     out
@@ -83,6 +104,33 @@ fn derive(k: &Kernel, d: &Derive) -> String {
     let sum = if sum.is_empty() { String::new() } else { format!("sum ({}) ", sum.join(", ")) };
     let at = if d.at_bind { " at_bind" } else { "" };
     format!("derive {}: {}[{}]{at} = {sum}{}\n", t.name, t.dtype, dims.join(", "), expr(d.value))
+}
+
+/// `rank chosen, by_tile = n blocks of 64 keys by max of ...`
+fn rank(k: &Kernel, r: &Rank) -> String {
+    let tensor = |id: TensorId| k.tensor(id).name.clone();
+    let expr = |id: ExprId| crate::expr::print::print(&k.pool, id, &tensor);
+    let dots: Vec<String> = r
+        .dots
+        .iter()
+        .map(|d| format!("{} = {} * {}", k.pool.var_info(d.var).name, tensor(d.x.tensor), tensor(d.y.tensor)))
+        .collect();
+    format!(
+        "rank {}, {} = {} blocks of {} keys by {} of {} where {}, keep {}; windows {} every {}; {} heads by {}; {}\n",
+        tensor(r.out),
+        tensor(r.any),
+        expr(r.count),
+        r.size,
+        if r.sum { "sum" } else { "max" },
+        expr(r.value),
+        expr(r.seen),
+        expr(r.keep),
+        expr(r.windows),
+        r.stride,
+        r.groups,
+        expr(r.group),
+        dots.join(", "),
+    )
 }
 
 /// `write k[place, x < 64] by (b < B, s < Sn) = value, quantised to 127 by k_scale[place]`
@@ -122,7 +170,8 @@ impl Printer<'_> {
         let sizes = a.dims.iter().map(|d| d.size);
         let shapes = a.tensors.iter().flat_map(|t| t.shape.iter().copied());
         let rest = [a.batch, a.kv_head, a.seq_q, a.seq_k, a.offset, a.score, a.mask];
-        sizes.chain(shapes).chain(rest).chain(sink).collect()
+        let dropout = a.dropout.map(|d| [d.p, d.threshold, d.keep_scale, d.seed, d.offset]);
+        sizes.chain(shapes).chain(rest).chain(sink).chain(dropout.into_iter().flatten()).collect()
     }
 
     fn vars(&self) -> String {

@@ -53,6 +53,10 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::PrefixSum => (&[W, W, W, C, W, W], None),
         // indices, ranks, src, dtype, n, stride, m, width
         Intrinsic::TopK => (&[W, W, W, C, W, W, W, W], None),
+        // best, at, ldb, src, lds, rows, cols, first, m
+        Intrinsic::KeepLargest => (&[W, W, W, W, W, W, W, W, W], None),
+        // dst, ldd, at, lda, rows, cols, first
+        Intrinsic::Mark => (&[W, W, W, W, W, W, W], None),
         // s, lds, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale
         Intrinsic::Random => (&[W, W, W, W, W, W, W, W, W, W, F], None),
     }

@@ -4,12 +4,12 @@
 //! column counts are cut to the size of the buffer, so that a wrong count cannot leave it. Each arm of the
 //! statement match writes the arguments in the order of `artifact::Intrinsic`.
 
-use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Value, types};
+use cranelift_codegen::ir::{Block, BlockArg, InstBuilder, MemFlagsData, Value, types};
 
 use crate::artifact::{Intrinsic, PANEL};
 use crate::expr::range::Range;
-use crate::expr::{ExprId, TensorId};
-use crate::tile_ir::{BufId, Operand, PanelRef, RowsRef, Stmt};
+use crate::expr::{ExprId, TensorId, VarId};
+use crate::tile_ir::{BufId, Operand, PanelRef, RowsRef, Span, Stmt};
 
 use super::BackendError;
 use super::emitter::{Emitter, Result};
@@ -38,8 +38,9 @@ impl Emitter<'_, '_> {
                 self.bind(*var, value, range);
                 Ok(())
             }
+            Stmt::Any { var, over, cond } => self.any(*var, over, *cond),
             Stmt::For { var, lo, hi, body } => {
-                let range = Range { lo: self.range(*lo).lo, hi: self.range(*hi).hi.saturating_sub(1) };
+                let range = self.span_range(*lo, *hi);
                 let (lo, hi) = (self.scalar(*lo)?, self.scalar(*hi)?);
                 self.forget_volatile();
                 self.count_loop((lo, hi, 1), [], |e, i, []| {
@@ -96,6 +97,23 @@ impl Emitter<'_, '_> {
                 let [to] = self.addresses([*dst])?;
                 self.run(Intrinsic::ReduceRows, &[op, to, from, ld, rows, cols])
             }
+            Stmt::KeepLargest { best, at, src, rows, cols, first, m } => {
+                let [from, lds, rows, cols] = self.tile(*src, *rows, *cols)?;
+                let rows = self.within(rows, &[*best, *at])?;
+                let [best_at, at] = self.addresses([*best, *at])?;
+                let width = self.buffer(*best)?.cols;
+                let (first, m) = (self.scalar(*first)?, self.count(*m, width)?);
+                let ldb = self.int(width);
+                self.run(Intrinsic::KeepLargest, &[best_at, at, ldb, from, lds, rows, cols, first, m])
+            }
+            Stmt::Mark { dst, at, rows, cols, first } => {
+                let [to, ldd, rows, cols] = self.tile(*dst, *rows, *cols)?;
+                let rows = self.within(rows, &[*at])?;
+                let [places] = self.addresses([*at])?;
+                let width = self.buffer(*at)?.cols;
+                let (lda, first) = (self.int(width), self.scalar(*first)?);
+                self.run(Intrinsic::Mark, &[to, ldd, places, lda, rows, cols, first])
+            }
             Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
                 let mut args = self.tile(*dst, *rows, *cols)?.to_vec();
                 for x in [row0, col0, stream, offset, seed, threshold, keep_scale] {
@@ -123,6 +141,41 @@ impl Emitter<'_, '_> {
                 self.run(Intrinsic::StoreVec, &[from, to, dtype, n, stride])
             }
         }
+    }
+
+    fn span_range(&self, lo: ExprId, hi: ExprId) -> Range {
+        Range { lo: self.range(lo).lo, hi: self.range(hi).hi.saturating_sub(1) }
+    }
+
+    /// A search that leaves its loops at the first point found.
+    fn any(&mut self, var: VarId, over: &[Span], cond: ExprId) -> Result<()> {
+        let done = self.b.create_block();
+        let found = self.b.append_block_param(done, types::I8);
+        self.scoped(|e| e.search(over, cond, done))?;
+        let no = self.b.ins().iconst(types::I8, 0);
+        self.b.ins().jump(done, &[BlockArg::Value(no)]);
+        self.b.switch_to_block(done);
+        self.bind(var, found, Range::ALL);
+        Ok(())
+    }
+
+    /// Jumps to `done` with true from the first point at which `cond` holds; else goes on behind the loops.
+    fn search(&mut self, over: &[Span], cond: ExprId, done: Block) -> Result<()> {
+        let Some((span, rest)) = over.split_first() else {
+            let holds = self.scalar(cond)?;
+            let next = self.b.create_block();
+            let yes = self.b.ins().iconst(types::I8, 1);
+            self.b.ins().brif(holds, done, &[BlockArg::Value(yes)], next, &[]);
+            self.b.switch_to_block(next);
+            return Ok(());
+        };
+        let range = self.span_range(span.lo, span.hi);
+        let (lo, hi) = (self.scalar(span.lo)?, self.scalar(span.hi)?);
+        self.forget_volatile();
+        self.count_loop((lo, hi, 1), [], |e, i, []| {
+            e.bind(span.var, i, range);
+            e.search(rest, cond, done)
+        })
     }
 
     fn branch(&mut self, cond: ExprId, then: &[Stmt], otherwise: &[Stmt]) -> Result<()> {

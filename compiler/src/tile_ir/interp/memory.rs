@@ -110,6 +110,16 @@ impl Memory<'_> {
         }
     }
 
+    /// Writes a number to an element of any storage type.
+    pub fn write_number(&mut self, t: TensorId, index: &[i64], x: f64) -> Done {
+        let value = match self.scratch(t)?.dtype.value_ty() {
+            Ty::Float => Value::Float(x),
+            Ty::Int => Value::Int(x.round_ties_even() as i64),
+            Ty::Bool => Value::Bool(x != 0.0),
+        };
+        self.write(t, index, value)
+    }
+
     /// Reads an element of workspace at a flat position.
     pub fn read_flat(&self, t: TensorId, at: i64) -> Done<Value> {
         let Store::Scratch(s) = &self.stores[t.0 as usize] else { return Err("no workspace".into()) };

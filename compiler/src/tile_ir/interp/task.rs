@@ -13,7 +13,7 @@ use super::rows::{finish_softmax, softmax_step, weight_step};
 use crate::artifact::{MathFn, PANEL};
 use crate::expr::eval::{Value, unary};
 use crate::expr::{ExprId, UnaryOp};
-use crate::tile_ir::{Access, BufId, Buffer, Launch, Operand, PanelRef, RowsRef, Stmt, text};
+use crate::tile_ir::{Access, BufId, Buffer, Launch, Operand, PanelRef, RowsRef, Span, Stmt, text};
 
 type Done<T = ()> = Result<T, String>;
 
@@ -72,7 +72,7 @@ impl<'m, 'a> Task<'m, 'a> {
             self.structured(stmt)?;
         }
         for stmt in body {
-            if let Stmt::Let { var, .. } = stmt {
+            if let Stmt::Let { var, .. } | Stmt::Any { var, .. } = stmt {
                 self.machine.unset(*var);
             }
         }
@@ -107,6 +107,12 @@ impl<'m, 'a> Task<'m, 'a> {
             Stmt::Let { var, value } => {
                 let value = self.machine.eval(*value)?;
                 self.machine.set(*var, value);
+                Ok(())
+            }
+            Stmt::Any { var, over, cond } => {
+                let found = self.any(over, *cond)?;
+                over.iter().for_each(|span| self.machine.unset(span.var));
+                self.machine.set(*var, Value::Bool(found));
                 Ok(())
             }
             Stmt::Fill { dst, value } => {
@@ -147,6 +153,8 @@ impl<'m, 'a> Task<'m, 'a> {
             Stmt::ReduceRows { dst, op, src, rows, cols } => {
                 self.reduce_rows(*dst, *op, *src, (*rows, *cols))
             }
+            Stmt::KeepLargest { .. } => self.keep_largest(stmt),
+            Stmt::Mark { dst, at, rows, cols, first } => self.mark(*dst, *at, (*rows, *cols), *first),
             Stmt::Random { .. } => self.random(stmt),
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, *src, *rows, *d, *row_scale)
@@ -159,15 +167,24 @@ impl<'m, 'a> Task<'m, 'a> {
                 let index = self.index(&dst.index)?;
                 for r in 0..rows {
                     let x = self.get(*src, r, 0)?;
-                    self.machine.memory.write(
-                        dst.tensor,
-                        &moved(&index, dst.row_dim, r, dst.row_dim, 0),
-                        Value::Float(x),
-                    )?;
+                    let at = moved(&index, dst.row_dim, r, dst.row_dim, 0);
+                    self.machine.memory.write_number(dst.tensor, &at, x)?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Does `cond` hold at a point of the spans?
+    fn any(&mut self, over: &[Span], cond: ExprId) -> Done<bool> {
+        let Some((span, rest)) = over.split_first() else { return Ok(self.machine.eval(cond)?.bool()) };
+        for n in self.machine.int(span.lo)?..self.machine.int(span.hi)? {
+            self.machine.set(span.var, Value::Int(n));
+            if self.any(rest, cond)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn tile(&mut self, id: BufId) -> &mut Tile<'a> {
@@ -194,7 +211,9 @@ impl<'m, 'a> Task<'m, 'a> {
     fn source(&self, rows: &RowsRef, index: &[i64], r: usize, x: usize) -> Done<f64> {
         let at = moved(index, rows.row_dim, r, rows.col_dim, x);
         match self.machine.memory.load(rows.tensor, &at)? {
-            Some(value) => Ok(value.float()),
+            Some(Value::Float(x)) => Ok(x),
+            Some(Value::Int(x)) => Ok(x as f64),
+            Some(Value::Bool(x)) => Ok(f64::from(u8::from(x))),
             None => Err(format!("reads the tensor at {at:?}, out of its range")),
         }
     }
@@ -390,7 +409,7 @@ impl<'m, 'a> Task<'m, 'a> {
             for x in 0..d {
                 let value = if scale == 0.0 { 0.0 } else { self.get(src, r, x)? * scale };
                 let at = moved(&index, dst.row_dim, r, dst.col_dim, x);
-                self.machine.memory.write(dst.tensor, &at, Value::Float(value))?;
+                self.machine.memory.write_number(dst.tensor, &at, value)?;
             }
         }
         Ok(())

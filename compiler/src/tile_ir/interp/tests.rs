@@ -108,6 +108,26 @@ fn maps_read_tiles_rows_columns_tables_and_parameters() {
     close(&found, &wanted);
 }
 
+/// `any` finds a point wherever it lies in nested spans, and none in empty ones.
+#[test]
+fn searches_find_a_point() {
+    let header = "input x: f32[n, d] output o: f32[n, d]";
+    let launches = "launch l { grid g < n buffer a[1, 16]
+        fill a = 0.0
+        any found over s in 0..n, t in s + 1..g: s * t == 12
+        any none over s2 in 3..3, t2 in 0..9: true
+        if found {
+          fill a = 1.0
+        }
+        if none {
+          fill a = 2.0
+        }
+        store_rows o[g : r, 0 : x] <- a, rows = 1, d = 1 }";
+    let found = Case { header, launches, n: 8, d: 1 }.output();
+    // 3 * 4 needs t = 4 < g, and 2 * 6 needs t = 6 < g.
+    assert_eq!(found, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+}
+
 /// Packing in one launch, products in the next; 40 keys make two panels, 20 features one.
 const PACKED: &str =
     "input x: f32[n, d] output o: f32[n, n] workspace p: f32[2, 20, 32] workspace v: f32[1, 40, 32]
@@ -247,6 +267,50 @@ fn what_a_program_must_not_do_is_an_error() {
         "a count of -1",
     );
     case("launch l { buffer a[8, 24] STORE", "I7");
+}
+
+#[test]
+fn what_a_step_must_not_do_is_an_error() {
+    let header = "input x: f32[n, d] output o: f32[n, d] workspace w: f32[n, d] workspace at: i32[4]";
+    let case = |body: &str, message: &str| {
+        let launches: &'static str = Box::leak(format!("launch l {{ {body} }}").into_boxed_str());
+        let error = Case { header, launches, n: 6, d: 5 }.error();
+        assert!(error.contains(message), "{error}, expected {message}");
+    };
+    let buffers = "buffer a[8, 16] buffer b[16, 32] buffer c[8, 32] buffer v[8, 1]";
+    let with = |body: &str| format!("{buffers} load_rows a <- x[0 : r, 0 : x], rows = n, d = d {body}");
+    let unset = "which nothing has written";
+    case(&with("load_rows a <- x[0 : r, 0 : x], rows = n, d = n"), "reads the tensor at [0, 5]");
+    case(&with("load_rows a <- x[0 : r, 0 : x], rows = n, d = n * 3"), "a count of 18");
+    case(
+        &with("gemm c = a * b, rows = n, k = d, n = 3, skip_zero = false"),
+        &format!("reads b[0, 0], {unset}"),
+    );
+    case(&with("gemm c = a * b, rows = n, k = n * 3, n = 3, skip_zero = false"), "a count of 18");
+    case(&with("transpose b <- a, rows = 7, cols = d"), &format!("reads a[6, 0], {unset}"));
+    case(&with("transpose b <- a, rows = n, cols = d * 4"), "a count of 20");
+    case(&with("scan_rows a, rows = n + 1, cols = 1"), &format!("reads a[6, 0], {unset}"));
+    case(&with("scan_rows a, rows = n, cols = 1, decay = v"), &format!("reads v[1, 0], {unset}"));
+    case(&with("reduce_rows sum v <- a, rows = 8, cols = 2"), &format!("reads a[6, 0], {unset}"));
+    let random = "row0 = 0, stream = 0, offset = 0, seed = 0, threshold = 0, keep_scale = 1.0";
+    let random = |cols: &str, col0: &str| {
+        format!(
+            "random a, rows = n, cols = {cols}, {}",
+            random.replace("stream", &format!("col0 = {col0}, stream"))
+        )
+    };
+    case(&with(&random("d", "d - 6")), "column -1, which is negative");
+    case(&with(&random("d * 4", "0")), "a count of 20");
+    case("prefix_sum flat(w, 0), flat(w, n * d - 1) <- x[0, 0 : rx], n = d", "writes outside of 30");
+    case("prefix_sum flat(w, 0), flat(w, 5) <- x[0, 0 : rx], n = n", "reads the tensor at [0, 5]");
+    case("grid t < 2 prefix_sum flat(w, t), flat(w, t + 10) <- x[0, 0 : rx], n = 2", "write one element");
+    case("top_k flat(at, 0) <- x[0 : rx, 0], n = n, m = 3, width = 2", "3 positions for a row of 2");
+    case("top_k flat(at, 1) <- x[0 : rx, 0], n = n, m = 3, width = 4", "writes outside of 4");
+    case(&with("store_map o[0 : r, 1 : x] [i < n, j < d]: 0.0"), "writes at [0, 5]");
+    case(
+        &with("store_map o[0 : r, 0 : x] [i < n, j < d], e = row(v): e"),
+        &format!("reads v[0, 0], {unset}"),
+    );
 }
 
 #[test]

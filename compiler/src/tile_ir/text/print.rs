@@ -26,7 +26,7 @@ use crate::expr::eval::Value;
 use crate::expr::print::{float_text, ty_name};
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::{
-    Access, BufId, FlatRef, Launch, Operand, PanelRef, Program, ReduceOp, RowsRef, ScalarArg, Stmt,
+    Access, BufId, FlatRef, Launch, Operand, PanelRef, Program, ReduceOp, RowsRef, ScalarArg, Span, Stmt,
     TensorDecl, TensorKind, WeightKind,
 };
 
@@ -205,6 +205,11 @@ impl Printer<'_> {
             |b: &Option<BufId>| b.map_or_else(String::new, |b| format!(", row_scale = {}", self.buf(b)));
         match stmt {
             Stmt::Let { var, value } => format!("let {} = {}", self.var(*var), e(value)),
+            Stmt::Any { var, over, cond } => {
+                let span = |s: &Span| format!("{} in {}..{}", self.var(s.var), e(&s.lo), e(&s.hi));
+                let over: Vec<String> = over.iter().map(span).collect();
+                format!("any {} over {}: {}", self.var(*var), over.join(", "), e(cond))
+            }
             Stmt::For { var, lo, hi, .. } => format!("for {} in {}..{} {{", self.var(*var), e(lo), e(hi)),
             Stmt::If { cond, .. } => format!("if {} {{", e(cond)),
             Stmt::Fill { dst, value } => format!("fill {} = {}", buf(dst), float_text(*value)),
@@ -287,6 +292,15 @@ impl Printer<'_> {
                 let (op, sizes) =
                     (name_of(&REDUCTIONS, op), format!("rows = {}, cols = {}", e(rows), e(cols)));
                 format!("reduce_rows {op} {} <- {}, {sizes}", buf(dst), buf(src))
+            }
+            Stmt::KeepLargest { best, at, src, rows, cols, first, m } => {
+                let sizes =
+                    format!("rows = {}, cols = {}, first = {}, m = {}", e(rows), e(cols), e(first), e(m));
+                format!("keep_largest {}, {} <- {}, {sizes}", buf(best), buf(at), buf(src))
+            }
+            Stmt::Mark { dst, at, rows, cols, first } => {
+                let sizes = format!("rows = {}, cols = {}, first = {}", e(rows), e(cols), e(first));
+                format!("mark {} <- {}, {sizes}", buf(dst), buf(at))
             }
             Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
                 let place =

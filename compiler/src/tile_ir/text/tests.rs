@@ -38,6 +38,7 @@ const EVERYTHING: &str = r#"program everything {
     fill m = -inf
     fill l = 0.0
     load_rows qb <- q[b_2, 0, t * 16 : r, 0 : x], rows = n, d = 8
+    any some over p in 0..n, x_2 in p + 1..on ? n : 3: doc[p] == x_2 | on
     for u in 0..(Sq_2 + 31) div 32 {
       let left = min(Sq_2 - u * 32, 32)
       if [%0 = seen[b_2, t] & u < 3] %0 != on | %0 {
@@ -70,6 +71,8 @@ const EVERYTHING: &str = r#"program everything {
     reduce_rows sum v <- c, rows = 16, cols = B
     reduce_rows max_abs v <- c, rows = 16, cols = 32
     random c, rows = 16, cols = B, row0 = 3, col0 = B * 4, stream = B, offset = 7, seed = window, threshold = 429496730, keep_scale = c
+    keep_largest a, c <- panel, rows = B, cols = 20, first = B * 32, m = window
+    mark panel <- a, rows = 16, cols = B, first = -3
     prefix_sum flat(kp, 0), flat(vp, B * 3) <- heavy.k[0, 0 : rx, 3], n = Sq_2
     top_k flat(bad, 5) <- q[0, 1, 0 : rx, 2], n = Sq_2, m = 7, width = 8
     top_k flat(bad, 5) <- q[0, 1, 2, 0 : rx], n = 8, m = B, width = B, ranks = flat(bad, 20)
@@ -103,6 +106,7 @@ fn text_that_means_nothing_is_an_error() {
     for (text, message) in [
         ("program p { launch l { fill x = 0.0 } }", "no buffer `x`"),
         ("program p { launch l { leap } }", "no statement"),
+        ("program p { launch l { any x: true } }", "over"),
         ("program p { dim n: float = 3 }", "constant"),
         ("program p { input q: f31[] }", "no storage type"),
         ("program p { require true: \"never ends }", "without an end"),

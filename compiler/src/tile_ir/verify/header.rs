@@ -64,8 +64,8 @@ impl<'a> Verifier<'a> {
         match &decl.kind {
             TensorKind::Input | TensorKind::Output | TensorKind::Updated => Ok(()),
             TensorKind::Workspace => {
-                let fits = matches!(decl.dtype, DType::F32 | DType::I32);
-                self.ensure(fits, "I2", "workspace is f32 or i32")
+                let fits = matches!(decl.dtype, DType::F32 | DType::I32 | DType::Bit);
+                self.ensure(fits, "I2", "workspace is f32, i32 or bit")
             }
             TensorKind::Table { vars, origin, value } => self.table(decl, vars, origin, *value),
         }

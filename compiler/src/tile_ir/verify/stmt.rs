@@ -6,7 +6,8 @@ use super::{Checked, Verifier};
 use crate::artifact::{DType, PANEL};
 use crate::expr::{ExprId, Op, TensorId, Ty, VarId};
 use crate::tile_ir::{
-    Access, BufId, Buffer, FlatRef, Launch, Operand, PanelRef, Program, RowsRef, Stmt, TensorDecl, TensorKind,
+    Access, BufId, Buffer, FlatRef, Launch, Operand, PanelRef, Program, RowsRef, Span, Stmt, TensorDecl,
+    TensorKind,
 };
 
 /// A product writes columns rounded up to this.
@@ -18,7 +19,7 @@ impl<'a> Verifier<'a> {
         for stmt in body {
             self.stmt = Some(stmt);
             self.stmt(stmt)?;
-            if let Stmt::Let { var, .. } = stmt {
+            if let Stmt::Let { var, .. } | Stmt::Any { var, .. } = stmt {
                 defined.push(*var);
             }
         }
@@ -34,6 +35,7 @@ impl<'a> Verifier<'a> {
                 self.expr(*value, self.program.pool.var_info(*var).ty)?;
                 self.define(*var)
             }
+            Stmt::Any { var, over, cond } => self.search(*var, over, *cond),
             Stmt::For { var, lo, hi, body } => {
                 self.expr(*lo, Ty::Int)?;
                 self.expr(*hi, Ty::Int)?;
@@ -104,6 +106,23 @@ impl<'a> Verifier<'a> {
                 self.count(*cols, from.cols)?;
                 self.distinct(&[*dst, *src])
             }
+            Stmt::KeepLargest { best, at, src, rows, cols, first, m } => {
+                let (kept, places, from) = (self.buffer(*best)?, self.buffer(*at)?, self.buffer(*src)?);
+                let same = (kept.rows, kept.cols) == (places.rows, places.cols);
+                self.ensure(same, "I9", "elements and positions are of one size")?;
+                self.count(*rows, from.rows.min(kept.rows))?;
+                self.count(*cols, from.cols)?;
+                self.expr(*first, Ty::Int)?;
+                self.expr(*m, Ty::Int)?;
+                self.distinct(&[*best, *at, *src])
+            }
+            Stmt::Mark { dst, at, rows, cols, first } => {
+                let (to, places) = (self.buffer(*dst)?, self.buffer(*at)?);
+                self.count(*rows, to.rows.min(places.rows))?;
+                self.count(*cols, to.cols)?;
+                self.expr(*first, Ty::Int)?;
+                self.distinct(&[*dst, *at])
+            }
             Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
                 let b = self.buffer(*dst)?;
                 self.count(*rows, b.rows)?;
@@ -140,6 +159,20 @@ impl<'a> Verifier<'a> {
                 self.written_rows(dst)
             }
         }
+    }
+
+    fn search(&mut self, var: VarId, over: &[Span], cond: ExprId) -> Checked {
+        self.ensure(!over.is_empty(), "I9", "a search runs over one span or more")?;
+        for span in over {
+            self.expr(span.lo, Ty::Int)?;
+            self.expr(span.hi, Ty::Int)?;
+            self.define(span.var)?;
+            self.var_ty(span.var, Ty::Int)?;
+        }
+        self.expr(cond, Ty::Bool)?;
+        self.leave(over.iter().map(|span| span.var));
+        self.define(var)?;
+        self.var_ty(var, Ty::Bool)
     }
 
     fn gemm(&self, stmt: &Stmt) -> Checked {
@@ -184,7 +217,7 @@ impl<'a> Verifier<'a> {
 
     fn store_map(&mut self, stmt: &Stmt) -> Checked {
         let Stmt::StoreMap { dst, rows, cols, row, col, reads, value } = stmt else { return Ok(()) };
-        let decl = self.place_of(dst)?;
+        let decl = self.rows(dst)?;
         self.writable(decl)?;
         let one = self.program.pool.as_int(*cols) == Some(1);
         self.ensure(dst.row_dim != dst.col_dim || one, "I10", "along one dim there is one column")?;
@@ -301,17 +334,11 @@ impl<'a> Verifier<'a> {
         self.expr(flat.offset, Ty::Int)
     }
 
-    fn place_of(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
+    fn rows(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
         let decl = self.tensor(rows.tensor)?;
         self.indices(decl, &rows.index)?;
         let rank = decl.shape.len();
         self.ensure(rows.row_dim < rank && rows.col_dim < rank, "I10", "rows run along dims of the tensor")?;
-        Ok(decl)
-    }
-
-    fn rows(&self, rows: &RowsRef) -> Checked<&'a TensorDecl> {
-        let decl = self.place_of(rows)?;
-        self.ensure(decl.dtype.is_float(), "I12", "rows hold floats")?;
         Ok(decl)
     }
 
@@ -334,9 +361,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn written_rows(&self, rows: &RowsRef) -> Checked {
-        let decl = self.place_of(rows)?;
-        let numbers = decl.dtype.is_float() || decl.dtype == DType::I8;
-        self.ensure(numbers, "I12", "stored rows hold floats or i8")?;
+        let decl = self.rows(rows)?;
         self.writable(decl)
     }
 
@@ -403,6 +428,7 @@ impl Touched {
                     self.writes.insert(dst.tensor);
                 }
                 Stmt::Let { .. }
+                | Stmt::Any { .. }
                 | Stmt::Fill { .. }
                 | Stmt::Gemm { .. }
                 | Stmt::Map { .. }
@@ -410,6 +436,8 @@ impl Touched {
                 | Stmt::Transpose { .. }
                 | Stmt::ScanRows { .. }
                 | Stmt::ReduceRows { .. }
+                | Stmt::KeepLargest { .. }
+                | Stmt::Mark { .. }
                 | Stmt::Random { .. }
                 | Stmt::SoftmaxStep { .. }
                 | Stmt::WeightStep { .. }

@@ -37,11 +37,12 @@ const GOOD: &str = r#"program good {
     buffer lse[4, 1]
     let rows = min(n - g, 4)
     fill m = 0.0
+    any near over y in 0..rows, z in y..rows: ids[y] == z
     load_rows a <- x[g : r, 0 : x], rows = rows, d = 16
     for u in 0..2 {
       let j = u + ids[g]
       gemm s = a * panel(kp, 0, 512), rows = rows, k = 16, n = 32, skip_zero = bad[g] == 1
-      if j < 3 {
+      if near & j < 3 {
         map s[r < rows, k < 32], e = tile(s), f = row(m): k <= r + j ? e * f : tab[k]
       }
     }
@@ -57,11 +58,14 @@ const GOOD: &str = r#"program good {
     buffer v[4, 32]
     buffer w[20, 32]
     buffer z[4, 32]
+    buffer twin[20, 32]
     buffer one[4, 1]
     gemm z = v * w, rows = 4, k = 20, n = 32, skip_zero = false
     transpose w <- z, rows = 4, cols = 20
     scan_rows w, rows = 4, cols = 31, decay = one
     reduce_rows sum one <- z, rows = 4, cols = 32
+    keep_largest w, twin <- z, rows = 4, cols = 32, first = n, m = 7
+    mark z <- twin, rows = 4, cols = 20, first = n
     random z, rows = 4, cols = 32, row0 = 0, col0 = n, stream = 1, offset = n, seed = 5, threshold = 9, keep_scale = c
     prefix_sum flat(hi, 0), flat(lo, 0) <- x[0 : rx, 3], n = n
     top_k flat(at, 0) <- x[0 : rx, 3], n = n, m = 3, width = 4, ranks = flat(rank, 0)
@@ -104,6 +108,9 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I5", "math exp s, rows = 4", "math exp s, rows = j"),
     ("I5", "math exp s, rows = 4", "math exp s, rows = k"),
     ("I5", "math exp s, rows = 4", "fill m = 0.0 let q = p"),
+    ("I4", "z in y..rows", "z in y..rows, z in 0..rows"),
+    ("I5", "math exp s, rows = 4", "math exp s, rows = y"),
+    ("I6", "ids[y] == z", "ids[y]"),
     ("I6", "skip_zero = bad[g] == 1", "skip_zero = g"),
     ("I6", "let rows = min(n - g, 4)", "let rows = float(min(n - g, 4))"),
     ("I6", "sink = c", "sink = n"),
@@ -146,6 +153,14 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "reduce_rows sum one <- z, rows = 4, cols = 32",
         "reduce_rows sum one <- one, rows = 4, cols = 1",
     ),
+    ("I9", "keep_largest w, twin", "keep_largest w, v"),
+    ("I9", "twin <- z, rows = 4, cols = 32", "twin <- z, rows = 5, cols = 32"),
+    ("I9", "twin <- z, rows = 4, cols = 32", "twin <- z, rows = 4, cols = 33"),
+    ("I6", "first = n, m = 7", "first = n, m = c"),
+    ("I6", "first = n, m = 7", "first = c, m = 7"),
+    ("I16", "keep_largest w, twin <- z", "keep_largest w, w <- z"),
+    ("I16", "mark z <- twin", "mark twin <- twin"),
+    ("I9", "mark z <- twin, rows = 4, cols = 20", "mark z <- twin, rows = 4, cols = 40"),
     ("I9", "random z, rows = 4", "random z, rows = 5"),
     ("I9", "random z, rows = 4, cols = 32", "random z, rows = 4, cols = 33"),
     ("I6", "threshold = 9", "threshold = c"),
@@ -160,7 +175,6 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "prefix_sum flat(hi, 0), flat(lo, 0) <- x[0 : r, 3 : x]",
     ),
     ("I10", "top_k flat(at, 0) <- x[0 : rx, 3]", "top_k flat(at, 0) <- x[0 : r, 3 : x]"),
-    ("I12", "top_k flat(at, 0) <- x[0 : rx, 3]", "top_k flat(at, 0) <- ids[0 : rx]"),
     ("I13", "top_k flat(at, 0) <- x[0 : rx, 3]", "top_k flat(at, 0) <- hi[0 : rx]"),
     ("I14", "flat(hi, 0), flat(lo, 0) <- x[0 : rx, 3]", "flat(lo, 0), flat(lo, 0) <- hi[0 : rx]"),
     ("I6", "width = 4", "width = c"),
@@ -238,6 +252,13 @@ fn ids_out_of_range_are_errors() {
             body(p, Stmt::Let { var, value: wrong });
         }),
         "I6"
+    );
+    assert_eq!(
+        invariant(&|p| {
+            let (var, cond) = (p.pool.add_var("y", crate::expr::Ty::Bool), p.pool.bool(true));
+            body(p, Stmt::Any { var, over: vec![], cond });
+        }),
+        "I9"
     );
     assert_eq!(
         invariant(&|p| {

@@ -105,9 +105,28 @@ impl Simd for Avx2 {
         xor(a: Pair, b: Pair) -> Pair { both!(_mm256_xor_ps, a, b) }
         add_i(a: Pair, b: Pair) -> Pair { both_i!(_mm256_add_epi32, a, b) }
         sub_i(a: Pair, b: Pair) -> Pair { both_i!(_mm256_sub_epi32, a, b) }
+        mul_even(a: Pair, b: Pair) -> Pair { both_i!(_mm256_mul_epu32, a, b) }
+        odd_to_even(a: Pair) -> Pair { both!(_mm256_movehdup_ps, a) }
+        merge_even(a: Pair, b: Pair) -> Pair {
+            [
+                _mm256_blend_ps::<0xaa>(a[0], _mm256_moveldup_ps(b[0])),
+                _mm256_blend_ps::<0xaa>(a[1], _mm256_moveldup_ps(b[1])),
+            ]
+        }
         transpose(rows: &mut [Pair; LANES]) { transpose16(rows) }
         tree_sums(rows: [Pair; LANES]) -> Pair { [tree!(rows, 0, _mm256_add_ps), tree!(rows, 8, _mm256_add_ps)] }
         tree_maxima(rows: [Pair; LANES]) -> Pair { [tree!(rows, 0, _mm256_max_ps), tree!(rows, 8, _mm256_max_ps)] }
+    }
+
+    #[inline(always)]
+    unsafe fn lt_u(a: Pair, b: Pair) -> Pair {
+        // SAFETY: register arithmetic; AVX2 is there by the trait's contract.
+        unsafe {
+            // Comparison is of signed integers: with the top bits turned over the order is the unsigned one.
+            let top = _mm256_set1_epi32(i32::MIN);
+            let less = |a, b| _mm256_cmpgt_epi32(_mm256_xor_si256(b, top), _mm256_xor_si256(a, top));
+            both_i!(less, a, b)
+        }
     }
 
     #[inline(always)]

@@ -72,6 +72,14 @@ impl Simd for Avx512 {
         sub_i(a: __m512, b: __m512) -> __m512 {
             _mm512_castsi512_ps(_mm512_sub_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
         }
+        lt_u(a: __m512, b: __m512) -> __mmask16 {
+            _mm512_cmplt_epu32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b))
+        }
+        mul_even(a: __m512, b: __m512) -> __m512 {
+            _mm512_castsi512_ps(_mm512_mul_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
+        }
+        odd_to_even(a: __m512) -> __m512 { _mm512_castsi512_ps(_mm512_srli_epi64::<32>(_mm512_castps_si512(a))) }
+        merge_even(a: __m512, b: __m512) -> __m512 { _mm512_mask_moveldup_ps(a, 0xaaaa, b) }
         shl<N>(a: __m512) -> __m512 { _mm512_castsi512_ps(_mm512_slli_epi32::<N>(_mm512_castps_si512(a))) }
         sra<N>(a: __m512) -> __m512 { _mm512_castsi512_ps(_mm512_srai_epi32::<N>(_mm512_castps_si512(a))) }
         exp2_split(t: __m512) -> (__m512, __m512) { { let n = Self::round(t); (n, _mm512_sub_ps(t, n)) } }

@@ -1,4 +1,4 @@
-//! Storage types that vectors load and store directly: f32, binary16, bfloat16.
+//! Storage types that are loaded and stored sixteen at a time: f32, binary16, bfloat16, signed bytes.
 //!
 //! In: contiguous elements. Out: sixteen lanes, or the other way round. Afterwards: not one element beyond
 //! the span was touched. Not here: other types and strides, which go element by element (`convert.rs`).
@@ -27,6 +27,8 @@ pub(super) struct F32;
 pub(super) struct F16;
 /// bfloat16.
 pub(super) struct Bf16;
+/// Signed byte.
+pub(super) struct I8;
 
 /// Implements [`Element`] with a pair of methods of [`Simd`].
 macro_rules! element {
@@ -50,6 +52,27 @@ macro_rules! element {
 element!(F32, 4, load, store);
 element!(F16, 2, load_f16, store_f16);
 element!(Bf16, 2, load_bf16, store_bf16);
+
+impl Element for I8 {
+    const SIZE: isize = 1;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(src: *const u8) -> S::V {
+        // SAFETY: the caller's promise; the copy holds sixteen values.
+        unsafe {
+            let bytes = src.cast::<[i8; LANES]>().read();
+            S::load(bytes.map(f32::from).as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(dst: *mut u8, v: S::V) {
+        let mut lanes = [0f32; LANES];
+        // SAFETY: the caller's promise; the copy holds sixteen values.
+        unsafe {
+            S::store(lanes.as_mut_ptr(), v);
+            dst.cast::<[i8; LANES]>().write(lanes.map(|x| x.round_ties_even() as i8));
+        }
+    }
+}
 
 /// `n <= 16` contiguous elements, zero beyond.
 ///

@@ -15,6 +15,7 @@ mod element;
 mod exp;
 mod gemm;
 mod isa;
+mod largest;
 mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -34,7 +35,7 @@ mod vectors;
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
-    FinishSoftmaxFn, GemmFn, HalfToF32Fn, IntrinsicTable, LoadRowsFn, Math1Fn, PackKFn, PackVFn, PowFn,
-    PrefixSumFn, RandomFn, ReduceRowsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn,
-    TransposeFn, VMathFn, WeightStepFn, table,
+    FinishSoftmaxFn, GemmFn, HalfToF32Fn, IntrinsicTable, KeepLargestFn, LoadRowsFn, MarkFn, Math1Fn,
+    PackKFn, PackVFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn,
+    StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn, table,
 };

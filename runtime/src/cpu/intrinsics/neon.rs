@@ -116,6 +116,21 @@ impl Simd for Neon {
         xor(a: Quad, b: Quad) -> Quad { as_int!(veorq_s32, a, b) }
         add_i(a: Quad, b: Quad) -> Quad { as_int!(vaddq_s32, a, b) }
         sub_i(a: Quad, b: Quad) -> Quad { as_int!(vsubq_s32, a, b) }
+        lt_u(a: Quad, b: Quad) -> MaskQuad {
+            each!(|x, y| vcltq_u32(vreinterpretq_u32_f32(x), vreinterpretq_u32_f32(y)), a, b)
+        }
+        mul_even(a: Quad, b: Quad) -> Quad {
+            each!(
+                |x, y| {
+                    let even = |v| vmovn_u64(vreinterpretq_u64_f32(v));
+                    vreinterpretq_f32_u64(vmull_u32(even(x), even(y)))
+                },
+                a,
+                b
+            )
+        }
+        odd_to_even(a: Quad) -> Quad { each!(|x| vtrn2q_f32(x, x), a) }
+        merge_even(a: Quad, b: Quad) -> Quad { each!(vtrn1q_f32, a, b) }
         transpose(rows: &mut [Quad; LANES]) { transpose16(rows) }
     }
 

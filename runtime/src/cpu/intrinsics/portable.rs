@@ -125,6 +125,25 @@ impl Simd for Portable {
         bits2(a, b, i32::wrapping_sub)
     }
     #[inline(always)]
+    unsafe fn lt_u(a: Lanes, b: Lanes) -> Self::M {
+        from_fn(|i| a[i].to_bits() < b[i].to_bits())
+    }
+    #[inline(always)]
+    unsafe fn mul_even(a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| {
+            let product = u64::from(a[i & !1].to_bits()) * u64::from(b[i & !1].to_bits());
+            f32::from_bits((product >> (32 * (i & 1))) as u32)
+        })
+    }
+    #[inline(always)]
+    unsafe fn odd_to_even(a: Lanes) -> Lanes {
+        from_fn(|i| a[i | 1])
+    }
+    #[inline(always)]
+    unsafe fn merge_even(a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|i| if i % 2 == 0 { a[i] } else { b[i - 1] })
+    }
+    #[inline(always)]
     unsafe fn shl<const N: u32>(a: Lanes) -> Lanes {
         bits2(a, a, |x, _| x << N)
     }

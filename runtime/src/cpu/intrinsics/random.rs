@@ -4,16 +4,18 @@
 //! 0 and the others scaled. Afterwards: what happens to an element depends on its place alone, never on the tile.
 //!
 //! Words come from Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2,
-//! 3"), sixteen blocks at a time as plain integer loops, which the compiler turns into vectors.
+//! 3"). A chunk is sixteen words of a row, which are four blocks; sixteen chunks, of whatever rows, are made at a
+//! time: lane n of a vector belongs to chunk n, and a transposition gives each chunk its words in order. Products
+//! are 64 bits wide, so the even and the odd chunks go through the rounds apart.
 
-use super::simd::LANES;
+use super::simd::{LANES, Simd};
 use super::tiles::Tile;
 use attn_compiler::expr::rand::{PHILOX_M, PHILOX_ROUNDS, PHILOX_W};
 
-/// Columns whose words are made at a time: four for each block.
-const CHUNK: usize = 4 * LANES;
+/// Words of a block.
+const WORDS: usize = 4;
 
-/// What the words depend on beside the column.
+/// What the words depend on beside the column, and what is done with them.
 #[derive(Clone, Copy)]
 pub(super) struct Draw {
     pub row0: i64,
@@ -25,69 +27,103 @@ pub(super) struct Draw {
     pub keep_scale: f32,
 }
 
-/// Sixteen words.
-type Words = [u32; LANES];
-
-/// High and low halves of `m * x`.
-#[inline(always)]
-fn product(m: u32, x: Words) -> (Words, Words) {
-    let wide = x.map(|x| u64::from(m) * u64::from(x));
-    (wide.map(|w| (w >> 32) as u32), wide.map(|w| w as u32))
-}
-
-/// `a ^ b ^ k` in each lane.
-#[inline(always)]
-fn mix(a: Words, b: Words, k: u32) -> Words {
-    std::array::from_fn(|n| a[n] ^ b[n] ^ k)
-}
-
-/// The words of blocks `block`, `block + 1`, ...: word w of block n is at `[w][n]`.
-#[inline(always)]
-fn blocks(block: u32, rest: [u32; 3], seed: i64) -> [Words; 4] {
-    let mut key = [seed as u32, (seed as u64 >> 32) as u32];
-    let first = std::array::from_fn(|n| block.wrapping_add(n as u32));
-    let mut c = [first, [rest[0]; LANES], [rest[1]; LANES], [rest[2]; LANES]];
-    for _ in 0..PHILOX_ROUNDS {
-        let (high0, low0) = product(PHILOX_M[0], c[0]);
-        let (high1, low1) = product(PHILOX_M[1], c[2]);
-        c = [mix(high1, c[1], key[0]), low1, mix(high0, c[3], key[1]), low0];
-        key = [key[0].wrapping_add(PHILOX_W[0]), key[1].wrapping_add(PHILOX_W[1])];
-    }
-    c
-}
-
 /// Drops and scales in place.
 ///
 /// # Safety
-/// The tile is valid.
+/// The features of `S`; the tile is valid.
 #[inline(always)]
-pub(super) unsafe fn random(t: Tile, d: Draw) {
-    let none = d.threshold > i64::from(u32::MAX);
-    let least = d.threshold.clamp(0, i64::from(u32::MAX)) as u32;
-    // Elements before the first one that share its block.
+pub(super) unsafe fn random<S: Simd>(t: Tile, d: Draw) {
+    // Words before the first column that share its block.
     let skip = (d.col0 & 3) as usize;
-    for r in 0..t.rows {
-        let row = d.row0.wrapping_add(r as i64) as u32;
-        let mut at = 0;
-        // `at` counts words from the first block on, the first column's is number `skip`.
-        while at < skip + t.cols {
-            let block = ((d.col0 >> 2) as u32).wrapping_add((at / 4) as u32);
-            let words = blocks(block, [row, d.stream as u32, d.offset as u32], d.seed);
-            let mut factor = [0u32; CHUNK];
-            for (n, slot) in factor.iter_mut().enumerate() {
-                *slot = if words[n % 4][n / 4] >= least && !none { u32::MAX } else { 0 };
+    let chunks = (skip + t.cols).div_ceil(LANES);
+    let all = if t.cols == 0 { 0 } else { chunks * t.rows };
+    let (mut row, mut chunk) = (0, 0);
+    for done in (0..all).step_by(LANES) {
+        let n = (all - done).min(LANES);
+        let (mut places, mut first, mut rows) = ([(0, 0); LANES], [0u32; LANES], [0u32; LANES]);
+        for i in 0..n {
+            places[i] = (row, chunk);
+            first[i] = ((d.col0 >> 2) as u32).wrapping_add((chunk * LANES / WORDS) as u32);
+            rows[i] = d.row0.wrapping_add(row as i64) as u32;
+            chunk += 1;
+            if chunk == chunks {
+                (row, chunk) = (row + 1, 0);
             }
-            let first = skip.saturating_sub(at);
-            let last = (skip + t.cols - at).min(CHUNK);
-            // SAFETY: the caller's tile; columns at + first - skip .. at + last - skip are inside the row.
-            let elements = unsafe {
-                let start = t.s.add(r * t.lds + at + first - skip);
-                std::slice::from_raw_parts_mut(start, last - first)
-            };
-            for (x, &keep) in elements.iter_mut().zip(&factor[first..]) {
-                *x = f32::from_bits((*x * d.keep_scale).to_bits() & keep);
-            }
-            at += CHUNK;
         }
+        // SAFETY: the caller's promise; the places are of chunks that hold columns of the tile.
+        unsafe {
+            let words = words::<S>(&first, &rows, d);
+            for (&(row, chunk), &words) in places.iter().zip(&words).take(n) {
+                apply::<S>(t, d, words, row, (chunk * LANES, skip));
+            }
+        }
+    }
+}
+
+/// The sixteen words of each of sixteen chunks, which start at block `first` of row `rows`.
+#[inline(always)]
+unsafe fn words<S: Simd>(first: &[u32; LANES], rows: &[u32; LANES], d: Draw) -> [S::V; LANES] {
+    // SAFETY: the features of `S`, promised by the caller; the arrays hold sixteen values.
+    unsafe {
+        let (first, rows) = (S::load(first.as_ptr().cast()), S::load(rows.as_ptr().cast()));
+        let mut out = [S::splat(0.0); LANES];
+        for q in 0..LANES / WORDS {
+            let at = S::add_i(first, S::splat_bits(q as i32));
+            let even = blocks::<S>(at, rows, d);
+            let odd = blocks::<S>(S::odd_to_even(at), S::odd_to_even(rows), d);
+            for w in 0..WORDS {
+                out[q * WORDS + w] = S::merge_even(even[w], odd[w]);
+            }
+        }
+        S::transpose(&mut out);
+        out
+    }
+}
+
+/// The four words of eight blocks, in even lanes; what is in odd lanes does not matter and is never read.
+#[inline(always)]
+unsafe fn blocks<S: Simd>(at: S::V, row: S::V, d: Draw) -> [S::V; WORDS] {
+    // SAFETY: the features of `S`, promised by the caller.
+    unsafe {
+        let bits = |x: u32| S::splat_bits(x as i32);
+        let mut key = [d.seed as u32, (d.seed as u64 >> 32) as u32];
+        let (m0, m1) = (bits(PHILOX_M[0]), bits(PHILOX_M[1]));
+        let mut c = [at, row, bits(d.stream as u32), bits(d.offset as u32)];
+        for _ in 0..PHILOX_ROUNDS {
+            let (p0, p1) = (S::mul_even(c[0], m0), S::mul_even(c[2], m1));
+            let c0 = S::xor(S::xor(S::odd_to_even(p1), c[1]), bits(key[0]));
+            let c2 = S::xor(S::xor(S::odd_to_even(p0), c[3]), bits(key[1]));
+            c = [c0, p1, c2, p0];
+            key = [key[0].wrapping_add(PHILOX_W[0]), key[1].wrapping_add(PHILOX_W[1])];
+        }
+        c
+    }
+}
+
+/// Drops and scales the elements of one row whose words are number `word` up to `word` + 16, the first column
+/// having word `skip`.
+#[inline(always)]
+unsafe fn apply<S: Simd>(t: Tile, d: Draw, words: S::V, row: usize, (word, skip): (usize, usize)) {
+    // SAFETY: as for `random`; lanes before the first and after the last column are cut off.
+    unsafe {
+        let before = skip.saturating_sub(word);
+        let after = (skip + t.cols - word).min(LANES);
+        let to = t.s.add(row * t.lds + word + before - skip);
+        let n = after - before;
+        let mut words = words;
+        if before > 0 {
+            let mut moved = [0f32; 2 * LANES];
+            S::store(moved.as_mut_ptr(), words);
+            words = S::load(moved.as_ptr().add(before));
+        }
+        let least = S::splat_bits(d.threshold.clamp(0, i64::from(u32::MAX)) as u32 as i32);
+        let zero = S::splat(0.0);
+        let kept = if d.threshold > i64::from(u32::MAX) {
+            zero
+        } else {
+            let scaled = S::mul(S::load_first(to, n), S::splat(d.keep_scale));
+            S::select(S::lt_u(words, least), zero, scaled)
+        };
+        S::store_first(to, kept, n);
     }
 }

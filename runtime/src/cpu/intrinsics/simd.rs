@@ -4,7 +4,7 @@
 //! (four) and `portable.rs` (an array) implement. Afterwards: each operation gives the same bits in every
 //! implementation, so a kernel that is generic over `Simd` gives the same bits on every machine. For that
 //! reason there is no reassociating reduction here and no operation of less than full precision.
-//! Not here: widths other than sixteen, integers beyond what moving exponents about needs.
+//! Not here: widths other than sixteen, integers beyond what moving exponents and random words need.
 
 /// Lanes of a [`Simd::V`].
 pub const LANES: usize = 16;
@@ -92,6 +92,14 @@ pub(super) trait Simd {
     unsafe fn add_i(a: Self::V, b: Self::V) -> Self::V;
     /// Wrapping 32-bit difference.
     unsafe fn sub_i(a: Self::V, b: Self::V) -> Self::V;
+    /// a < b as unsigned 32-bit integers.
+    unsafe fn lt_u(a: Self::V, b: Self::V) -> Self::M;
+    /// 64-bit products of the unsigned integers in the even lanes; the low half of each is in the even lane.
+    unsafe fn mul_even(a: Self::V, b: Self::V) -> Self::V;
+    /// Every odd lane's bits in the even lane before it; the odd lanes are unspecified.
+    unsafe fn odd_to_even(a: Self::V) -> Self::V;
+    /// The even lanes of `a` in the even lanes, those of `b` in the odd lanes after them.
+    unsafe fn merge_even(a: Self::V, b: Self::V) -> Self::V;
     /// Shift left.
     unsafe fn shl<const N: u32>(a: Self::V) -> Self::V;
     /// Arithmetic shift right.

@@ -11,7 +11,7 @@
 
 use super::convert::{dtype_of, f16_to_f32};
 use super::isa::Isa;
-use super::{gemm, math, pack, probe, random, rows, softmax, tiles, vectors};
+use super::{gemm, largest, math, pack, probe, random, rows, softmax, tiles, vectors};
 use attn_compiler::artifact::Intrinsic;
 
 /// `gemm` and `gemm_skip_zero`.
@@ -150,6 +150,21 @@ pub type TopKFn = unsafe extern "C" fn(
     m: i64,
     width: i64,
 );
+/// `keep_largest`.
+pub type KeepLargestFn = unsafe extern "C" fn(
+    best: *mut f32,
+    at: *mut f32,
+    ldb: i64,
+    src: *const f32,
+    lds: i64,
+    rows: i64,
+    cols: i64,
+    first: i64,
+    m: i64,
+);
+/// `mark`.
+pub type MarkFn =
+    unsafe extern "C" fn(dst: *mut f32, ldd: i64, at: *const f32, lda: i64, rows: i64, cols: i64, first: i64);
 
 /// Function pointers in the order of [`Intrinsic::ALL`]: what a kernel gets a pointer to.
 #[repr(transparent)]
@@ -206,6 +221,8 @@ typed_entries! {
     random, Random, RandomFn;
     prefix_sum, PrefixSum, PrefixSumFn;
     top_k, TopK, TopKFn;
+    keep_largest, KeepLargest, KeepLargestFn;
+    mark, Mark, MarkFn;
 }
 
 /// A count or a leading dimension.
@@ -332,7 +349,7 @@ macro_rules! isa_table {
                     offset: i64, seed: i64, threshold: i64, keep_scale: f32) {
                     let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
                     let draw = random::Draw { row0, col0, stream, offset, seed, threshold, keep_scale };
-                    random::random(tile, draw)
+                    random::random::<$simd>(tile, draw)
                 }
                 fn prefix_sum(hi: *mut f32, lo: *mut f32, src: *const u8, dtype: u32, n: i64, stride: i64) {
                     if let Some(dtype) = dtype_of(dtype) {
@@ -346,6 +363,15 @@ macro_rules! isa_table {
                         let v = vectors::Vector { src, dtype, n: count(n), stride: stride as isize };
                         vectors::top_k(indices, ranks, v, count(m), count(width))
                     }
+                }
+                fn keep_largest(best: *mut f32, at: *mut f32, ldb: i64, src: *const f32, lds: i64, rows: i64,
+                    cols: i64, first: i64, m: i64) {
+                    let tile = tiles::Tile { s: src.cast_mut(), lds: count(lds), rows: count(rows), cols: count(cols) };
+                    largest::keep(best, at, count(ldb), tile, first, count(m))
+                }
+                fn mark(dst: *mut f32, ldd: i64, at: *const f32, lda: i64, rows: i64, cols: i64, first: i64) {
+                    let tile = tiles::Tile { s: dst, lds: count(ldd), rows: count(rows), cols: count(cols) };
+                    largest::mark(tile, at, count(lda), first)
                 }
                 fn fma_loop(iterations: usize) -> f32 {
                     probe::fma_loop::<$simd>(iterations)
@@ -381,6 +407,8 @@ macro_rules! isa_table {
                 random as RandomFn as *const (),
                 prefix_sum as PrefixSumFn as *const (),
                 top_k as TopKFn as *const (),
+                keep_largest as KeepLargestFn as *const (),
+                mark as MarkFn as *const (),
             ]);
         }
     };

@@ -15,6 +15,18 @@ pub(super) struct Vector {
     pub stride: isize,
 }
 
+impl Vector {
+    /// The key of an element.
+    ///
+    /// # Safety
+    /// The element is readable.
+    #[inline(always)]
+    unsafe fn key(self, dtype: DType, i: usize) -> u32 {
+        // SAFETY: the caller's promise.
+        key(unsafe { read(self.src, dtype, i as isize * self.stride) })
+    }
+}
+
 /// `hi[i] + lo[i]` is the sum of elements 0..=i; see `Intrinsic::PrefixSum`.
 ///
 /// # Safety
@@ -53,10 +65,31 @@ fn key(x: f32) -> u32 {
 pub(super) unsafe fn top_k(indices: *mut i32, ranks: *mut i32, v: Vector, m: usize, width: usize) {
     let m = m.min(v.n).min(width);
     // SAFETY: the caller's promise.
-    let at = |i: usize| unsafe { key(read(v.src, v.dtype, i as isize * v.stride)) };
-    let (least, mut ties) = if m == 0 { (u32::MAX, 0) } else { threshold(at, v.n, m) };
+    unsafe {
+        match v.dtype {
+            DType::F32 if v.stride == 1 => {
+                select(|i| key(v.src.cast::<f32>().add(i).read_unaligned()), indices, ranks, (v.n, m, width))
+            }
+            DType::F32 => select(|i| v.key(DType::F32, i), indices, ranks, (v.n, m, width)),
+            dtype => select(|i| v.key(dtype, i), indices, ranks, (v.n, m, width)),
+        }
+    }
+}
+
+/// [`top_k`] over keys; m <= n, m <= width.
+///
+/// # Safety
+/// As for `top_k`.
+#[inline(always)]
+unsafe fn select(
+    at: impl Fn(usize) -> u32,
+    indices: *mut i32,
+    ranks: *mut i32,
+    (n, m, width): (usize, usize, usize),
+) {
+    let (least, mut ties) = if m == 0 { (u32::MAX, 0) } else { threshold(&at, n, m) };
     let mut taken = 0;
-    for i in 0..v.n {
+    for i in 0..n {
         let key = at(i);
         let tie = key == least && ties > 0;
         let take = taken < m && (key > least || tie);
@@ -79,11 +112,11 @@ pub(super) unsafe fn top_k(indices: *mut i32, ranks: *mut i32, v: Vector, m: usi
 /// The m-th largest of n keys (0 < m <= n), and how many equal to it are among the m largest. One byte of the
 /// keys at a time, from the top: the keys that share the bytes found so far are counted by their next one.
 #[inline(always)]
-fn threshold(at: impl Fn(usize) -> u32, n: usize, m: usize) -> (u32, usize) {
+fn threshold(at: &impl Fn(usize) -> u32, n: usize, m: usize) -> (u32, usize) {
     let (mut prefix, mut known, mut left) = (0u32, 0u32, m);
     for shift in [24, 16, 8, 0] {
         let mut counts = [0usize; 256];
-        for key in (0..n).map(&at) {
+        for key in (0..n).map(at) {
             if key & known == prefix {
                 counts[(key >> shift) as usize & 255] += 1;
             }

@@ -54,6 +54,59 @@ impl Task<'_, '_> {
         Ok(())
     }
 
+    pub(super) fn keep_largest(&mut self, stmt: &Stmt) -> Done {
+        let Stmt::KeepLargest { best, at, src, rows, cols, first, m } = stmt else { return Ok(()) };
+        let (kept, from) = (self.tile(*best).decl, self.tile(*src).decl);
+        let rows = self.count(*rows, from.rows.min(kept.rows))?;
+        let cols = self.count(*cols, from.cols)?;
+        let first = self.machine.eval(*first)?.int();
+        let m = usize::try_from(self.machine.eval(*m)?.int().min(kept.cols)).unwrap_or(0);
+        for r in 0..rows {
+            let mut list = Vec::new();
+            for n in 0..m {
+                let (x, place) = (self.get(*best, r, n)?, self.get(*at, r, n)?);
+                if x > f64::NEG_INFINITY {
+                    list.push((x, place));
+                }
+            }
+            for c in 0..cols {
+                let x = self.get(*src, r, c)?;
+                if x > f64::NEG_INFINITY {
+                    let after = list.iter().position(|(y, _)| *y < x).unwrap_or(list.len());
+                    list.insert(after, (x, (first + c as i64) as f64));
+                    list.truncate(m);
+                }
+            }
+            for n in 0..m {
+                let (x, place) = list.get(n).copied().unwrap_or((f64::NEG_INFINITY, -1.0));
+                self.tile(*best).set(r, n, Some(x))?;
+                self.tile(*at).set(r, n, Some(place))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark(
+        &mut self,
+        dst: BufId,
+        at: BufId,
+        (rows, cols): (ExprId, ExprId),
+        first: ExprId,
+    ) -> Done {
+        let (to, places) = (self.tile(dst).decl, self.tile(at).decl);
+        let rows = self.count(rows, to.rows.min(places.rows))?;
+        let cols = self.count(cols, to.cols)?;
+        let first = self.machine.eval(first)?.int();
+        for r in 0..rows {
+            let list = (0..places.cols as usize).map(|n| self.get(at, r, n)).collect::<Done<Vec<f64>>>()?;
+            for c in 0..cols {
+                let found = list.contains(&((first + c as i64) as f64));
+                self.tile(dst).set(r, c, Some(f64::from(u8::from(found))))?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn random(&mut self, stmt: &Stmt) -> Done {
         let Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } = stmt
         else {

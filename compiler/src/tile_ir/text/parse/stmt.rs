@@ -3,7 +3,7 @@
 use super::super::print::{ACCESSES, MATH_FNS, REDUCTIONS, WEIGHTS};
 use super::{Parser, Result};
 use crate::expr::{ExprId, Ty, VarId};
-use crate::tile_ir::{Access, BufId, FlatRef, Operand, Stmt};
+use crate::tile_ir::{Access, BufId, FlatRef, Operand, Span, Stmt};
 
 /// What a map says of its elements.
 struct Elements {
@@ -32,6 +32,7 @@ impl Parser<'_> {
     fn stmt(&mut self, depth: usize) -> Result<Stmt> {
         match self.r.word()?.as_str() {
             "let" => self.let_(),
+            "any" => self.any(),
             "for" => self.for_(depth),
             "if" => self.if_(depth),
             "fill" => {
@@ -70,6 +71,30 @@ impl Parser<'_> {
                 self.r.expect("<-")?;
                 let src = self.buf()?;
                 Ok(Stmt::ReduceRows { dst, op, src, rows: self.key("rows")?, cols: self.key("cols")? })
+            }
+            "keep_largest" => {
+                let best = self.buf()?;
+                self.r.expect(",")?;
+                let at = self.buf()?;
+                self.r.expect("<-")?;
+                let src = self.buf()?;
+                let (rows, cols) = (self.key("rows")?, self.key("cols")?);
+                Ok(Stmt::KeepLargest {
+                    best,
+                    at,
+                    src,
+                    rows,
+                    cols,
+                    first: self.key("first")?,
+                    m: self.key("m")?,
+                })
+            }
+            "mark" => {
+                let dst = self.buf()?;
+                self.r.expect("<-")?;
+                let at = self.buf()?;
+                let (rows, cols) = (self.key("rows")?, self.key("cols")?);
+                Ok(Stmt::Mark { dst, at, rows, cols, first: self.key("first")? })
             }
             "random" => Ok(Stmt::Random {
                 dst: self.buf()?,
@@ -118,14 +143,31 @@ impl Parser<'_> {
         Ok(Stmt::Let { var, value })
     }
 
-    fn for_(&mut self, depth: usize) -> Result<Stmt> {
+    fn any(&mut self) -> Result<Stmt> {
+        let name = self.r.word()?;
+        self.r.expect_word("over")?;
+        let mut over = vec![self.span()?];
+        while self.r.eat(",")? {
+            over.push(self.span()?);
+        }
+        self.r.expect(":")?;
+        let cond = self.expr()?;
+        Ok(Stmt::Any { var: self.variable(&name, Ty::Bool)?, over, cond })
+    }
+
+    /// `x in lo..hi`
+    fn span(&mut self) -> Result<Span> {
         let name = self.r.word()?;
         self.r.expect_word("in")?;
         let lo = self.expr()?;
         self.r.expect("..")?;
         let hi = self.expr()?;
+        Ok(Span { var: self.variable(&name, Ty::Int)?, lo, hi })
+    }
+
+    fn for_(&mut self, depth: usize) -> Result<Stmt> {
+        let Span { var, lo, hi } = self.span()?;
         self.r.expect("{")?;
-        let var = self.variable(&name, Ty::Int)?;
         Ok(Stmt::For { var, lo, hi, body: self.block(depth - 1)? })
     }
 

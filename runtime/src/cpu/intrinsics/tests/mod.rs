@@ -8,6 +8,7 @@ mod functions;
 mod products;
 mod softmax;
 mod storage;
+mod tiles;
 
 use super::*;
 
@@ -77,6 +78,8 @@ fn the_table_has_an_entry_for_every_intrinsic() {
         assert_eq!(entries[0], t.gemm() as *const ());
         assert_eq!(entries[13], t.half_to_f32() as *const ());
         assert_eq!(entries[19], t.top_k() as *const ());
+        assert_eq!(entries[20], t.keep_largest() as *const ());
+        assert_eq!(entries[21], t.mark() as *const ());
         // SAFETY: the words at as_ptr are the entries.
         assert_eq!(unsafe { *t.as_ptr().add(7) }, t.store_rows() as *const ());
     }
