@@ -72,7 +72,8 @@ fn h_of(t: &Tensor) -> usize {
 fn a_prompt_in_any_chunks_gives_the_same_rows() {
     let plan = paged("");
     let (n, batch) = (11usize, 2usize);
-    let (q, k, v) = (noise(&[batch, 4, n, 16], 1), noise(&[batch, 2, n, 16], 2), noise(&[batch, 2, n, 16], 3));
+    let (q, k, v) =
+        (noise(&[batch, 4, n, 16], 1), noise(&[batch, 2, n, 16], 2), noise(&[batch, 2, n, 16], 3));
     let table = ints(&[5, 0, 3, 1, 6, 2], &[2, 3]);
     let go = |chunks: &[usize]| {
         // Nothing but what was appended may be read: the rest is NaN.
@@ -174,7 +175,7 @@ impl Call {
             q: noise(&[b, 4, 2, 16], 1),
             k_new: noise(&[b, 2, 2, 16], 2),
             v_new: noise(&[b, 2, 2, 16], 3),
-            pages: ints(table, &[b, table.len() / b]),
+            pages: ints(table, &[b, table.len() / b.max(1)]),
             kv_len: ints(lengths, &[b]),
             k: noise(&[6, 4, 2, 16], 4),
             v: noise(&[6, 4, 2, 16], 5),
@@ -211,7 +212,10 @@ fn wrong_lengths_and_tables_are_refused_before_anything_is_written() {
         for word in words {
             assert!(err.contains(word), "{table:?} {lengths:?}: {word} is not in: {err}");
         }
-        assert!(call.k.bytes() == before_k.bytes() && call.v.bytes() == before_v.bytes(), "nothing is written");
+        assert!(
+            call.k.bytes() == before_k.bytes() && call.v.bytes() == before_v.bytes(),
+            "nothing is written"
+        );
     }
     // A shared prefix is no mistake: page 0 is read by both and written by none. What is not used may be anything.
     Call::new(&[0, 1, 0, 2], &[8, 7]).run(&plan).unwrap();
@@ -258,7 +262,8 @@ fn what_a_sequence_gives_does_not_depend_on_the_batch_or_the_threads() {
 
 #[test]
 fn int8_rows_are_seen_as_they_are_stored() {
-    let text = PAGED.replace("{elem}", "i8").replace("{scale}", "scale f16 per (token, head)").replace("{more}", "");
+    let text =
+        PAGED.replace("{elem}", "i8").replace("{scale}", "scale f16 per (token, head)").replace("{more}", "");
     let plan = planned(&text);
     let call = Call::new(&[0, 1, 2, 3], &[8, 4]);
     let Call { q, k_new, pages, kv_len, .. } = &call;
@@ -268,11 +273,8 @@ fn int8_rows_are_seen_as_they_are_stored() {
     let mut k_scale = Tensor::zeros(DType::F16, &[6, 4, 2]).unwrap();
     let mut v_scale = k_scale.clone();
     let (mut o, mut lse) = (filled(&[2, 4, 2, 16], 7.0), filled(&[2, 4, 2], 7.0));
-    plan.run(
-        &bind! { q, k_new, v_new, pages, kv_len },
-        &mut outputs! { o, lse, k, v, k_scale, v_scale },
-    )
-    .unwrap();
+    plan.run(&bind! { q, k_new, v_new, pages, kv_len }, &mut outputs! { o, lse, k, v, k_scale, v_scale })
+        .unwrap();
     // Rows of zeros: scale 0, stored 0, read 0.
     assert!(v.as_slice::<i8>().unwrap().iter().all(|x| *x == 0));
     assert!(v_scale.view().to_f64_vec().iter().all(|x| *x == 0.0));

@@ -300,7 +300,10 @@ pub fn verify(ir: &Kernel, float: DType, problem: &Problem, out: &[Tensor], what
             DType::I8 => Data::Int(elements.into_iter().map(|x| x as i64).collect()),
             _ => Data::Float(elements),
         };
-        given.insert(t.name.clone(), View::contiguous(tensor.shape().to_vec(), data).expect("the right count"));
+        given.insert(
+            t.name.clone(),
+            View::contiguous(tensor.shape().to_vec(), data).expect("the right count"),
+        );
     }
     let truth = reference_given(ir, &problem.inputs, &given);
     for (_, t) in ir.updated() {
