@@ -89,26 +89,10 @@ fn linear_forms_run_in_chunks() {
         ("linear", "state s : f32[D, Dv]\n s = s + outer(k, v)\n return q @ s, s", &[][..]),
         ("s0", "state s : f32[D, Dv] = s0\n s = s + outer(k, v)\n return q @ s, s", &["s0"]),
         ("number", "state s : f32[D, Dv] = 0.5\n s = 0.9 * s + outer(k, v)\n return q @ s", &[]),
-        (
-            "head",
-            "state s : f32[D, Dv] = s0\n s = (1 - 2 ^ (-5 - h)) * s + outer(k, v)\n return q @ s, s",
-            &["s0"],
-        ),
-        (
-            "input",
-            "input lam : f32[H]\n state s : f32[D, Dv] = s0\n s = lam[h] * s + outer(k, v)\n return q @ s, s",
-            &["s0"],
-        ),
-        (
-            "token",
-            "input g : f32[B, H, S]\n state s : f32[D, Dv] = s0\n s = exp(g) * s + outer(k, v)\n return q @ s, s",
-            &["s0"],
-        ),
-        (
-            "share",
-            "input g : f32[H, S]\n state s : f32[D, Dv] = s0\n s = g * s + (1 - g) * outer(k, v)\n return q @ s, s",
-            &["s0"],
-        ),
+        ("head", "state s : f32[D, Dv] = s0\n s = (1 - 2 ^ (-5 - h)) * s + outer(k, v)\n return q @ s, s", &["s0"]),
+        ("input", "input lam : f32[H]\n state s : f32[D, Dv] = s0\n s = lam[h] * s + outer(k, v)\n return q @ s, s", &["s0"]),
+        ("token", "input g : f32[B, H, S]\n state s : f32[D, Dv] = s0\n s = exp(g) * s + outer(k, v)\n return q @ s, s", &["s0"]),
+        ("share", "input g : f32[H, S]\n state s : f32[D, Dv] = s0\n s = g * s + (1 - g) * outer(k, v)\n return q @ s, s", &["s0"]),
         (
             "two terms, two reads",
             "input g : f32[S]\n state s : f32[D, Dv] = s0\n s = -(g * (outer(k, v) - s)) - outer(q, 2 * v)\n \
@@ -123,16 +107,8 @@ fn linear_forms_run_in_chunks() {
         ),
         ("forgets", "state s : f32[D, Dv] = s0\n s = outer(k, v)\n return q @ s, s", &["s0"]),
         ("only decays", "state s : f32[D, Dv] = s0\n s = 0.97 * s\n return q @ s, s", &["s0"]),
-        (
-            "computed rows",
-            "state s : f32[D, Dv]\n s = s + outer(k * 0.5 + q, -v)\n return (q + k) @ s, s",
-            &[],
-        ),
-        (
-            "of one dot",
-            "state s : f32[D, Dv]\n s = sigmoid(dot(q, k)) * s + outer(k, v)\n return q @ s, s",
-            &[],
-        ),
+        ("computed rows", "state s : f32[D, Dv]\n s = s + outer(k * 0.5 + q, -v)\n return (q + k) @ s, s", &[]),
+        ("of one dot", "state s : f32[D, Dv]\n s = sigmoid(dot(q, k)) * s + outer(k, v)\n return q @ s, s", &[]),
     ] {
         let case = Case::small(clauses, present);
         assert_eq!(case.form(), Form::Chunked(32), "{what}");
@@ -205,15 +181,12 @@ fn every_type_and_width() {
 #[test]
 fn decays_of_any_size_are_exact_and_do_not_overflow() {
     let by_head = "input slope : f32[H]\n state s : f32[D, Dv] = s0\n s = exp(-slope[h]) * s + outer(k, v)\n return q @ s, s";
-    let product =
-        "input lam : f32[H]\n state s : f32[D, Dv] = s0\n s = lam[h] * s + outer(k, v)\n return q @ s, s";
-    let token =
-        "input g : f32[B, H, S]\n state s : f32[D, Dv] = s0\n s = exp(g) * s + outer(k, v)\n return q @ s, s";
-    let factor =
-        "input g : f32[B, H, S]\n state s : f32[D, Dv] = s0\n s = g * s + outer(k, v)\n return q @ s, s";
+    let product = "input lam : f32[H]\n state s : f32[D, Dv] = s0\n s = lam[h] * s + outer(k, v)\n return q @ s, s";
+    let token = "input g : f32[B, H, S]\n state s : f32[D, Dv] = s0\n s = exp(g) * s + outer(k, v)\n return q @ s, s";
+    let factor = "input g : f32[B, H, S]\n state s : f32[D, Dv] = s0\n s = g * s + outer(k, v)\n return q @ s, s";
     let slopes = [0.0, 0.84, 5e-6];
     for (name, text, value) in [
-        ("slope", by_head, (&|k| slopes[k % 3]) as &dyn Fn(usize) -> f64),
+        ("slope", by_head, (&|k: usize| slopes[k % 3]) as &dyn Fn(usize) -> f64),
         ("slope", by_head, &|_| f64::INFINITY),
         ("slope", by_head, &|k| [1e-3, 200.0, 1e30][k % 3]),
         ("lam", product, &|k| [0.0, 0.84, -0.5][k % 3]),
@@ -234,8 +207,7 @@ fn decays_of_any_size_are_exact_and_do_not_overflow() {
 
 #[test]
 fn what_is_not_finite_stays_where_it_is() {
-    let clauses =
-        "input g : f32[B, H, S]\n state s : f32[D, Dv]\n s = exp(g) * s + outer(k, v)\n return q @ s, s";
+    let clauses = "input g : f32[B, H, S]\n state s : f32[D, Dv]\n s = exp(g) * s + outer(k, v)\n return q @ s, s";
     let case = Case::small(clauses, &[]);
     let mut problem = case.problem(1, 50);
     let nan = |x: &View, at: usize| {
@@ -337,20 +309,17 @@ fn shared_specifications_run() {
 
 #[test]
 fn the_start_is_a_run_time_int() {
-    let case =
-        Case::of(&spec("11b_transnormer.attn"), "transnormer", DType::F32, &[("H", 2), ("D", 16)], &[]);
-    let start = case.plan.kernel.params.iter().find(|p| p.name == "start").expect("a parameter");
-    assert_eq!(start.default.map(|v| v.int()), Some(0));
-    let lightning = Case::of(
-        &spec("11_lightning.attn"),
-        "lightning",
+    let case = Case::of(
+        &spec("11b_transnormer.attn"),
+        "transnormer",
         DType::F32,
-        &[("H", 2), ("D", 16), ("Dv", 16)],
+        &[("H", 2), ("D", 16)],
         &[],
     );
+    let start = case.plan.kernel.params.iter().find(|p| p.name == "start").expect("a parameter");
+    assert_eq!(start.default.map(|v| v.int()), Some(0));
+    let lightning =
+        Case::of(&spec("11_lightning.attn"), "lightning", DType::F32, &[("H", 2), ("D", 16), ("Dv", 16)], &[]);
     assert!(lightning.plan.kernel.params.iter().all(|p| p.name != "start"), "nothing reads `i`");
-    assert!(matches!(
-        lightning.plan.kernel.recurrences().next().expect("one").states[0].init,
-        Init::Number(_)
-    ));
+    assert!(matches!(lightning.plan.kernel.recurrences().next().expect("one").states[0].init, Init::Number(_)));
 }

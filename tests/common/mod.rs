@@ -229,6 +229,7 @@ fn push(bytes: &mut Vec<u8>, dtype: DType, value: Value) {
         (DType::F32, v) => bytes.extend((v.float() as f32).to_le_bytes()),
         (DType::F64, v) => bytes.extend(v.float().to_le_bytes()),
         (DType::F16, v) => bytes.extend(half::f16::from_f64(v.float()).to_le_bytes()),
+        (DType::F8E4M3, v) => bytes.push(attn_compiler::f8::encode(v.float() as f32)),
         (DType::Bf16, v) => bytes.extend(half::bf16::from_f64(v.float()).to_le_bytes()),
         (DType::I8, v) => bytes.push(v.int() as i8 as u8),
         (DType::I32, v) => bytes.extend((v.int() as i32).to_le_bytes()),

@@ -71,6 +71,10 @@ pub fn needed(kernel: &Kernel, wanted: &[TensorId]) -> (Kernel, Vec<TensorId>) {
         }
     }
     steps.reverse();
+    // Attentions are evaluated with every input bound.
+    if steps.iter().any(|s| matches!(s, Step::Attend(_))) {
+        tensors.extend(kernel.inputs().map(|(id, _)| id));
+    }
     let host = |t: &TensorId| matches!(kernel.tensor(*t).origin, Origin::Host | Origin::Updated);
     let inputs = tensors.into_iter().filter(host).collect();
     (Kernel { steps, ..kernel.clone() }, inputs)

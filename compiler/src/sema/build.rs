@@ -119,12 +119,15 @@ pub(crate) fn roles(kernel: &CheckedKernel, lower: &Lower<'_>, body: &Body) -> V
     roles
 }
 
+/// What an attention writes, and the steps after it.
+pub(crate) type Given = (Vec<Output>, Vec<Step>);
+
 /// Adds the attention of a body and what it reads; what it gives is said by `results`.
 pub(crate) fn attend(
     steps: &mut Steps<'_>,
     body: &Body,
     name: String,
-    results: &mut dyn FnMut(&mut Steps<'_>) -> Result<(Vec<Output>, Vec<Step>)>,
+    results: &mut dyn FnMut(&mut Steps<'_>) -> Result<Given>,
 ) -> Result<MaskClauses> {
     let kernel = steps.kernel;
     let (x, y) = (body.dots[0].x, body.dots[0].y);
@@ -299,7 +302,7 @@ fn merged_by_lse(steps: &Steps<'_>) -> bool {
 }
 
 /// What the attention writes, and the steps that make results of it.
-fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<(Vec<Output>, Vec<Step>)> {
+fn results(steps: &mut Steps<'_>, x: RowsFact) -> Result<Given> {
     let kernel = steps.kernel;
     let (mut attended, mut epilogues) = (Vec::new(), Vec::new());
     for fact in &kernel.outputs {

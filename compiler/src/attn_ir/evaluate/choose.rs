@@ -187,10 +187,10 @@ pub(super) fn rank<'v>(kernel: &Kernel, step: &Rank, at: At<'v>) -> Result<[(Ten
             let own = c.scores((b as i64, h, row as i64), blocks, windows);
             total.iter_mut().zip(own).for_each(|(t, x)| *t = joined(*t, x));
         }
-        for block in 0..blocks {
+        for (block, score) in total.iter_mut().enumerate() {
             c.set(step.index.j, block as i64);
             if eval(&kernel.pool, step.keep, &c.at).bool() {
-                total[block] = f64::INFINITY;
+                *score = f64::INFINITY;
             }
         }
         for block in largest(&total, n, false) {
