@@ -283,7 +283,7 @@ fn int8_rows_are_seen_as_they_are_stored() {
     for (n, row) in k.as_slice::<i8>().unwrap().chunks(16).enumerate() {
         let top = row.iter().map(|x| x.unsigned_abs()).max();
         let (page, slot) = (n / 8, n / 2 % 4);
-        let stored = (page == 1 && slot >= 2) || (page == 2 && slot >= 2);
+        let stored = matches!(page, 1 | 2) && slot >= 2;
         assert_eq!(top, Some(if stored { 127 } else { 0 }), "page {page}, slot {slot}");
     }
 }

@@ -62,7 +62,11 @@ const ALL: [(DType, Ty); 9] = [
 /// Element (row, col) of a ROWS x COLS tensor; small, so that every type holds it.
 fn entry(dtype: DType, row: i64, col: i64) -> f64 {
     let x = row * COLS + col - 60;
-    if dtype == DType::Bit { f64::from(u8::from(x % 3 == 0)) } else { x as f64 }
+    match dtype {
+        DType::Bit => f64::from(u8::from(x % 3 == 0)),
+        DType::F8E4M3 => attn_compiler::host::round_to(dtype, x as f64),
+        _ => x as f64,
+    }
 }
 
 fn want(dtype: DType) -> Vec<f32> {
