@@ -1,8 +1,10 @@
 //! Every clause of every example does something that its own `test` grid can see: deleting any one operand of its
 //! mask, term or factor of its score or result, the sink of its weight, a `map`, a `rotate` or an argument of its
-//! rotation but the base, or its `dropout` changes an output by more than the f32 gate, or does not compile.
+//! rotation but the base, its `dropout`, an operand of an update, or where a state begins changes an output by more
+//! than the f32 gate, or does not compile.
 //!
-//! Comes in: `dsl-examples/`. Deliberately not done: bodies of `let` and `fn`, and what stands inside indices.
+//! Comes in: `dsl-examples/`. Deliberately not done: bodies of `let` and `fn`, what stands inside indices, and
+//! numbers that only keep a divisor from 0.
 
 mod common;
 
@@ -35,10 +37,17 @@ fn within(part: Vec<Mutant>, place: impl Fn(Box<Expr>) -> ExprKind, whole: &Expr
     part.into_iter().map(|(what, e)| (what, put(e))).collect()
 }
 
+/// A small number beside a sum, there to keep a divisor from 0.
+fn is_guard(e: &Expr) -> bool {
+    let text = print::expr(e);
+    text.parse::<f64>().is_ok_and(|x| x > 0.0 && x <= 1e-5)
+}
+
 /// Both ways to leave out an operand, and every way to mutate one.
 fn infix(e: &Expr, op: InfixOp, [l, r]: [&Expr; 2], of: impl Fn(&Expr) -> Vec<Mutant>) -> Vec<Mutant> {
     let place = |left, right| ExprKind::Infix { op, left, right };
-    let mut out = vec![deleted(r, l), deleted(l, r)];
+    let mut out = vec![deleted(l, r)];
+    out.extend((!is_guard(r)).then(|| deleted(r, l)));
     out.extend(within(of(l), |l| place(l, Box::new(r.clone())), e));
     out.extend(within(of(r), |r| place(Box::new(l.clone()), r), e));
     out
@@ -104,7 +113,8 @@ fn of_weight(e: &Expr) -> Vec<Mutant> {
         args.remove(n);
         Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span }
     };
-    (1..args.len()).map(|n| (print::expr(&args[n].value), without(n))).collect()
+    let kept = |n: &usize| !is_guard(&args[*n].value);
+    (1..args.len()).filter(kept).map(|n| (print::expr(&args[n].value), without(n))).collect()
 }
 
 /// A result without one of its factors or terms, without a call around it, without an argument of a norm.
@@ -119,6 +129,41 @@ fn of_result(e: &Expr) -> Vec<Mutant> {
         ExprKind::Call { name, args } => {
             let bare = args.first().map(|a| (format!("call of {}", name.node), a.value.clone()));
             bare.into_iter().chain(of_weight(e)).collect()
+        }
+        _ => vec![],
+    }
+}
+
+/// Operands of an update: terms, factors, both sides of a call.
+fn of_value(e: &Expr) -> Vec<Mutant> {
+    match &e.node {
+        ExprKind::Infix {
+            op: op @ (InfixOp::Add | InfixOp::Sub | InfixOp::Mul | InfixOp::Div),
+            left,
+            right,
+        } => infix(e, *op, [left, right], of_value),
+        ExprKind::Prefix { op: PrefixOp::Neg, operand } => {
+            let place = |operand| ExprKind::Prefix { op: PrefixOp::Neg, operand };
+            let mut out = vec![(format!("- before {}", print::expr(operand)), (**operand).clone())];
+            out.extend(within(of_value(operand), place, e));
+            out
+        }
+        ExprKind::Paren(inner) => within(of_value(inner), ExprKind::Paren, e),
+        ExprKind::Call { name, args } => {
+            let put = |n: usize, value: Expr| {
+                let mut args = args.clone();
+                args[n].value = value;
+                Spanned { node: ExprKind::Call { name: name.clone(), args }, span: e.span }
+            };
+            let mut out = Vec::new();
+            if name.node != "outer" && name.node != "dot" {
+                let inner = args.first().map(|a| a.value.clone());
+                out.extend(inner.map(|x| (format!("call of {}", name.node), x)));
+            }
+            for (n, arg) in args.iter().enumerate().filter(|(_, a)| a.name.is_none()) {
+                out.extend(of_value(&arg.value).into_iter().map(|(what, x)| (what, put(n, x))));
+            }
+            out
         }
         _ => vec![],
     }
@@ -234,6 +279,14 @@ fn of_clauses(clauses: &[Clause], name: &str) -> Vec<(String, String, Vec<Clause
                 let select = |by| ClauseKind::Select { name: name.clone(), by };
                 of_selection(by).into_iter().map(|(w, e)| (w, select(e))).collect()
             }
+            ClauseKind::Update { name, value } => {
+                let update = |value| ClauseKind::Update { name: name.clone(), value };
+                of_value(value).into_iter().map(|(w, e)| (w, update(e))).collect()
+            }
+            ClauseKind::State { name, ty, init: Some(init) } => {
+                let state = ClauseKind::State { name: name.clone(), ty: ty.clone(), init: None };
+                vec![(print::expr(init), state)]
+            }
             ClauseKind::Return(all) => {
                 let one = |(k, e): (usize, &Expr)| {
                     let with = |changed| {
@@ -280,6 +333,8 @@ struct Reference {
     key: PlanKey,
     inputs: Inputs,
     right: Results,
+    /// Outputs in order.
+    names: Vec<String>,
 }
 
 /// The largest value of an int input: counts and the like are small, lists of blocks of 32 end with -1, everything
@@ -289,6 +344,11 @@ fn range(name: &str, point: &Point) -> (i64, i64) {
     match name {
         "count" => (0, 2),
         "doc" => (0, 7),
+        // Lengths of sequences in a cache of Sk: with the rows of this call, and all.
+        "kv_len" | "ctx" => {
+            let of = |dims: &[&str]| dims.iter().find_map(|d| point.dims.get(*d)).copied().unwrap_or(1);
+            (of(&["Sq", "T"]).min(of(&["Sk"])), of(&["Sk"]))
+        }
         "list" => (-1, (point.dims.get("S").copied().unwrap_or(1) - 1) / 32),
         _ => (0, longest),
     }
@@ -311,7 +371,8 @@ fn reference(kernel: &CheckedKernel, original: &str, point: &Point) -> Reference
     let mut inputs = problem(&ir, &dims, &ints, 7).inputs;
     inputs.params = params;
     let right = evaluate(&ir, inputs.clone()).unwrap_or_else(|e| panic!("{}: {e:?}", kernel.name));
-    Reference { key, inputs, right }
+    let names = ir.outputs().map(|(_, t)| t.name.clone()).collect();
+    Reference { key, inputs, right, names }
 }
 
 /// Whether some output of the mutant is outside the gate at this point, or cannot be evaluated.
@@ -319,10 +380,12 @@ fn differs(text: &str, at: &Reference) -> bool {
     let Some(mutant) = instance(text, &at.key) else { return true };
     let Ok(wrong) = evaluate(&mutant, at.inputs.clone()) else { return true };
     let max = at.right.max_abs_score;
-    mutant.outputs().any(|(_, out)| {
-        let of = |results: &Results| results.outputs.get(&out.name).cloned();
-        // An output of another name is another output.
-        let (Some(found), Some(right)) = (of(&wrong), of(&at.right)) else { return true };
+    // Without its factors a result may have another name: the n-th is compared with the n-th.
+    mutant.outputs().zip(&at.names).any(|((_, out), name)| {
+        let (found, right) = (&wrong.outputs[&out.name], &at.right.outputs[name]);
+        if found.shape() != right.shape() {
+            return true;
+        }
         let (found, right) = (found.to_f64_vec(), right.to_f64_vec());
         let gate = tolerance::gate(mutant.measure(&out.name), DType::F32, DType::F32, max, &right);
         !tolerance::check_gate(&found, &right, gate).ok

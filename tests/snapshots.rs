@@ -91,9 +91,36 @@ fn passes() {
     });
 }
 
+/// Examples whose CLIF is kept: it is long, and what the others would add is in their tile IR.
+const CLIF: &[&str] = &[
+    "alibi",
+    "bias",
+    "bidirectional",
+    "bigbird",
+    "bigbird_plan",
+    "causal",
+    "dilated_heads",
+    "doc_causal",
+    "dropout",
+    "gqa_decode",
+    "lightning",
+    "longformer",
+    "minilm",
+    "nsa",
+    "prefix_lm",
+    "rope",
+    "sigmoid",
+    "softcap",
+    "swa_sinks",
+    "t5",
+];
+
 #[test]
 fn clif() {
     planned(|name, source, plan, _| {
+        if !CLIF.contains(&name) {
+            return;
+        }
         let Target::Cpu(facts) = &plan.target else { panic!("{name} is planned for a CPU") };
         let code = emit_listing(&plan.program, facts, Listing { clif: true, asm: false })
             .unwrap_or_else(|e| panic!("{name}: {e}"));

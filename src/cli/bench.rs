@@ -60,8 +60,9 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     bar.finish_and_clear();
     let times = times?;
     let pairs = work::pairs(&problem, work::MAX_CELLS)?;
-    let gflops =
-        pairs.zip(problem.ir.attentions().next()).map(|(n, a)| work::flops(a, n) / times.median_ms() / 1e6);
+    let of_pairs = pairs.zip(problem.ir.attentions().next()).map(|(n, a)| work::flops(a, n));
+    let flops = work::recurrence_flops(&problem)?.or(of_pairs);
+    let gflops = flops.map(|n| n / times.median_ms() / 1e6);
     let peak = peak::fma_peak_gflops(facts::host_isa()?, threads.get());
     let fraction = gflops.map(|g| g / peak);
     let compile_ms = plan.stats().total.as_secs_f64() * 1e3;

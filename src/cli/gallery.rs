@@ -57,9 +57,9 @@ fn about(text: &str) -> String {
 
 /// Up to the first full stop, colon or semicolon that ends a part.
 fn title(about: &str) -> &str {
-    let end = about.match_indices([':', ';', '.']).map(|(at, _)| at);
+    let mut end = about.match_indices([':', ';', '.']).map(|(at, _)| at);
     let ends = |at: &usize| about[at + 1..].starts_with(' ') && !about[..*at].ends_with("al");
-    end.filter(ends).next().map_or(about.trim_end_matches('.'), |at| &about[..at])
+    end.find(ends).map_or(about.trim_end_matches('.'), |at| &about[..at])
 }
 
 fn list(json: bool) -> Result<(), Failure> {
@@ -89,7 +89,10 @@ fn copy(ui: &Ui, name: &str, args: &Args) -> Result<(), Failure> {
         return ui::print(text.trim_end());
     }
     let mut options = std::fs::OpenOptions::new();
-    let options = options.write(true).create_new(!args.force).create(true).truncate(args.force);
+    options.write(true).create_new(!args.force);
+    if args.force {
+        options.create(true).truncate(true);
+    }
     let mut file = options.open(&path).map_err(|err| {
         let failure = Failure::wrong(format!("cannot write {}: {err}", path.display()));
         if err.kind() == std::io::ErrorKind::AlreadyExists {

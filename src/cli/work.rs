@@ -5,6 +5,7 @@
 //! counted by its length, else the hull is evaluated key by key. A mask that does not depend on b or h is
 //! counted once.
 
+use attn_compiler::attn_ir::recur::RecurOp;
 use attn_compiler::attn_ir::{Attention, Origin};
 use attn_compiler::ensure::analyze_mask;
 use attn_compiler::expr::eval::{Env, Value};
@@ -158,6 +159,28 @@ impl Counter {
         }
         Some(total)
     }
+}
+
+/// Floating-point operations that the recurrences of a kernel need, step by step: for each state that is a matrix
+/// 2 R C for each read and for each `outer` that is added to it, 2 R C for each product with it inside an update,
+/// and R C for its decay; a row state counts R for each. Nothing without recurrences.
+pub fn recurrence_flops(problem: &Problem) -> Result<Option<f64>, Failure> {
+    let inputs = problem.inputs_where(&|_| false)?;
+    let scalars = Scalars::new(&problem.ir, &inputs)?;
+    let size = |id: ExprId| scalars.size(&problem.ir.pool, id) as f64;
+    let mut total = None;
+    for r in problem.ir.recurrences() {
+        let times = r.batch.map_or(1.0, size) * r.heads.unwrap_or(1) as f64 * size(r.steps);
+        let products = r.nodes.iter().map(|n| match n.op {
+            RecurOp::Outer(..) => 2.0 * n.shape.len() as f64,
+            RecurOp::VecMat(_, m) => 2.0 * r.node(m).shape.len() as f64,
+            RecurOp::Dot(x, _) => 2.0 * r.node(x).shape.len() as f64,
+            _ => 0.0,
+        });
+        let decays = r.states.iter().map(|s| s.shape.len() as f64);
+        *total.get_or_insert(0.0) += times * (products.sum::<f64>() + decays.sum::<f64>());
+    }
+    Ok(total)
 }
 
 /// Floating-point operations of the two products: 2 (D + Dv) for each pair, D summed over the dots.

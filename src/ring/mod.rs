@@ -213,7 +213,7 @@ impl RingPlan {
         let mut keys = data.keys;
         for step in 0..ranks {
             if step + 1 < ranks {
-                transport.send_next(packed(&keys))?;
+                transport.send_next(self.packed(&keys))?;
             }
             for (n, (run, rows)) in data.queries.iter().enumerate() {
                 for (key_run, key_rows) in &keys {
@@ -278,16 +278,36 @@ impl RingPlan {
         shape
     }
 
+    /// Keys and values in the order of the specification, which is that of a message, whatever that of inputs.
+    fn carried(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter(|h| !h.query)
+    }
+
+    /// For each run its tensors one after the other.
+    fn packed(&self, keys: &Rows) -> Vec<u8> {
+        let find = |rows: &[(String, Tensor)], name: &str| rows.iter().position(|(n, _)| n == name);
+        let mut message = Vec::new();
+        for (_, rows) in keys {
+            let named = self.carried().filter_map(|held| find(rows, &held.name));
+            named.for_each(|n| message.extend_from_slice(rows[n].1.bytes()));
+        }
+        message
+    }
+
     /// The rows of a message that holds these runs.
     fn unpacked(&self, message: &[u8], runs: &[Run], types: &KeyTypes) -> Result<Rows, Error> {
         let mut rest = message;
         let mut out = Vec::new();
         for run in runs {
             let mut rows = Vec::new();
-            for (name, dtype, shape) in types {
-                let axis = self.held.iter().find(|h| h.name == *name).map_or(0, |h| h.axis);
+            for held in self.carried() {
+                let name = &held.name;
+                let Some((_, dtype, shape)) = types.iter().find(|(n, ..)| n == name) else {
+                    let message = format!("nothing is said of what other ranks hold of `{name}`");
+                    return Err(Error::new(ErrorKind::Data, message));
+                };
                 let mut shape = shape.clone();
-                shape[axis] = run.len;
+                shape[held.axis] = run.len;
                 let bytes = shape.iter().product::<usize>() * dtype.size();
                 let Some((head, tail)) = rest.split_at_checked(bytes) else {
                     let message = format!("a message of {} bytes ends inside `{name}`", message.len());
@@ -435,9 +455,4 @@ fn results(ir: &attn_ir::Kernel, spec: &CheckedKernel) -> Vec<Returned> {
         Returned { name: t.name.clone(), measure, seq, layout: t.layout.clone(), returned, features }
     };
     ir.outputs().map(|(_, t)| make(t)).collect()
-}
-
-/// All tensors one after the other.
-fn packed(keys: &Rows) -> Vec<u8> {
-    keys.iter().flat_map(|(_, rows)| rows.iter().flat_map(|(_, t)| t.bytes().iter().copied())).collect()
 }

@@ -285,9 +285,10 @@ fn step_rows(kernel: &CheckedKernel, r: &RecurBody, tensor: usize) -> Option<Row
     fits.then_some(RowsFact { tensor, batch, head, seq: rank - 2, feature: rank - 1 })
 }
 
-/// True if the first dim is that of a tensor with batch and heads.
+/// True if the first dim is that of a tensor with batch and heads, or its name begins with B.
 fn leads_with_batch(kernel: &CheckedKernel, shape: &[super::hir::Size]) -> bool {
-    kernel.tensors.iter().any(|t| t.shape.len() == 4 && t.shape[0].same(&shape[0]))
+    let both = |t: &TensorFact| t.shape.len() == 4 && t.shape[0].same(&shape[0]);
+    shape[0].text.starts_with('B') || kernel.tensors.iter().any(both)
 }
 
 fn batched(kernel: &CheckedKernel) -> Vec<bool> {

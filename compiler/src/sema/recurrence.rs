@@ -62,7 +62,8 @@ impl Elab<'_> {
     }
 
     /// Roles of the dims of a tensor of rows over the sequence: [batch, heads, sequence, feature], leading ones
-    /// optional. One leading dim is the batch if it is that of a tensor with both, else the heads.
+    /// optional. One leading dim is the batch if its name begins with B or it is that of a tensor with both, else
+    /// the heads.
     pub fn step_roles(&self, tensor: usize) -> Option<RowsFact> {
         let (t, step) = (&self.tensors[tensor], self.step_dim.as_ref()?);
         let rank = t.shape.len();
@@ -76,7 +77,9 @@ impl Elab<'_> {
         let both = self.tensors.iter().filter(|t| t.shape.len() == 4).map(|t| &t.shape[0]);
         match shape.len().saturating_sub(own) {
             0 => (None, None),
-            1 if both.into_iter().any(|b| b.same(&shape[0])) => (Some(0), None),
+            1 if shape[0].text.starts_with('B') || both.into_iter().any(|b| b.same(&shape[0])) => {
+                (Some(0), None)
+            }
             1 => (None, Some(0)),
             _ => (Some(0), Some(1)),
         }

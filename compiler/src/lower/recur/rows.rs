@@ -20,7 +20,7 @@ pub struct Place {
 
 /// Steps from `t` on, `n` of them, and columns from `x` on, `d` of them.
 #[derive(Clone, Copy)]
-pub struct Window {
+pub struct Part {
     /// First step.
     pub t: ExprId,
     /// Steps.
@@ -38,7 +38,7 @@ impl Emit<'_> {
     }
 
     /// `dst[i, j]` = element x + j of the row at step t + i.
-    pub fn load_rows(&mut self, r: &Recurrence, row: &RecurOp, dst: BufId, at: Place, w: Window) -> Stmt {
+    pub fn load_rows(&mut self, r: &Recurrence, row: &RecurOp, dst: BufId, at: Place, w: Part) -> Stmt {
         let RecurOp::Row(value) = row else { return Stmt::Fill { dst, value: 0.0 } };
         let value = self.placed(r, *value, at);
         if let Some(src) = self.plain_rows(r, value, w) {
@@ -52,7 +52,7 @@ impl Emit<'_> {
     }
 
     /// The value as rows of a tensor, if it is an element of one at (.., t, .., x).
-    fn plain_rows(&mut self, r: &Recurrence, value: ExprId, w: Window) -> Option<RowsRef> {
+    fn plain_rows(&mut self, r: &Recurrence, value: ExprId, w: Part) -> Option<RowsRef> {
         let Op::Load(tensor, index, Ty::Float) = self.program.pool.op(value).clone() else { return None };
         let pool = &self.program.pool;
         let dim = |var| index.iter().position(|e| matches!(pool.op(*e), Op::Var(v) if *v == var));
@@ -140,14 +140,14 @@ impl Emit<'_> {
     }
 
     /// Stores rows of a read.
-    pub fn store_read(&mut self, rows: Rows, src: BufId, at: Place, w: Window) -> Stmt {
+    pub fn store_read(&mut self, rows: Rows, src: BufId, at: Place, w: Part) -> Stmt {
         let index = self.read_index(rows, at, w);
         let dst = RowsRef { tensor: rows.tensor, index, row_dim: rows.seq, col_dim: rows.feature };
         Stmt::StoreRows { dst, src, rows: w.n, d: w.d, row_scale: None }
     }
 
     /// Stores numbers of a read, a vector.
-    pub fn store_numbers(&mut self, rows: Rows, src: BufId, at: Place, w: Window) -> Stmt {
+    pub fn store_numbers(&mut self, rows: Rows, src: BufId, at: Place, w: Part) -> Stmt {
         let mut index = self.read_index(rows, at, w);
         index.remove(rows.feature);
         let seq = rows.seq - usize::from(rows.feature < rows.seq);
@@ -155,7 +155,7 @@ impl Emit<'_> {
         Stmt::StoreVec { dst, src, rows: w.n }
     }
 
-    fn read_index(&mut self, rows: Rows, at: Place, w: Window) -> Vec<ExprId> {
+    fn read_index(&mut self, rows: Rows, at: Place, w: Part) -> Vec<ExprId> {
         let rank = 2 + usize::from(rows.batch.is_some()) + usize::from(rows.head.is_some());
         let mut index = vec![w.x; rank];
         index[rows.seq] = w.t;

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use super::emit::{Emit, LANES, Product, padded};
-use super::rows::{Place, Window};
+use super::rows::{Part, Place};
 use crate::attn_ir::recur::{NodeId, RecurOp, Recurrence, Shape};
 use crate::expr::{ExprId, VarId};
 use crate::tile_ir::{Access, BufId, Launch, Program, ReduceOp, Stmt};
@@ -266,7 +266,7 @@ impl Stepwise<'_> {
             Along::Cols(u) => (self.blocks[u].0, self.blocks[u].1, LANES),
         };
         let buf = self.e.buffer("x", 1, width);
-        let w = Window { t: self.t, n: one, x, d };
+        let w = Part { t: self.t, n: one, x, d };
         body.push(self.e.load_rows(r, &node.op, buf, self.at, w));
         self.given.insert((id, along), buf);
         buf
@@ -510,21 +510,21 @@ impl Stepwise<'_> {
         match r.node(read.node).shape {
             Shape::Scalar => {
                 let number = self.scalar(read.node, &mut own)?;
-                let w = Window { t: self.t, n: one, x: zero, d: one };
+                let w = Part { t: self.t, n: one, x: zero, d: one };
                 own.push(self.e.store_numbers(read.rows, number, at, w));
             }
             _ if along_cols(r, &self.by_cols, read.node) => {
                 for u in 0..self.blocks.len() {
                     let row = self.row(read.node, Along::Cols(u), body)?;
                     let (x, d) = self.blocks[u];
-                    let w = Window { t: self.t, n: one, x, d };
+                    let w = Part { t: self.t, n: one, x, d };
                     body.push(self.e.store_read(read.rows, row, at, w));
                 }
                 return Ok(());
             }
             shape => {
                 let row = self.row(read.node, Along::Rows, &mut own)?;
-                let w = Window { t: self.t, n: one, x: zero, d: self.e.int(shape.len() as i64) };
+                let w = Part { t: self.t, n: one, x: zero, d: self.e.int(shape.len() as i64) };
                 own.push(self.e.store_read(read.rows, row, at, w));
             }
         }
