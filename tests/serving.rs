@@ -261,6 +261,19 @@ fn what_a_sequence_gives_does_not_depend_on_the_batch_or_the_threads() {
 }
 
 #[test]
+fn promises_about_lengths_that_only_a_run_knows_are_refused() {
+    for (promise, words) in [
+        ("ensure rows_nonempty", "every row sees a key"),
+        ("ensure work <= 0.9 at (Sq = 64, max_pages = 64)", "`kv_len`"),
+    ] {
+        let text = PAGED.replace("{elem}", "float").replace("{scale}", "").replace("{more}", promise);
+        let kernel = Kernel::from_source("a.attn", &text).unwrap().without_cache();
+        let err = kernel.plan(&dims! { Hq: 4, Hkv: 2, D: 16 }, DType::F32).unwrap_err().to_string();
+        assert!(err.contains("prove") && err.contains(words), "{promise}: {err}");
+    }
+}
+
+#[test]
 fn int8_rows_are_seen_as_they_are_stored() {
     let text =
         PAGED.replace("{elem}", "i8").replace("{scale}", "scale f16 per (token, head)").replace("{more}", "");
