@@ -39,7 +39,7 @@ pub use attn_compiler as compiler;
 pub use attn_compiler::artifact::DType;
 pub use attn_compiler::expr::eval::Value;
 pub use attn_runtime as runtime;
-pub use attn_runtime::{Parallel, RunOptions, Tensor, TensorView, TensorViewMut};
+pub use attn_runtime::{F8E4M3, Parallel, RunOptions, Tensor, TensorView, TensorViewMut};
 
 pub use bind::{AsInput, AsOutput, Input, Output};
 pub use error::{Error, ErrorKind};

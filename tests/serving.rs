@@ -5,7 +5,7 @@
 
 mod common;
 
-use attnc::{DType, Kernel, Plan, RunOptions, Tensor, Value, bind, dims, merge, outputs};
+use attnc::{DType, F8E4M3, Kernel, Plan, RunOptions, Tensor, Value, bind, dims, merge, outputs};
 use common::*;
 
 const PAGED: &str = "
@@ -261,6 +261,19 @@ fn what_a_sequence_gives_does_not_depend_on_the_batch_or_the_threads() {
 }
 
 #[test]
+fn promises_about_lengths_that_only_a_run_knows_are_refused() {
+    for (promise, words) in [
+        ("ensure rows_nonempty", "every row sees a key"),
+        ("ensure work <= 0.9 at (Sq = 64, max_pages = 64)", "`kv_len`"),
+    ] {
+        let text = PAGED.replace("{elem}", "float").replace("{scale}", "").replace("{more}", promise);
+        let kernel = Kernel::from_source("a.attn", &text).unwrap().without_cache();
+        let err = kernel.plan(&dims! { Hq: 4, Hkv: 2, D: 16 }, DType::F32).unwrap_err().to_string();
+        assert!(err.contains("prove") && err.contains(words), "{promise}: {err}");
+    }
+}
+
+#[test]
 fn int8_rows_are_seen_as_they_are_stored() {
     let text =
         PAGED.replace("{elem}", "i8").replace("{scale}", "scale f16 per (token, head)").replace("{more}", "");
@@ -285,6 +298,42 @@ fn int8_rows_are_seen_as_they_are_stored() {
         let (page, slot) = (n / 8, n / 2 % 4);
         let stored = slot >= 2 && (page == 1 || page == 2);
         assert_eq!(top, Some(if stored { 127 } else { 0 }), "page {page}, slot {slot}");
+    }
+}
+
+#[test]
+fn eight_bit_floats_are_stored_rounded_and_seen_so() {
+    let text = PAGED.replace("{elem}", "f8e4m3").replace("{scale}", "").replace("{more}", "");
+    let plan = planned(&text);
+    let call = Call::new(&[0, 1, 2, 3], &[2, 2]);
+    let Call { q, k_new, v_new, pages, kv_len, .. } = &call;
+    let mut k = Tensor::zeros(DType::F8E4M3, &[6, 4, 2, 16]).unwrap();
+    let mut v = k.clone();
+    let (mut o, mut lse) = (filled(&[2, 4, 2, 16], 7.0), filled(&[2, 4, 2], 7.0));
+    plan.run(&bind! { q, k_new, v_new, pages, kv_len }, &mut outputs! { o, lse, k, v }).unwrap();
+    let stored = v.as_slice::<F8E4M3>().unwrap();
+    for b in 0..2 {
+        for (h, t, x) in (0..2).flat_map(|h| (0..2).flat_map(move |t| (0..16).map(move |x| (h, t, x)))) {
+            let new = v_new.view().get(&[b, h, t, x]).unwrap() as f32;
+            assert_eq!(stored[((2 * b * 4 + t) * 2 + h) * 16 + x].0, F8E4M3::from_f32(new).0);
+        }
+        // The first row sees one key alone.
+        for h in 0..4 {
+            for x in 0..16 {
+                let seen = stored[(2 * b * 8 + h / 2) * 16 + x].to_f32();
+                assert!((o.view().get(&[b, h, 0, x]).unwrap() as f32 - seen).abs() < 1e-6);
+            }
+        }
+    }
+    let front = front("a.attn", &text);
+    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        let plan = common::plan(&front, &key("paged", dtype, &[("Hq", 4), ("Hkv", 2), ("D", 32)]));
+        let artifact = attn_compiler::pipeline::emit(&plan, &mut ()).unwrap();
+        let kernel = attn_runtime::LoadedKernel::load(artifact).unwrap();
+        let sizes = [("B", 3), ("Sq", 3), ("Sk", 76), ("max_pages", 19), ("n_pages", 60)];
+        let p = problem(&plan.kernel, &sizes, &|_| (0, 0), 9);
+        let out = run(&kernel, &plan.kernel, &p, 2);
+        verify(&plan.kernel, dtype, &p, &out, &format!("f8 {dtype}"));
     }
 }
 

@@ -221,6 +221,52 @@ fn s16_nsa() {
     case.check(DType::F32, 64, &[(129, 129), (700, 700)]);
 }
 
+/// Specifications of caches: query rows, keys that fit into the pages, dtypes.
+fn cached(
+    name: &str,
+    kernel: &str,
+    heads: &[(&'static str, i64)],
+    q: &'static str,
+    page: i64,
+    with_q: &[i64],
+) {
+    let text = spec(name);
+    let front = front(name, &text);
+    for dtype in [DType::F32, DType::F16, DType::Bf16] {
+        let plan = plan(&front, &key(kernel, dtype, heads));
+        let artifact = pipeline::emit(&plan, &mut ()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let loaded = LoadedKernel::load(artifact).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for &n in with_q {
+            for keys in [1, 17, 64, 129, 1000] {
+                let pages = (i64::max(keys, n) + page - 1) / page;
+                let dims = [("B", 3), (q, n), ("max_pages", pages), ("n_pages", 3 * pages + 1)];
+                let ints = |name: &str| match name {
+                    "ctx" => (0, keys),
+                    _ => (-127, 127),
+                };
+                let problem = problem(&plan.kernel, &dims, &ints, (n * 31 + keys) as u64);
+                let out = run(&loaded, &plan.kernel, &problem, 2);
+                verify(&plan.kernel, dtype, &problem, &out, &format!("{name} {dtype} {n} {keys}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn s09_gqa_decode_int8() {
+    cached("09_gqa_decode_int8.attn", "gqa_decode_int8", &[], "Sq", 16, &[1, 5, 8]);
+}
+
+#[test]
+fn s10_mla() {
+    cached("10_mla.attn", "mla_decode", &[], "Sq", 64, &[1, 3]);
+}
+
+#[test]
+fn s15_tree() {
+    cached("15_tree.attn", "tree_verify", &[("Hq", 4), ("Hkv", 2), ("D", 64)], "T", 16, &[1, 7, 64]);
+}
+
 #[test]
 fn s17_sigmoid() {
     Case::new("17_sigmoid_fox.attn", "sigmoid_attn", &[("H", 2)]).grid();

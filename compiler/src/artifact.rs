@@ -236,6 +236,8 @@ pub enum DType {
     I64 = 6,
     /// A truth value, one byte per element, 0 or 1.
     Bit = 7,
+    /// Eight-bit float e4m3 ([`crate::f8`]).
+    F8E4M3 = 8,
 }
 
 impl DType {
@@ -245,7 +247,7 @@ impl DType {
             DType::F64 | DType::I64 => 8,
             DType::F32 | DType::I32 => 4,
             DType::F16 | DType::Bf16 => 2,
-            DType::I8 | DType::Bit => 1,
+            DType::I8 | DType::Bit | DType::F8E4M3 => 1,
         }
     }
 
@@ -260,26 +262,32 @@ impl DType {
             DType::I32 => "i32",
             DType::I64 => "i64",
             DType::Bit => "bit",
+            DType::F8E4M3 => "f8e4m3",
         }
     }
 
     /// The inverse of [`DType::name`].
     pub fn from_name(name: &str) -> Option<DType> {
         use DType::*;
-        [F32, F16, Bf16, F64, I8, I32, I64, Bit].into_iter().find(|d| d.name() == name)
+        [F32, F16, Bf16, F64, I8, I32, I64, Bit, F8E4M3].into_iter().find(|d| d.name() == name)
     }
 
     /// The type of an element in an expression.
     pub const fn value_ty(self) -> Ty {
         match self {
-            DType::F32 | DType::F16 | DType::Bf16 | DType::F64 => Ty::Float,
+            DType::F32 | DType::F16 | DType::Bf16 | DType::F64 | DType::F8E4M3 => Ty::Float,
             DType::I8 | DType::I32 | DType::I64 => Ty::Int,
             DType::Bit => Ty::Bool,
         }
     }
 
-    /// True for the types that `float` may bind to on a target.
+    /// True for the types whose elements are floats.
     pub const fn is_float(self) -> bool {
+        self.may_be_float() || matches!(self, DType::F8E4M3)
+    }
+
+    /// True for the types that `float` may bind to.
+    pub const fn may_be_float(self) -> bool {
         matches!(self, DType::F32 | DType::F16 | DType::Bf16 | DType::F64)
     }
 }

@@ -163,6 +163,9 @@ fn work(plan: &AttendPlan, at: &[(String, Value)]) -> Result<f64, String> {
             return Err(format!("it depends on the contents of `{}`", attn.tensor(*t).name));
         }
     }
+    if let Some(t) = attn.lengths().first() {
+        return Err(format!("how many keys there are stands in `{}`", attn.tensor(*t).name));
+    }
     let mut env = scalars(attn, at)?;
     let mut classifier = Classifier::new(&pool, &analysis);
     let mut executed = 0.0;

@@ -236,6 +236,7 @@ pub fn round_to(dtype: DType, x: f64) -> f64 {
         DType::F32 => f64::from(x as f32),
         DType::F16 => round_float(f64::from(x as f32), 11, -14, 65504.0),
         DType::Bf16 => round_float(f64::from(x as f32), 8, -126, f64::from(f32::from_bits(0x7f7f_0000))),
+        DType::F8E4M3 => f64::from(crate::f8::decode(crate::f8::encode(x as f32))),
         DType::I8 => x.round_ties_even().clamp(-128.0, 127.0),
         DType::I32 => x.round_ties_even().clamp(f64::from(i32::MIN), f64::from(i32::MAX)),
         DType::I64 => x.round_ties_even(),

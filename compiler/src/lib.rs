@@ -8,6 +8,7 @@ pub mod backend;
 pub mod diagnostic;
 pub mod ensure;
 pub mod expr;
+pub mod f8;
 pub mod host;
 pub mod lower;
 pub mod mask;

@@ -59,6 +59,8 @@ pub fn output_gate(dtype: DType, max_abs_score: f64) -> Gate {
         DType::F64 => (1e-11, 1e-10, 1e-12),
         DType::F16 => (2e-3, 2e-3, 1e-3),
         DType::Bf16 => (1.5e-2, 1.6e-2, 6e-3),
+        // Half a step is 2^-4 of the value, or 2^-10.
+        DType::F8E4M3 => (4e-3, 8e-2, 5e-2),
         _ => {
             let scale = score_scale(max_abs_score);
             (2e-6 * scale, 1e-5, 2e-6 * scale)
@@ -93,6 +95,7 @@ pub fn gate(measure: Measure, dtype: DType, float: DType, max_abs_score: f64, re
                 DType::F64 => (f64::EPSILON, 1e-12),
                 DType::F16 => (2f64.powi(-10), 2e-3),
                 DType::Bf16 => (2f64.powi(-7), 1e-2),
+                DType::F8E4M3 => (2f64.powi(-3), 5e-2),
                 _ => (f64::from(f32::EPSILON), 5e-6),
             };
             let rel_l2 = plain.rel_l2.map_or(rel_l2, |l2| l2.max(rel_l2));
@@ -113,6 +116,7 @@ pub fn stored_gate(dtype: DType) -> Gate {
         DType::I8 => (1.0, 0.0),
         DType::F16 => (2f64.powi(-24), 2f64.powi(-10)),
         DType::Bf16 => (1e-38, 2f64.powi(-7)),
+        DType::F8E4M3 => (2f64.powi(-9), 2f64.powi(-3)),
         DType::F64 => (1e-11, 1e-10),
         _ => (2e-6, 2e-6),
     };

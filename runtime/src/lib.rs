@@ -24,4 +24,4 @@ pub use bind::{NamedInput, NamedOutput, NamedParam};
 pub use cpu::threads::{MAX_THREADS, Parallel, Serial, default_threads};
 pub use error::{DataFault, ErrorKind, RuntimeError};
 pub use kernel::{LoadedKernel, RunOptions};
-pub use tensor::{Element, MAX_RANK, Tensor, TensorView, TensorViewMut};
+pub use tensor::{Element, F8E4M3, MAX_RANK, Tensor, TensorView, TensorViewMut};

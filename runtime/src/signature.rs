@@ -231,7 +231,7 @@ fn is_bound(role: &TensorRole) -> bool {
 /// The type of expression that fills a table of this dtype.
 pub(crate) fn entry_type(dtype: DType) -> Ty {
     match dtype {
-        DType::F32 | DType::F16 | DType::Bf16 | DType::F64 => Ty::Float,
+        DType::F32 | DType::F16 | DType::Bf16 | DType::F64 | DType::F8E4M3 => Ty::Float,
         DType::I8 | DType::I32 | DType::I64 => Ty::Int,
         DType::Bit => Ty::Bool,
     }

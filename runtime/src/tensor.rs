@@ -9,6 +9,7 @@
 use std::marker::PhantomData;
 
 use attn_compiler::artifact::DType;
+use attn_compiler::f8;
 use half::{bf16, f16};
 
 use crate::aligned::AlignedBuf;
@@ -20,6 +21,35 @@ mod sections;
 
 mod sealed {
     pub trait Sealed {}
+}
+
+/// An eight-bit float e4m3 by its bits: no infinities, the largest magnitude is 448 (Micikevicius et al. 2022).
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(transparent)]
+pub struct F8E4M3(pub u8);
+
+impl F8E4M3 {
+    /// The nearest value, ties to even; saturates at 448, NaN stays NaN.
+    pub fn from_f32(x: f32) -> F8E4M3 {
+        F8E4M3(f8::encode(x))
+    }
+
+    /// The value.
+    pub fn to_f32(self) -> f32 {
+        f8::decode(self.0)
+    }
+}
+
+impl PartialEq for F8E4M3 {
+    fn eq(&self, other: &F8E4M3) -> bool {
+        self.to_f32() == other.to_f32()
+    }
+}
+
+impl PartialOrd for F8E4M3 {
+    fn partial_cmp(&self, other: &F8E4M3) -> Option<std::cmp::Ordering> {
+        self.to_f32().partial_cmp(&other.to_f32())
+    }
 }
 
 /// A Rust type that tensors hold. Sealed: the list is the list of dtypes, `bit` excepted (see
@@ -52,6 +82,7 @@ elements! {
     i8 => I8, x => f64::from(x);
     i32 => I32, x => f64::from(x);
     i64 => I64, x => x as f64;
+    F8E4M3 => F8E4M3, x => f64::from(x.to_f32());
 }
 
 /// A tensor that is read: borrowed memory, a shape, strides in elements.
@@ -167,6 +198,7 @@ impl<'a> TensorView<'a> {
             DType::I32 => self.read::<i32>(at).to_f64(),
             DType::I64 => self.read::<i64>(at).to_f64(),
             DType::Bit => f64::from(self.read::<u8>(at)),
+            DType::F8E4M3 => self.read::<F8E4M3>(at).to_f64(),
         })
     }
 

@@ -158,12 +158,13 @@ fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
         .map(|(text, _, clause)| layer(&mut ground, *clause, text, study, None))
         .collect();
     let moved = traffic::of(study)?;
-    let planes = (ground.batch * attention.n_heads.max(0)) as f64;
+    let planes = attention.n_heads.max(0) as f64;
+    let keys = ground.keys() as f64;
     let mut report = Report {
         study,
         spec,
         unknown: ground.unknown(attention.mask).into_iter().map(String::from).collect(),
-        pairs_without_mask: planes * ground.grid.seq_q as f64 * ground.grid.seq_k as f64,
+        pairs_without_mask: planes * ground.grid.seq_q as f64 * keys,
         useful_flops: mask.pairs.map(|n| work::flops(attention, n)),
         executed_flops: work::flops(attention, 1) * mask.executed,
         moved,

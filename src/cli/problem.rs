@@ -265,7 +265,7 @@ fn float_type(spec: &CheckedKernel, request: &Request<'_>) -> DType {
         let mut floats = spec.inputs().filter(|t| t.elem == Elem::Float);
         floats.find_map(|t| request.bound.get(&t.name)).map(HostTensor::dtype)
     };
-    request.float.or_else(of_file).filter(|d| d.is_float()).unwrap_or(DType::F32)
+    request.float.or_else(of_file).filter(|d| d.may_be_float()).unwrap_or(DType::F32)
 }
 
 /// The kernel of a key; diagnostics are printed.

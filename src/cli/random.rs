@@ -12,7 +12,7 @@ use attn_compiler::attn_ir::made_up;
 use attn_compiler::attn_ir::{Demand, Fact, Kernel, Step, Weight};
 use attn_compiler::expr::rand::philox4x32;
 use attn_compiler::expr::{BinaryOp, ExprId, Op, TensorId, UnaryOp};
-use attn_runtime::{RuntimeError, Tensor};
+use attn_runtime::{F8E4M3, RuntimeError, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -81,6 +81,7 @@ pub fn tensor(
         DType::F16 => fill!(f16, |n| f16::from_f64(float(n))),
         DType::Bf16 => fill!(bf16, |n| bf16::from_f64(float(n))),
         DType::F64 => fill!(f64, float),
+        DType::F8E4M3 => fill!(F8E4M3, |n| F8E4M3::from_f32(float(n) as f32)),
         DType::I8 if scaled_bytes(kernel, id) => fill!(i8, |n| (words.below(n, 255) - 127) as i8),
         DType::Bit => {
             let n_elements: usize = bound.iter().product();

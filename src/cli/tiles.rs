@@ -106,6 +106,21 @@ impl<'a> Ground<'a> {
         Ok(ground)
     }
 
+    /// Keys of all batch entries together.
+    pub fn keys(&mut self) -> i64 {
+        let of = |ground: &mut Self, b| {
+            ground.choose(b, 0);
+            ground.grid.seq_k
+        };
+        let all = if self.attention.lengths().is_empty() {
+            of(self, 0).saturating_mul(self.batch)
+        } else {
+            (0..self.batch).map(|b| of(self, b)).sum()
+        };
+        self.choose(0, 0);
+        all
+    }
+
     /// Tensors that an expression reads and that are not known.
     pub fn unknown(&self, mask: ExprId) -> Vec<&'a str> {
         let mut names: Vec<&str> = reads(&self.attention.pool, mask)

@@ -17,7 +17,7 @@ use std::io::Read;
 use std::path::Path;
 
 use attn_compiler::artifact::DType;
-use attn_runtime::{RuntimeError, Tensor, TensorView};
+use attn_runtime::{F8E4M3, RuntimeError, Tensor, TensorView};
 use half::{bf16, f16};
 
 pub use error::{IoError, Place};
@@ -141,6 +141,7 @@ impl Stored<'_> {
             DType::F32 => fill!(f32),
             DType::F16 => fill!(f16),
             DType::Bf16 => fill!(bf16),
+            DType::F8E4M3 => fill!(F8E4M3),
             DType::F64 => fill!(f64),
             DType::I8 => fill!(i8),
             DType::I32 => fill!(i32),

@@ -183,6 +183,9 @@ fn descriptor(path: &Path, dtype: DType) -> Result<&'static str, IoError> {
         DType::I32 => Ok("<i4"),
         DType::I64 => Ok("<i8"),
         DType::Bit => Ok("|b1"),
+        DType::F8E4M3 => {
+            Err(IoError::file(path, "numpy has no f8e4m3; write to a .safetensors file, or bind f16 or f32"))
+        }
         DType::Bf16 => {
             Err(IoError::file(path, "numpy has no bf16; write to a .safetensors file, or bind f16 or f32"))
         }

@@ -114,6 +114,7 @@ fn element_type(dtype: Dtype) -> Option<DType> {
         Dtype::I32 => DType::I32,
         Dtype::I64 => DType::I64,
         Dtype::BOOL => DType::Bit,
+        Dtype::F8_E4M3 => DType::F8E4M3,
         _ => return None,
     })
 }
@@ -128,6 +129,7 @@ fn stored_type(dtype: DType) -> Dtype {
         DType::I32 => Dtype::I32,
         DType::I64 => Dtype::I64,
         DType::Bit => Dtype::BOOL,
+        DType::F8E4M3 => Dtype::F8_E4M3,
     }
 }
 

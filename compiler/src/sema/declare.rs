@@ -195,7 +195,7 @@ impl Elab<'_> {
         };
         let shape: Vec<Size> = ty.dims.iter().map(|e| self.size(e)).collect();
         if elem.is_none() {
-            let known = ["float", "f32", "f16", "bf16", "f64", "i8", "i32", "i64", "bit"];
+            let known = ["float", "f32", "f16", "bf16", "f64", "f8e4m3", "i8", "i32", "i64", "bit"];
             let name = &ty.dtype.node;
             let alias = match name.as_str() {
                 "bool" => Some("bit".to_string()),
@@ -204,6 +204,7 @@ impl Elab<'_> {
                 "int8" => Some("i8".into()),
                 "float32" => Some("f32".into()),
                 "float16" | "half" => Some("f16".into()),
+                "fp8" | "f8" | "e4m3" | "float8_e4m3fn" => Some("f8e4m3".into()),
                 "bfloat16" => Some("bf16".into()),
                 "float64" | "double" => Some("f64".into()),
                 _ => nearest(name, known),

@@ -186,7 +186,7 @@ fn check_key(kernel: &CheckedKernel, key: &PlanKey) -> Result<()> {
     for name in &key.present {
         known("input", name, kernel.inputs().map(|t| t.name.as_str()).collect())?;
     }
-    if !key.float.is_float() {
+    if !key.float.may_be_float() {
         let message = format!("`float` cannot be {}", key.float);
         let help = Some("bind f32, f16 or bf16".into());
         return Err(CompileError::spec(Code::BadPlanValue, kernel.span, message, "planned here", help));

@@ -12,7 +12,7 @@ use super::Call;
 use super::names::Places;
 use crate::error::{DataFault, RuntimeError};
 use crate::signature::Signature;
-use crate::tensor::{Element, TensorView};
+use crate::tensor::{Element, F8E4M3, TensorView};
 
 /// Verifies the promise of every bound input.
 pub(super) fn verify_orders(
@@ -37,6 +37,7 @@ pub(super) fn verify_orders(
             DType::I32 => first_break::<i32>(&view, monotone),
             DType::I64 => first_break::<i64>(&view, monotone),
             DType::Bit => first_break::<u8>(&view, monotone),
+            DType::F8E4M3 => first_break::<F8E4M3>(&view, monotone),
         };
         if let Some((row, at)) = broken {
             return Err(describe(&spec.name, monotone, &view, row, at));

@@ -105,6 +105,7 @@ fn store(dtype: DType, value: Value, entry: &mut [u8]) -> Option<()> {
         DType::I32 => entry.copy_from_slice(&i32::try_from(value.int()).ok()?.to_ne_bytes()),
         DType::I64 => entry.copy_from_slice(&value.int().to_ne_bytes()),
         DType::Bit => entry[0] = u8::from(value.bool()),
+        DType::F8E4M3 => entry[0] = attn_compiler::f8::encode(value.float() as f32),
     }
     Some(())
 }

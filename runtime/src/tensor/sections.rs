@@ -78,6 +78,7 @@ impl<'a> TensorViewMut<'a> {
             match geometry.dtype() {
                 DType::F16 => self.write(at, f16::from_f32(x)),
                 DType::Bf16 => self.write(at, bf16::from_f32(x)),
+                DType::F8E4M3 => self.write(at, super::F8E4M3::from_f32(x)),
                 DType::F64 => self.write(at, f64::from(x)),
                 _ => self.write(at, x),
             }

@@ -68,6 +68,7 @@ fn encode(dtype: DType, v: f64) -> Vec<u8> {
         DType::I32 => (v as i32).to_le_bytes().to_vec(),
         DType::I64 => (v as i64).to_le_bytes().to_vec(),
         DType::Bit => vec![u8::from(v != 0.0)],
+        DType::F8E4M3 => vec![attn_compiler::f8::encode(v as f32)],
     }
 }
 

@@ -47,7 +47,7 @@ fn load(p: &mut Program, index: Vec<ExprId>, ty: Ty) -> ExprId {
     }
 }
 
-const ALL: [(DType, Ty); 8] = [
+const ALL: [(DType, Ty); 9] = [
     (DType::F32, Ty::Float),
     (DType::F16, Ty::Float),
     (DType::Bf16, Ty::Float),
@@ -56,12 +56,17 @@ const ALL: [(DType, Ty); 8] = [
     (DType::I32, Ty::Int),
     (DType::I64, Ty::Int),
     (DType::Bit, Ty::Bool),
+    (DType::F8E4M3, Ty::Float),
 ];
 
 /// Element (row, col) of a ROWS x COLS tensor; small, so that every type holds it.
 fn entry(dtype: DType, row: i64, col: i64) -> f64 {
     let x = row * COLS + col - 60;
-    if dtype == DType::Bit { f64::from(u8::from(x % 3 == 0)) } else { x as f64 }
+    match dtype {
+        DType::Bit => f64::from(u8::from(x % 3 == 0)),
+        DType::F8E4M3 => attn_compiler::host::round_to(dtype, x as f64),
+        _ => x as f64,
+    }
 }
 
 fn want(dtype: DType) -> Vec<f32> {
@@ -186,6 +191,28 @@ fn halves_widen_exactly() {
             for (got, want) in got.iter().zip(&want) {
                 assert!(crate::reference::same(*got, *want), "{dtype}: expected {want}, found {got}");
             }
+        }
+    }
+}
+
+#[test]
+fn eight_bit_floats_widen_exactly() {
+    let mut tensor = HostTensor::zeros(DType::F8E4M3, &[ROWS, COLS]);
+    tensor.bytes.iter_mut().enumerate().for_each(|(n, byte)| *byte = n as u8);
+    let want: Vec<f32> = tensor.bytes.iter().map(|&b| attn_compiler::f8::decode(b)).collect();
+    let got = elements(TensorKind::Input, tensor.clone(), |p, row, col| load(p, vec![row, col], Ty::Float));
+    let each = elements(TensorKind::Input, tensor, |p, row, col| {
+        // Two columns share an element: no stream, each lane by itself.
+        let two = p.pool.int(2);
+        let half = p.pool.idiv(col, two);
+        load(p, vec![row, half], Ty::Float)
+    });
+    for (n, want) in want.iter().enumerate() {
+        assert!(crate::reference::same(got[n], *want), "{n}: expected {want}, found {}", got[n]);
+        let (row, col) = (n as i64 / COLS, n as i64 % COLS);
+        if 2 * col < COLS {
+            let found = each[(row * COLS + 2 * col) as usize];
+            assert!(crate::reference::same(found, *want), "{n}: expected {want}, found {found}");
         }
     }
 }

@@ -70,6 +70,7 @@ pub fn decode(dtype: DType, b: &[u8]) -> Value {
         DType::I32 => Value::Int(i64::from(i32::from_le_bytes(four()))),
         DType::I64 => Value::Int(i64::from_le_bytes(eight())),
         DType::Bit => Value::Bool(b[0] != 0),
+        DType::F8E4M3 => Value::Float(f64::from(attn_compiler::f8::decode(b[0]))),
     }
 }
 

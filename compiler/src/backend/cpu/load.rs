@@ -2,7 +2,7 @@
 //!
 //! Comes in: a tensor and a value for each index. Goes out: the address or the value of an element that exists:
 //! an index out of range becomes 0 and an empty tensor is replaced by scratch, so that no access leaves the
-//! tensor. f16 and bf16 are widened by bit arithmetic, f64 is rounded to f32. Storage need not be aligned.
+//! tensor. f16, bf16 and e4m3 are widened by bit arithmetic, f64 is rounded to f32. Storage need not be aligned.
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, types};
@@ -17,6 +17,9 @@ use super::scratch::DUMMY;
 
 /// 2^112, which moves the exponent of a widened f16 to its place.
 const F16_EXPONENT: f64 = 5_192_296_858_534_827_628_530_496_329_220_096.0;
+
+/// 2^120, which moves the exponent of a widened e4m3 to its place.
+const F8_EXPONENT: f64 = 1_329_227_995_784_915_872_903_807_060_280_344_576.0;
 
 impl Emitter<'_, '_> {
     /// The element as a value of type `ty`.
@@ -143,6 +146,11 @@ impl Emitter<'_, '_> {
                 let bits = self.b.ins().uextend(types::I32, narrow);
                 self.widen_half(dtype, bits)
             }
+            DType::F8E4M3 => {
+                let narrow = load(self, types::I8);
+                let bits = self.b.ins().uextend(types::I32, narrow);
+                self.widen_f8(bits)
+            }
             DType::I8 | DType::I32 => {
                 let narrow = load(self, if dtype == DType::I8 { types::I8 } else { types::I32 });
                 self.b.ins().sextend(types::I64, narrow)
@@ -184,6 +192,35 @@ impl Emitter<'_, '_> {
         let sign = self.b.ins().band(bits, sign_mask);
         let sign = self.b.ins().ishl_imm_u(sign, 16);
         let result = self.b.ins().bor(above, sign);
+        self.b.ins().bitcast(floats, lanes, result)
+    }
+
+    /// e4m3 bits, zero-extended in i32 or i32x4, as f32 or f32x4. Exact.
+    pub fn widen_f8(&mut self, bits: Value) -> Value {
+        let ints = self.b.func.dfg.value_type(bits);
+        let floats = if ints == types::I32 { types::F32 } else { types::F32X4 };
+        let lanes = MemFlagsData::new().with_endianness(cranelift_codegen::ir::Endianness::Little);
+        let (size_mask, nan) = (self.splat_i32(ints, 0x7f), self.splat_i32(ints, 0x7f));
+        let size = self.b.ins().band(bits, size_mask);
+        // Exponent and significand in their places, the exponent 120 too small; subnormals are subnormal.
+        let moved = self.b.ins().ishl_imm_u(size, 20);
+        let moved = self.b.ins().bitcast(floats, lanes, moved);
+        let factor = self.float(F8_EXPONENT);
+        let factor = if floats == types::F32 { factor } else { self.b.ins().splat(floats, factor) };
+        let scaled = self.b.ins().fmul(moved, factor);
+        let scaled = self.b.ins().bitcast(ints, lanes, scaled);
+        let is_nan = self.b.ins().icmp(IntCC::Equal, size, nan);
+        let (f32_nan, zero) = (self.splat_i32(ints, 0x7fc0_0000), self.splat_i32(ints, 0));
+        let quiet = if ints == types::I32 {
+            self.b.ins().select(is_nan, f32_nan, zero)
+        } else {
+            self.b.ins().band(is_nan, f32_nan)
+        };
+        let value = self.b.ins().bor(scaled, quiet);
+        let sign_mask = self.splat_i32(ints, 0x80);
+        let sign = self.b.ins().band(bits, sign_mask);
+        let sign = self.b.ins().ishl_imm_u(sign, 24);
+        let result = self.b.ins().bor(value, sign);
         self.b.ins().bitcast(floats, lanes, result)
     }
 

@@ -62,7 +62,7 @@ impl Emitter<'_, '_> {
     /// Stores a value of the type that the storage type stands for. Halves are rounded by an intrinsic.
     fn store_element(&mut self, dtype: DType, value: Value, address: Value) -> Result<()> {
         let value = match dtype {
-            DType::F16 | DType::Bf16 => {
+            DType::F16 | DType::Bf16 | DType::F8E4M3 => {
                 let from = self.b.ins().iadd_imm_s(self.scratch, i64::from(SPILL));
                 self.b.ins().store(MemFlagsData::trusted(), value, from, 0);
                 let (code, one) = (self.b.ins().iconst(types::I32, dtype as i64), self.int(1));

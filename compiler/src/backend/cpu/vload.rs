@@ -150,6 +150,13 @@ impl Emitter<'_, '_> {
                 Lanes::Floats(self.widen_half(dtype, bits))
             }
             DType::I8 => Lanes::Ints(self.four_bytes(address, flags)),
+            DType::F8E4M3 => {
+                let bytes = self.four_bytes(address, flags);
+                let low = self.b.ins().iconst(types::I32, 0xff);
+                let low = self.b.ins().splat(types::I32X4, low);
+                let bits = self.b.ins().band(bytes, low);
+                Lanes::Floats(self.widen_f8(bits))
+            }
             DType::Bit => {
                 let bytes = self.four_bytes(address, flags);
                 let zero = self.b.ins().iconst(types::I32, 0);

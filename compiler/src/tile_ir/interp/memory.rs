@@ -154,7 +154,7 @@ fn stored(dtype: DType, x: Value) -> Done<Value> {
     let cut = |x: i64, lo: i64, hi: i64| Value::Int(x.clamp(lo, hi));
     Ok(match (dtype, x) {
         (DType::F32 | DType::F64, Value::Float(_)) => x,
-        (DType::F16 | DType::Bf16, Value::Float(x)) => Value::Float(round_to(dtype, x)),
+        (DType::F16 | DType::Bf16 | DType::F8E4M3, Value::Float(x)) => Value::Float(round_to(dtype, x)),
         (DType::I8, Value::Float(x)) => Value::Int(if x.is_nan() { 0 } else { round_to(dtype, x) as i64 }),
         (DType::I8, Value::Int(x)) => cut(x, i64::from(i8::MIN), i64::from(i8::MAX)),
         (DType::I32, Value::Int(x)) => cut(x, i64::from(i32::MIN), i64::from(i32::MAX)),

@@ -4,11 +4,12 @@
 //! stays NaN, made quiet; integers saturate. Not here: vectors (`simd.rs`), strides (`pack.rs`, `rows.rs`).
 
 use attn_compiler::artifact::DType;
+use attn_compiler::f8;
 
 /// The storage type behind a code that an intrinsic received; `None` for a code that is not one.
 pub(super) fn dtype_of(code: u32) -> Option<DType> {
     use DType::*;
-    [F32, F16, Bf16, F64, I8, I32, I64, Bit].into_iter().find(|&d| d as u32 == code)
+    [F32, F16, Bf16, F64, I8, I32, I64, Bit, F8E4M3].into_iter().find(|&d| d as u32 == code)
 }
 
 /// binary16 to f32, exact.
@@ -74,6 +75,7 @@ pub(super) unsafe fn read(src: *const u8, dtype: DType, idx: isize) -> f32 {
             DType::I32 => p.cast::<i32>().read_unaligned() as f32,
             DType::I64 => p.cast::<i64>().read_unaligned() as f32,
             DType::Bit => f32::from(u8::from(p.read() != 0)),
+            DType::F8E4M3 => f8::decode(p.read()),
         }
     }
 }
@@ -97,6 +99,7 @@ pub(super) unsafe fn write(dst: *mut u8, dtype: DType, idx: isize, x: f32) {
             DType::I32 => p.cast::<i32>().write_unaligned(x.round_ties_even() as i32),
             DType::I64 => p.cast::<i64>().write_unaligned(x.round_ties_even() as i64),
             DType::Bit => p.write(u8::from(x != 0.0)),
+            DType::F8E4M3 => p.write(f8::encode(x)),
         }
     }
 }

@@ -1,7 +1,9 @@
-//! Storage types that are loaded and stored sixteen at a time: f32, binary16, bfloat16, signed bytes.
+//! Storage types that are loaded and stored sixteen at a time: f32, binary16, bfloat16, e4m3, signed bytes.
 //!
 //! In: contiguous elements. Out: sixteen lanes, or the other way round. Afterwards: not one element beyond
 //! the span was touched. Not here: other types and strides, which go element by element (`convert.rs`).
+
+use attn_compiler::f8;
 
 use super::simd::{LANES, Simd};
 
@@ -52,6 +54,41 @@ macro_rules! element {
 element!(F32, 4, load, store);
 element!(F16, 2, load_f16, store_f16);
 element!(Bf16, 2, load_bf16, store_bf16);
+
+/// Eight-bit float e4m3.
+pub(super) struct F8E4M3;
+
+/// Every value of e4m3.
+static F8_VALUES: [f32; 256] = {
+    let mut values = [0.0; 256];
+    let mut bits = 0;
+    while bits < 256 {
+        values[bits] = f8::decode(bits as u8);
+        bits += 1;
+    }
+    values
+};
+
+impl Element for F8E4M3 {
+    const SIZE: isize = 1;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(src: *const u8) -> S::V {
+        // SAFETY: the caller's promise; the copy holds sixteen values.
+        unsafe {
+            let bytes = src.cast::<[u8; LANES]>().read();
+            S::load(bytes.map(|b| F8_VALUES[usize::from(b)]).as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(dst: *mut u8, v: S::V) {
+        let mut lanes = [0f32; LANES];
+        // SAFETY: the caller's promise; the copy holds sixteen values.
+        unsafe {
+            S::store(lanes.as_mut_ptr(), v);
+            dst.cast::<[u8; LANES]>().write(lanes.map(f8::encode));
+        }
+    }
+}
 
 impl Element for I8 {
     const SIZE: isize = 1;

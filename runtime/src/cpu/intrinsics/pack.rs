@@ -9,7 +9,7 @@
 //! blocks, anything else goes element by element.
 
 use super::convert::read;
-use super::element::{Bf16, Element, F16, F32, I8, load_first};
+use super::element::{Bf16, Element, F8E4M3, F16, F32, I8, load_first};
 use super::simd::{LANES, Simd};
 use attn_compiler::artifact::{DType, PANEL};
 
@@ -46,6 +46,7 @@ pub(super) unsafe fn pack<S: Simd, const CHECK: bool>(s: Source, dst: *mut f32, 
             DType::F16 => pack_as::<S, F16, CHECK>(s, dst, panel_stride),
             DType::Bf16 => pack_as::<S, Bf16, CHECK>(s, dst, panel_stride),
             DType::I8 => pack_as::<S, I8, CHECK>(s, dst, panel_stride),
+            DType::F8E4M3 => pack_as::<S, F8E4M3, CHECK>(s, dst, panel_stride),
             _ => gather::<S, CHECK>(s, dst, panel_stride),
         }
     }

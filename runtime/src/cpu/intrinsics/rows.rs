@@ -4,7 +4,7 @@
 //! of the tile were touched; rounding is to nearest even. Not here: panels (`pack.rs`).
 
 use super::convert::{read, write};
-use super::element::{Bf16, Element, F16, F32, I8, load_first, store_first};
+use super::element::{Bf16, Element, F8E4M3, F16, F32, I8, load_first, store_first};
 use super::simd::{LANES, Simd};
 use attn_compiler::artifact::DType;
 
@@ -43,6 +43,7 @@ pub(super) unsafe fn load_rows<S: Simd>(dst: *mut f32, ldd: usize, src: *const u
                 DType::F16 if shape.stride_d == 1 => load_row::<S, F16>(to, from, shape.d),
                 DType::Bf16 if shape.stride_d == 1 => load_row::<S, Bf16>(to, from, shape.d),
                 DType::I8 if shape.stride_d == 1 => load_row::<S, I8>(to, from, shape.d),
+                DType::F8E4M3 if shape.stride_d == 1 => load_row::<S, F8E4M3>(to, from, shape.d),
                 dtype => {
                     (0..shape.d).for_each(|x| *to.add(x) = read(from, dtype, x as isize * shape.stride_d))
                 }
@@ -117,6 +118,7 @@ pub(super) unsafe fn store_rows<S: Simd>(
                 DType::F16 if shape.stride_d == 1 => store_row::<S, F16>(to, from, shape.d, scale),
                 DType::Bf16 if shape.stride_d == 1 => store_row::<S, Bf16>(to, from, shape.d, scale),
                 DType::I8 if shape.stride_d == 1 => store_row::<S, I8>(to, from, shape.d, scale),
+                DType::F8E4M3 if shape.stride_d == 1 => store_row::<S, F8E4M3>(to, from, shape.d, scale),
                 dtype => (0..shape.d).for_each(|x| {
                     let value = if scale == 0.0 { 0.0 } else { *from.add(x) * scale };
                     write(to, dtype, x as isize * shape.stride_d, value);

@@ -5,8 +5,17 @@ use crate::cpu::intrinsics::convert::{read, write};
 use attn_compiler::artifact::DType;
 use half::{bf16, f16};
 
-const DTYPES: [DType; 8] =
-    [DType::F32, DType::F16, DType::Bf16, DType::F64, DType::I8, DType::I32, DType::I64, DType::Bit];
+const DTYPES: [DType; 9] = [
+    DType::F32,
+    DType::F16,
+    DType::Bf16,
+    DType::F64,
+    DType::I8,
+    DType::I32,
+    DType::I64,
+    DType::Bit,
+    DType::F8E4M3,
+];
 
 /// Elements of a storage type, exactly as many bytes as there are elements.
 struct Stored {
@@ -249,6 +258,29 @@ fn every_half_value_loads_exactly() {
         // SAFETY: no pointers.
         let one = |b: u16| unsafe { (t.half_to_f32())(i32::from(b) | 0x5a5a_0000) };
         assert!(all.iter().all(|&b| bits(&[one(b)]) == bits(&[f16::from_bits(b).to_f32()])));
+    }
+}
+
+/// Every e4m3 value is loaded exactly, and stored again as it was; what lies between is rounded.
+#[test]
+fn eight_bit_floats_load_and_store() {
+    let all: Vec<u8> = (0..=255).collect();
+    let exact: Vec<f32> = all.iter().map(|&b| attn_compiler::f8::decode(b)).collect();
+    let between: Vec<f32> = (0..256).map(|n| exact[n] * (1.0 + n as f32 / 2000.0)).collect();
+    for (isa, t) in tables() {
+        let (mut wide, mut back, mut near) = (vec![0.0f32; 256], vec![0u8; 256], vec![0u8; 256]);
+        let code = DType::F8E4M3 as u32;
+        // SAFETY: 256 values everywhere.
+        unsafe {
+            (t.load_rows())(wide.as_mut_ptr(), 256, all.as_ptr(), code, 1, 256, 256, 1);
+            let null = std::ptr::null();
+            (t.store_rows())(wide.as_ptr(), 256, back.as_mut_ptr(), code, 1, 256, 256, 1, null);
+            (t.store_rows())(between.as_ptr(), 256, near.as_mut_ptr(), code, 1, 256, 256, 1, null);
+        }
+        assert_eq!(bits(&wide), bits(&exact), "{isa}");
+        assert_eq!(back, all, "{isa}");
+        let wanted: Vec<u8> = between.iter().map(|&x| attn_compiler::f8::encode(x)).collect();
+        assert_eq!(near, wanted, "{isa}");
     }
 }
 
