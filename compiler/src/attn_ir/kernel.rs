@@ -2,8 +2,8 @@
 //!
 //! Comes in from `sema`. Goes out to `lower`, which turns each step into launches, and to [`super::evaluate`],
 //! which says what it means. What holds: a step reads inputs and what earlier steps made; every made tensor and
-//! every output is written by exactly one step, an updated one by any; expressions of all steps are over one set of dims, params and
-//! tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
+//! every output is written by exactly one step, an updated one by any; expressions of all steps are over one set of
+//! dims, params and tensors. Attentions carry a copy of these declarations with a pool of their own, which extends the kernel's.
 //! Not here: how a step is tiled, what is fused with what.
 
 use super::recur::Recurrence;
@@ -101,10 +101,10 @@ pub struct Accumulate {
 pub enum Measure {
     /// Weighted by at most 1 in all: as large as the values.
     Average,
-    /// A sum of weights of at most 1 each, with nothing that bounds how many: f32 errors are measured against its
-    /// largest element.
+    /// A sum of weights of at most 1 each, with nothing that bounds how many, or something made of averages: the
+    /// absolute part for f32 follows the largest element.
     Share,
-    /// Nothing bounds it: errors are measured against its largest element.
+    /// A sum of weights that nothing bounds (linear attention without a denominator): as a recurrence's.
     Sum,
     /// Likewise, with no absolute part at all: what a recurrence gives may be of any size.
     Recurred,
@@ -125,7 +125,12 @@ impl Kernel {
                 (None, _) => {}
             }
         }
-        if self.recurrences().next().is_some() { Measure::Recurred } else { Measure::Sum }
+        let unbounded = |a: &Attention| matches!(a.weight, Weight::Relu | Weight::Plain);
+        match self.recurrences().next() {
+            Some(_) => Measure::Recurred,
+            None if self.attentions().any(unbounded) => Measure::Sum,
+            None => Measure::Share,
+        }
     }
 
     /// How many runs of elements of an output of this shape have an error of their own: one for each (b, h) of a

@@ -14,7 +14,7 @@
 //! (`decay.rs`).
 
 use super::decay::{Decay, prepare};
-use super::emit::{Emit, LANES, Product, padded};
+use super::emit::{Emit, LANES, Product, Tasks, padded};
 use super::linear::{Linear, Term};
 use super::rows::{Part, Place};
 use crate::artifact::MathFn;
@@ -90,15 +90,9 @@ pub fn state(program: &mut Program, r: &Recurrence, part: &Linear) {
     let most = if r.heads.unwrap_or(1) >= 8 { MOST_BLOCKS } else { MOST_BLOCKS / 2 };
     let n_tasks = (n_blocks + most - 1) / most;
     let per_task = (n_blocks + n_tasks - 1) / n_tasks.max(1);
-    let extents = super::decay::leading(&mut program.pool, r);
     let mut e = Emit { program, buffers: vec![] };
-    let ((vb, b), (vh, h), (vg, group)) = (e.counter("b"), e.counter("h"), e.counter("g"));
-    let tasks = e.int(n_tasks);
-    let grid = vec![(vb, extents[0]), (vh, extents[1]), (vg, tasks)];
     let mut body = Vec::new();
-    let count = e.int(per_task);
-    let first = e.pool().mul(group, count);
-    let first = e.define(&mut body, "block", first);
+    let Tasks { grid, at, first, .. } = e.tasks(r, n_tasks, per_task, &mut body);
     let mut blocks = Vec::new();
     for u in 0..per_task {
         let (x, d) = e.block(first, u, cols.unwrap_or(1));
@@ -112,7 +106,6 @@ pub fn state(program: &mut Program, r: &Recurrence, part: &Linear) {
     let (through, behind) = (e.buffer("through", STEPS, 1), e.buffer("behind", STEPS, 1));
     let (all, factor) = (e.buffer("all", rows, 1), e.buffer("factor", STEPS, 1));
     let column = e.buffer("column", rows.max(STEPS), 1);
-    let at = Place { b, h };
     let mut c = Chunked {
         e,
         r,

@@ -3,7 +3,9 @@
 //! Comes in: a program. Goes out: statements in a body that the caller holds. What holds: every variable is made
 //! anew, so that it is defined at one place. Not here: what is computed.
 
+use super::rows::Place;
 use crate::artifact::PANEL;
+use crate::attn_ir::recur::Recurrence;
 use crate::expr::{ExprId, Pool, Ty, VarId};
 use crate::tile_ir::{Access, BufId, Buffer, Operand, Program, Stmt};
 
@@ -51,7 +53,30 @@ pub struct Product {
     pub skip_zero: bool,
 }
 
+/// The tasks of a launch: one for every (b, h) and group of blocks of columns.
+pub struct Tasks {
+    /// Axes of the grid.
+    pub grid: Vec<(VarId, ExprId)>,
+    /// The (b, h) of a task.
+    pub at: Place,
+    /// Its group.
+    pub group: ExprId,
+    /// The first block of the group.
+    pub first: ExprId,
+}
+
 impl Emit<'_> {
+    /// The tasks for `n_groups` groups of `per_group` blocks; the first block is defined in the body.
+    pub fn tasks(&mut self, r: &Recurrence, n_groups: i64, per_group: i64, body: &mut Vec<Stmt>) -> Tasks {
+        let extents = super::decay::leading(self.pool(), r);
+        let ((vb, b), (vh, h), (vg, group)) = (self.counter("b"), self.counter("h"), self.counter("g"));
+        let grid = vec![(vb, extents[0]), (vh, extents[1]), (vg, self.int(n_groups))];
+        let count = self.int(per_group);
+        let first = self.pool().mul(group, count);
+        let first = self.define(body, "block", first);
+        Tasks { grid, at: Place { b, h }, group, first }
+    }
+
     /// The pool.
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.program.pool

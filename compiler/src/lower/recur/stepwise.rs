@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use super::emit::{Emit, LANES, Product, padded};
+use super::emit::{Emit, LANES, Product, Tasks, padded};
 use super::rows::{Part, Place};
 use crate::attn_ir::recur::{NodeId, RecurOp, Recurrence, Shape};
 use crate::expr::{ExprId, VarId};
@@ -42,29 +42,14 @@ pub fn steps(program: &mut Program, r: &Recurrence) -> Done<()> {
     });
     let per_task = if whole { n_blocks } else { n_blocks.min(MOST_BLOCKS) };
     let n_tasks = if per_task == 0 { 1 } else { (n_blocks + per_task - 1) / per_task };
-    let extents = super::decay::leading(&mut program.pool, r);
     let mut e = Emit { program, buffers: vec![] };
-    let ((vb, b), (vh, h), (vg, group)) = (e.counter("b"), e.counter("h"), e.counter("g"));
-    let tasks = e.int(n_tasks);
-    let grid = vec![(vb, extents[0]), (vh, extents[1]), (vg, tasks)];
     let mut body = Vec::new();
-    let count = e.int(per_task);
-    let first = e.pool().mul(group, count);
-    let first = e.define(&mut body, "block", first);
+    let Tasks { grid, at, group, first } = e.tasks(r, n_tasks, per_task, &mut body);
     let blocks = (0..per_task).map(|u| e.block(first, u, cols.unwrap_or(0))).collect();
     let zero = e.int(0);
     let leads = e.pool().eq(group, zero);
-    let mut s = Stepwise {
-        e,
-        r,
-        at: Place { b, h },
-        blocks,
-        leads,
-        by_cols,
-        states: HashMap::new(),
-        given: HashMap::new(),
-        t: zero,
-    };
+    let mut s =
+        Stepwise { e, r, at, blocks, leads, by_cols, states: HashMap::new(), given: HashMap::new(), t: zero };
     s.run(&mut body)?;
     let buffers = s.e.buffers;
     let name = super::super::fresh("recur_steps", program.launches.iter().map(|l| l.name.as_str()));
