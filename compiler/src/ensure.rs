@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 
+use crate::artifact::PANEL;
 use crate::attn_ir::Attention;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::expr::eval::{Env, Value, eval};
 use crate::expr::print::print;
 use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
-use crate::mask::host::{Class, Classifier, TileGrid, TileMap};
+use crate::mask::host::{Classifier, TileGrid, TileMap};
 use crate::mask::rows::{Lengths, RowsNonempty};
 use crate::mask::{self, MaskAnalysis};
 use crate::pipeline::{AttendPlan, Plan};
@@ -180,21 +181,15 @@ fn work(plan: &AttendPlan, at: &[(String, Value)]) -> Result<f64, String> {
 /// The tile grid of an attention at concrete sizes.
 pub fn tile_grid(attn: &Attention, pool: &Pool, env: &dyn Env, tile_q: i64, tile_kv: i64) -> TileGrid {
     let size = |id: ExprId| eval(pool, id, env).int();
-    TileGrid { seq_q: size(attn.seq_q), seq_k: size(attn.seq_k), offset: size(attn.offset), tile_q, tile_kv }
+    let (seq_q, seq_k, offset) = (size(attn.seq_q), size(attn.seq_k), size(attn.offset));
+    TileGrid { seq_q, seq_k, offset, tile_q, tile_kv, panel: PANEL as i64 }
 }
 
-/// Pairs in the tiles that are not empty.
+/// Pairs that are worked on: the panels of the tiles that are not empty.
 pub fn area(map: &TileMap, grid: &TileGrid) -> f64 {
-    let (queries, keys) = (grid.query_tiles(), grid.key_tiles());
-    let mut sum = 0.0;
-    for (q, (i_lo, i_hi)) in queries.iter().enumerate() {
-        for (k, (j_lo, j_hi)) in keys.iter().enumerate() {
-            if map.at(q, k) != Class::Empty {
-                sum += ((i_hi - i_lo + 1) * (j_hi - j_lo + 1)) as f64;
-            }
-        }
-    }
-    sum
+    let rows = grid.query_tiles().into_iter().map(|(lo, hi)| hi - lo + 1);
+    let of_row = map.n_keys.chunks(map.n_k_tiles.max(1)).map(|keys| keys.iter().sum::<i64>());
+    rows.zip(of_row).map(|(rows, keys)| (rows * keys) as f64).sum()
 }
 
 /// Values for every dim and parameter: those of `at`, then defaults, then batch 1; a length without either is an error.

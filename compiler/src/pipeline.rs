@@ -225,7 +225,7 @@ pub fn plan(
                 let tables = lower::tabulate::tabulate(&mut tabulated, first, n_before)
                     .map_err(|e| not_tabulable(kernel, key, &e))?;
                 clock.stage(Stage::Tabulate, &|| attn_ir::text::print(&tabulated));
-                let schedule = schedule::choose(&tabulated, facts).map_err(|e| bad_schedule(kernel, &e))?;
+                let schedule = schedule::choose(attention, facts).map_err(|e| bad_schedule(kernel, &e))?;
                 clock.stage(Stage::Schedule, &|| schedule.to_string());
                 program.pool = tabulated.pool.clone();
                 program.tensors.extend(tables.iter().map(Table::declare));

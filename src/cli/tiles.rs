@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use attn_compiler::artifact::PANEL;
 use attn_compiler::attn_ir::Attention;
 use attn_compiler::ensure::analyze_mask;
 use attn_compiler::expr::eval::{Env, Value, eval};
@@ -91,7 +92,7 @@ impl<'a> Ground<'a> {
         let size = |id: ExprId| eval(&attention.pool, id, &scalars).int();
         let capacity = size(attention.capacity()).max(0);
         let seq_q = size(attention.seq_q).max(0);
-        let grid = TileGrid { seq_q, seq_k: capacity, offset: 0, tile_q, tile_kv };
+        let grid = TileGrid { seq_q, seq_k: capacity, offset: 0, tile_q, tile_kv, panel: PANEL as i64 };
         let batch = size(attention.batch).max(0);
         let tiles = (grid.seq_q / tile_q.max(1) + 1).checked_mul(grid.seq_k / tile_kv.max(1) + 1);
         if tiles.is_none_or(|n| n > MAX_TILES) {

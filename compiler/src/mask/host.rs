@@ -257,6 +257,9 @@ pub struct TileGrid {
     pub tile_q: i64,
     /// Keys of a tile.
     pub tile_kv: i64,
+    /// Keys of a panel: of a partial tile, what lies before the first and after the last panel that may hold a pair
+    /// is left out. `tile_kv` where tiles are taken whole.
+    pub panel: i64,
 }
 
 impl TileGrid {
@@ -285,6 +288,8 @@ pub struct TileMap {
     pub n_k_tiles: usize,
     /// Row-major: all key tiles of the first query tile first.
     pub class: Vec<Class>,
+    /// Keys that are worked on, of each tile in the same order.
+    pub n_keys: Vec<i64>,
 }
 
 impl TileMap {
@@ -328,6 +333,7 @@ impl Classifier {
         let (queries, keys) = (grid.query_tiles(), grid.key_tiles());
         let (lo, hi): (Vec<i64>, Vec<i64>) = keys.iter().copied().unzip();
         let mut class = Vec::with_capacity(queries.len() * keys.len());
+        let mut n_keys = Vec::with_capacity(class.capacity());
         if !keys.is_empty() && !queries.is_empty() {
             self.tape.bind(env);
             self.cut_tape.bind(env);
@@ -343,8 +349,46 @@ impl Classifier {
             if !self.axes.is_empty() {
                 self.look_closer((i_lo, i_hi), &keys, &mut class[first..], env);
             }
+            n_keys.extend(self.clip((i_lo, i_hi), &keys, &mut class[first..], (grid.panel, env)));
         }
-        TileMap { n_q_tiles: queries.len(), n_k_tiles: keys.len(), class }
+        TileMap { n_q_tiles: queries.len(), n_k_tiles: keys.len(), class, n_keys }
+    }
+
+    /// How many keys are worked on of each tile of a row; a partial tile without any is empty.
+    fn clip(
+        &mut self,
+        (i_lo, i_hi): Span,
+        keys: &[Span],
+        class: &mut [Class],
+        (panel, env): (i64, &dyn Env),
+    ) -> Vec<i64> {
+        let open: Vec<usize> = (0..keys.len()).filter(|&k| class[k] == Class::Partial).collect();
+        let panel = panel.max(1);
+        let of = |k: usize| {
+            let (first, last) = keys[k];
+            (first..=last).step_by(panel as usize).map(move |lo| (lo, (lo + panel - 1).min(last)))
+        };
+        let panels: Vec<(usize, Span)> = open.iter().flat_map(|&k| of(k).map(move |p| (k, p))).collect();
+        let (lo, hi): (Vec<i64>, Vec<i64>) = panels.iter().map(|p| p.1).unzip();
+        self.tape.run(&[i_lo, i_hi], &[&lo, &hi], env);
+        let mut kept: Vec<Option<Span>> = vec![None; keys.len()];
+        for (n, &(k, (lo, hi))) in panels.iter().enumerate() {
+            if self.tape.get(0, n) != 0 {
+                kept[k] = Some((kept[k].map_or(lo, |span| span.0), hi));
+            }
+        }
+        for k in open {
+            if kept[k].is_none() {
+                class[k] = Class::Empty;
+            }
+        }
+        let len = |(lo, hi): Span| hi - lo + 1;
+        let n = |k: usize| match class[k] {
+            Class::Empty => 0,
+            Class::Partial => kept[k].map_or(0, len),
+            Class::Full => len(keys[k]),
+        };
+        (0..keys.len()).map(n).collect()
     }
 
     /// Judges the partial tiles of a row by their parts.

@@ -250,6 +250,16 @@ pub enum Stmt {
         /// Bool over the counters and uniform variables.
         cond: ExprId,
     },
+    /// Names a uniform int for what follows in this block: the first value of the counter at which `cond` holds,
+    /// `over.hi` if there is none.
+    First {
+        /// Defined once.
+        var: VarId,
+        /// Where to look.
+        over: Span,
+        /// Bool over the counter and uniform variables.
+        cond: ExprId,
+    },
     /// `for var in lo..hi { body }`, ascending, `hi` excluded.
     For {
         /// Counter.
@@ -595,6 +605,7 @@ impl Stmt {
         match self {
             Stmt::Let { value, .. } => vec![*value],
             Stmt::Any { over, cond, .. } => over.iter().flat_map(|s| [s.lo, s.hi]).chain([*cond]).collect(),
+            Stmt::First { over, cond, .. } => vec![over.lo, over.hi, *cond],
             Stmt::For { lo, hi, .. } => vec![*lo, *hi],
             Stmt::If { cond, .. } => vec![*cond],
             Stmt::Fill { .. } => vec![],

@@ -93,7 +93,7 @@ impl Builder {
         let (sq, sk) = (pool.var(sq), pool.var(sk));
         let offset = if bottom_right { pool.sub(sk, sq) } else { pool.int(0) };
         let shift = if bottom_right { seq_k - seq_q } else { 0 };
-        let grid = TileGrid { seq_q, seq_k, offset: shift, tile_q: tile.0, tile_kv: tile.1 };
+        let grid = TileGrid { seq_q, seq_k, offset: shift, tile_q: tile.0, tile_kv: tile.1, panel: tile.1 };
         Builder { pool, values, grid, i, j, row, offset }
     }
 

@@ -39,6 +39,7 @@ impl Emitter<'_, '_> {
                 Ok(())
             }
             Stmt::Any { var, over, cond } => self.any(*var, over, *cond),
+            Stmt::First { var, over, cond } => self.first(*var, over, *cond),
             Stmt::For { var, lo, hi, body } => {
                 let range = self.span_range(*lo, *hi);
                 let (lo, hi) = (self.scalar(*lo)?, self.scalar(*hi)?);
@@ -156,6 +157,28 @@ impl Emitter<'_, '_> {
         self.b.ins().jump(done, &[BlockArg::Value(no)]);
         self.b.switch_to_block(done);
         self.bind(var, found, Range::ALL);
+        Ok(())
+    }
+
+    /// A search that gives the counter at which it ended.
+    fn first(&mut self, var: VarId, over: &Span, cond: ExprId) -> Result<()> {
+        let range = self.span_range(over.lo, over.hi);
+        let (lo, hi) = (self.scalar(over.lo)?, self.scalar(over.hi)?);
+        let done = self.b.create_block();
+        let found = self.b.append_block_param(done, types::I64);
+        self.forget_volatile();
+        self.count_loop((lo, hi, 1), [], |e, i, []| {
+            e.bind(over.var, i, range);
+            let holds = e.scalar(cond)?;
+            let next = e.b.create_block();
+            e.b.ins().brif(holds, done, &[BlockArg::Value(i)], next, &[]);
+            e.b.switch_to_block(next);
+            Ok(())
+        })?;
+        self.b.ins().jump(done, &[BlockArg::Value(hi)]);
+        self.b.switch_to_block(done);
+        let (first, end) = (self.range(over.lo), self.range(over.hi));
+        self.bind(var, found, Range { lo: first.lo.min(end.lo), hi: end.hi });
         Ok(())
     }
 

@@ -72,7 +72,7 @@ impl<'m, 'a> Task<'m, 'a> {
             self.structured(stmt)?;
         }
         for stmt in body {
-            if let Stmt::Let { var, .. } | Stmt::Any { var, .. } = stmt {
+            if let Stmt::Let { var, .. } | Stmt::Any { var, .. } | Stmt::First { var, .. } = stmt {
                 self.machine.unset(*var);
             }
         }
@@ -113,6 +113,20 @@ impl<'m, 'a> Task<'m, 'a> {
                 let found = self.any(over, *cond)?;
                 over.iter().for_each(|span| self.machine.unset(span.var));
                 self.machine.set(*var, Value::Bool(found));
+                Ok(())
+            }
+            Stmt::First { var, over, cond } => {
+                let (lo, hi) = (self.machine.int(over.lo)?, self.machine.int(over.hi)?);
+                let mut found = hi;
+                for n in lo..hi {
+                    self.machine.set(over.var, Value::Int(n));
+                    if self.machine.eval(*cond)?.bool() {
+                        found = n;
+                        break;
+                    }
+                }
+                self.machine.unset(over.var);
+                self.machine.set(*var, Value::Int(found));
                 Ok(())
             }
             Stmt::Fill { dst, value } => {

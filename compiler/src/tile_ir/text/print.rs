@@ -201,12 +201,15 @@ impl Printer<'_> {
     fn head(&self, stmt: &Stmt) -> String {
         let e = |x: &ExprId| self.expr(*x);
         let buf = |b: &BufId| self.buf(*b);
+        let span = |s: &Span| format!("{} in {}..{}", self.var(s.var), e(&s.lo), e(&s.hi));
         let scale_by =
             |b: &Option<BufId>| b.map_or_else(String::new, |b| format!(", row_scale = {}", self.buf(b)));
         match stmt {
             Stmt::Let { var, value } => format!("let {} = {}", self.var(*var), e(value)),
+            Stmt::First { var, over, cond } => {
+                format!("first {} over {}: {}", self.var(*var), span(over), e(cond))
+            }
             Stmt::Any { var, over, cond } => {
-                let span = |s: &Span| format!("{} in {}..{}", self.var(s.var), e(&s.lo), e(&s.hi));
                 let over: Vec<String> = over.iter().map(span).collect();
                 format!("any {} over {}: {}", self.var(*var), over.join(", "), e(cond))
             }

@@ -19,7 +19,7 @@ impl<'a> Verifier<'a> {
         for stmt in body {
             self.stmt = Some(stmt);
             self.stmt(stmt)?;
-            if let Stmt::Let { var, .. } | Stmt::Any { var, .. } = stmt {
+            if let Stmt::Let { var, .. } | Stmt::Any { var, .. } | Stmt::First { var, .. } = stmt {
                 defined.push(*var);
             }
         }
@@ -35,7 +35,10 @@ impl<'a> Verifier<'a> {
                 self.expr(*value, self.program.pool.var_info(*var).ty)?;
                 self.define(*var)
             }
-            Stmt::Any { var, over, cond } => self.search(*var, over, *cond),
+            Stmt::Any { var, over, cond } => self.search((*var, Ty::Bool), over, *cond),
+            Stmt::First { var, over, cond } => {
+                self.search((*var, Ty::Int), std::slice::from_ref(over), *cond)
+            }
             Stmt::For { var, lo, hi, body } => {
                 self.expr(*lo, Ty::Int)?;
                 self.expr(*hi, Ty::Int)?;
@@ -161,7 +164,7 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    fn search(&mut self, var: VarId, over: &[Span], cond: ExprId) -> Checked {
+    fn search(&mut self, (var, ty): (VarId, Ty), over: &[Span], cond: ExprId) -> Checked {
         self.ensure(!over.is_empty(), "I9", "a search runs over one span or more")?;
         for span in over {
             self.expr(span.lo, Ty::Int)?;
@@ -172,7 +175,7 @@ impl<'a> Verifier<'a> {
         self.expr(cond, Ty::Bool)?;
         self.leave(over.iter().map(|span| span.var));
         self.define(var)?;
-        self.var_ty(var, Ty::Bool)
+        self.var_ty(var, ty)
     }
 
     fn gemm(&self, stmt: &Stmt) -> Checked {
@@ -429,6 +432,7 @@ impl Touched {
                 }
                 Stmt::Let { .. }
                 | Stmt::Any { .. }
+                | Stmt::First { .. }
                 | Stmt::Fill { .. }
                 | Stmt::Gemm { .. }
                 | Stmt::Map { .. }

@@ -33,6 +33,7 @@ impl Parser<'_> {
         match self.r.word()?.as_str() {
             "let" => self.let_(),
             "any" => self.any(),
+            "first" => self.first(),
             "for" => self.for_(depth),
             "if" => self.if_(depth),
             "fill" => {
@@ -153,6 +154,15 @@ impl Parser<'_> {
         self.r.expect(":")?;
         let cond = self.expr()?;
         Ok(Stmt::Any { var: self.variable(&name, Ty::Bool)?, over, cond })
+    }
+
+    fn first(&mut self) -> Result<Stmt> {
+        let name = self.r.word()?;
+        self.r.expect_word("over")?;
+        let over = self.span()?;
+        self.r.expect(":")?;
+        let cond = self.expr()?;
+        Ok(Stmt::First { var: self.variable(&name, Ty::Int)?, over, cond })
     }
 
     /// `x in lo..hi`
