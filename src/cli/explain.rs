@@ -81,6 +81,8 @@ pub struct LayerReport {
     pub executed: f64,
     /// Pairs in it, over all batch entries and heads; none if not counted.
     pub pairs: Option<u64>,
+    /// Tiles that are worked on without holding a pair, over all batch entries and heads; none if not counted.
+    pub hollow: Option<u64>,
     /// (b, h, row) of a row that sees no key, if the pairs were counted.
     pub empty_row: Option<(i64, i64, i64)>,
 }
@@ -202,6 +204,7 @@ fn layer(
         by_batch: depends(attention.index.b),
         executed: 0.0,
         pairs: count.is_some().then_some(0),
+        hollow: count.is_some().then_some(0),
         empty_row: None,
     };
     let mut left = count;
@@ -220,10 +223,9 @@ fn layer(
                 (Some(left), Some(_)) => ground.count(&mut layer, &map, left),
                 _ => None,
             };
-            report.pairs = match (report.pairs, counted) {
-                (Some(sum), Some(counted)) => Some(sum + counted.pairs * times as u64),
-                _ => None,
-            };
+            let add = |sum: Option<u64>, n: Option<u64>| Some(sum? + n? * times as u64);
+            report.pairs = add(report.pairs, counted.map(|c| c.pairs));
+            report.hollow = add(report.hollow, counted.map(|c| c.hollow));
             let empty = counted.and_then(|c| c.empty_row).map(|row| (b, h, row));
             report.empty_row = report.empty_row.or(empty);
         }
@@ -275,6 +277,10 @@ fn warnings(report: &Report<'_>) -> Vec<String> {
                 "the executed tiles hold {:.1} times the pairs of the mask; a smaller tile follows it more closely",
                 report.mask.executed / pairs as f64
             ));
+        }
+        if let Some(n) = report.mask.hollow.filter(|&n| n > 0) {
+            let of = report.mask.all.total() - report.mask.all.empty;
+            out.push(format!("{n} of the {of} executed tiles hold no pair: the analysis cannot tell"));
         }
         if pairs == 0 && all > 1.0 {
             out.push("no pair at all is in the mask at these sizes: every output is 0".to_string());

@@ -30,7 +30,7 @@ pub fn json(r: &Report<'_>) -> Json {
         },
         "mask": layer(&r.mask), "clauses": r.clauses.iter().map(layer).collect::<Vec<_>>(),
         "unknown_tensors": r.unknown, "exact": r.unknown.is_empty(),
-        "pairs": r.mask.pairs, "pairs_executed": r.mask.executed, "pairs_without_mask": r.pairs_without_mask,
+        "tiles_without_pairs": r.mask.hollow, "pairs": r.mask.pairs, "pairs_executed": r.mask.executed, "pairs_without_mask": r.pairs_without_mask,
         "flops_useful": r.useful_flops, "flops_executed": r.executed_flops,
         "bytes": bytes, "tensors": r.moved.iter().map(moved).collect::<Vec<_>>(),
         "intensity": r.useful_flops.unwrap_or(r.executed_flops) / bytes.max(1.0),

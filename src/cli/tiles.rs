@@ -220,13 +220,17 @@ impl<'a> Ground<'a> {
     pub fn count(&self, layer: &mut Layer, map: &TileMap, left: &mut u64) -> Option<Counted> {
         self.bind(layer);
         let (queries, keys) = (self.grid.query_tiles(), self.grid.key_tiles());
-        let mut counted = Counted { pairs: 0, empty_row: None };
+        let mut counted = Counted { pairs: 0, hollow: 0, empty_row: None };
         for (q, (i_lo, i_hi)) in queries.iter().enumerate() {
-            let (mut whole, mut partial) = (0u64, Vec::new());
+            let (mut whole, mut partial, mut tiles) = (0u64, Vec::new(), Vec::new());
             for (k, (j_lo, j_hi)) in keys.iter().enumerate() {
                 match map.at(q, k) {
                     Class::Full => whole += (j_hi - j_lo + 1) as u64,
-                    Class::Partial => partial.extend(*j_lo..=*j_hi),
+                    Class::Partial => {
+                        let first = partial.len();
+                        partial.extend(*j_lo..=*j_hi);
+                        tiles.push((first..partial.len(), false));
+                    }
                     Class::Empty => {}
                 }
             }
@@ -235,13 +239,18 @@ impl<'a> Ground<'a> {
                 if !partial.is_empty() {
                     *left = left.checked_sub(partial.len() as u64)?;
                     let inside = self.cells(layer, row, &partial)?;
-                    seen += (0..partial.len()).filter(|&n| inside(n)).count() as u64;
+                    for (keys, any) in &mut tiles {
+                        let n = keys.clone().filter(|&n| inside(n)).count() as u64;
+                        seen += n;
+                        *any |= n > 0;
+                    }
                 }
                 counted.pairs += seen;
                 if seen == 0 && counted.empty_row.is_none() {
                     counted.empty_row = Some(row);
                 }
             }
+            counted.hollow += tiles.iter().filter(|(_, any)| !any).count() as u64;
         }
         Some(counted)
     }
@@ -252,6 +261,8 @@ impl<'a> Ground<'a> {
 pub struct Counted {
     /// Pairs in the mask.
     pub pairs: u64,
+    /// Tiles that are worked on without holding a pair.
+    pub hollow: u64,
     /// The first row that sees no key.
     pub empty_row: Option<i64>,
 }
