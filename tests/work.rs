@@ -115,8 +115,10 @@ fn documents_of_256_tokens() {
 fn no_static_mask_executes_an_empty_tile() {
     let (mut n_kernels, mut n_static) = (0, 0);
     for folder in ["dsl-examples", "../shared/specs"] {
-        let mut files: Vec<PathBuf> =
-            std::fs::read_dir(root().join(folder)).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+        let mut files: Vec<PathBuf> = std::fs::read_dir(root().join(folder))
+            .expect("a folder")
+            .map(|e| e.expect("an entry").path())
+            .collect();
         files.retain(|f| f.extension().is_some_and(|e| e == "attn"));
         files.sort();
         for file in files {
@@ -133,7 +135,13 @@ fn no_static_mask_executes_an_empty_tile() {
                         continue;
                     }
                     n_static += 1;
-                    assert_eq!(report["tiles_without_pairs"], 0, "{} {name}: {}", file.display(), report["mask"]);
+                    assert_eq!(
+                        report["tiles_without_pairs"],
+                        0,
+                        "{} {name}: {}",
+                        file.display(),
+                        report["mask"]
+                    );
                 }
             }
         }

@@ -172,8 +172,7 @@ fn compare(mask: &str, offset: &str, sizes: (usize, usize), tile: (i64, i64)) ->
     let analysis = analyze_mask(&attn, &mut pool);
     let (sq, sk) = (sizes.0 as i64, sizes.1 as i64);
     let shift = if offset == "0" { 0 } else { sk - sq };
-    let grid =
-        TileGrid { seq_q: sq, seq_k: sk, offset: shift, tile_q: tile.0, tile_kv: tile.1, panel: 32 };
+    let grid = TileGrid { seq_q: sq, seq_k: sk, offset: shift, tile_q: tile.0, tile_kv: tile.1, panel: 32 };
     let named = |name: &str| pool.find_var(name).unwrap_or_else(|| panic!("no {name}"));
     let vars = [("B", 1), ("Sq", sq), ("Sk", sk), ("w", 6)].map(|(name, x)| (named(name), x)).into();
     let views = attn.tensors.iter().map(|t| &data.tensors[&t.name]).collect();

@@ -4,6 +4,8 @@
 //! range that the mask allows, if the tile is not empty: scores, score expression and mask (the mask only where
 //! the tile is not full; `parts.rs` looks closer at tiles that data decide), one step of the weights, product with the values; then normalise and store.
 
+use std::borrow::Cow;
+
 use super::merge;
 use super::pack::{PackedKeys, PackedValues};
 use super::parts::Parts;
@@ -13,7 +15,10 @@ use crate::attn_ir::{Attention, OutputKind, Weight};
 use crate::expr::{ExprId, Pool, TensorId, Ty, VarId};
 use crate::mask::{self, MaskAnalysis, TileBox};
 use crate::schedule::QueryOrder;
-use crate::tile_ir::{Access, BufId, Buffer, Launch, Operand, PanelRef, RowsRef, Span, Stmt, WeightKind};
+use crate::schedule::group::with_key_head;
+use crate::tile_ir::{
+    Access, BufId, BufRows, Buffer, Launch, Operand, PanelRef, RowsRef, Span, Stmt, WeightKind,
+};
 
 /// Buffers of a task.
 struct Tiles {
@@ -39,9 +44,12 @@ struct Chain {
 /// The task's coordinates.
 struct Task {
     b: ExprId,
+    /// The head, or the first of those that share the tile.
     h: ExprId,
     g: ExprId,
     row0: ExprId,
+    /// Query rows, and those of all heads: a head's rows lie together.
+    queries: ExprId,
     rows: ExprId,
     i_lo: ExprId,
     i_hi: ExprId,
@@ -78,13 +86,29 @@ pub fn attend(
     values: &PackedValues,
     parts: Option<&merge::Parts>,
 ) -> Launch {
+    let g = builder.pool().add_var("g", Ty::Int);
+    let attn = by_key_head(builder, input, g);
+    let input = &Input { attn: &attn, ..*input };
     let mut a = Attend { builder, input, keys, values, parts, buffers: Vec::new() };
     let tiles = a.declare();
-    let (grid, task, mut body) = a.coordinates();
+    let (grid, task, mut body) = a.coordinates(g);
     a.start(&tiles, &task, &mut body);
     a.key_loop(&tiles, &task, &mut body);
     a.finish(&tiles, &task, &mut body);
     Launch { name: "attend".into(), grid, buffers: a.buffers, body }
+}
+
+/// The attention with a variable for the key head where heads share a tile.
+fn by_key_head<'a>(builder: &mut Builder, input: &Input<'a>, g: VarId) -> Cow<'a, Attention> {
+    if input.schedule.heads == 1 {
+        return Cow::Borrowed(input.attn);
+    }
+    let pool = builder.pool();
+    let g = pool.var(g);
+    let mut attn = input.attn.clone();
+    attn.mask = with_key_head(pool, input.attn, attn.mask, g);
+    attn.score = with_key_head(pool, input.attn, attn.score, g);
+    Cow::Owned(attn)
 }
 
 /// True if some output is the weighted sum of the values.
@@ -120,7 +144,7 @@ impl Attend<'_> {
     }
 
     fn declare(&mut self) -> Tiles {
-        let (tq, tk) = (self.input.schedule.tile_q, self.input.schedule.tile_kv);
+        let (tq, tk) = (self.input.schedule.rows(), self.input.schedule.tile_kv);
         let attn = self.input.attn;
         let n_dots = attn.dots.len();
         let q = (0..n_dots).map(|n| self.chains(n)).collect();
@@ -148,7 +172,7 @@ impl Attend<'_> {
         let chain = |first: i64| {
             let len = step.min(d - first);
             let name = if split { format!("q{n}_{first}") } else { format!("q{n}") };
-            Chain { first, len, buf: self.buffer(&name, self.input.schedule.tile_q, len) }
+            Chain { first, len, buf: self.buffer(&name, self.input.schedule.rows(), len) }
         };
         starts.into_iter().map(chain).collect()
     }
@@ -160,15 +184,16 @@ impl Attend<'_> {
         self.builder.pool().var(var)
     }
 
-    fn coordinates(&mut self) -> (Vec<(VarId, ExprId)>, Task, Vec<Stmt>) {
+    fn coordinates(&mut self, g: VarId) -> (Vec<(VarId, ExprId)>, Task, Vec<Stmt>) {
         let attn = self.input.attn;
-        let tile = self.input.schedule.tile_q;
+        let (tile, heads) = (self.input.schedule.tile_q, self.input.schedule.heads);
         let pool = self.builder.pool();
         let vt = pool.add_var("qt", Ty::Int);
-        let (b, h, t) = (pool.var(attn.index.b), pool.var(attn.index.h), pool.var(vt));
+        let vh = if heads == 1 { attn.index.h } else { pool.add_var("hg", Ty::Int) };
+        let (b, mut h, t) = (pool.var(attn.index.b), pool.var(vh), pool.var(vt));
         let n_tiles = pool.ceil_div(attn.seq_q, tile);
-        let n_heads = pool.int(attn.n_heads);
-        let mut grid = vec![(attn.index.b, attn.batch), (attn.index.h, n_heads), (vt, n_tiles)];
+        let n_heads = pool.int(attn.n_heads / heads);
+        let mut grid = vec![(attn.index.b, attn.batch), (vh, n_heads), (vt, n_tiles)];
         let (mut part, mut j_lo, mut j_hi) = (None, pool.int(0), pool.add_int(attn.seq_k, -1));
         if let Some(parts) = self.parts {
             let var = pool.add_var("part", Ty::Int);
@@ -193,32 +218,97 @@ impl Attend<'_> {
         let pool = self.builder.pool();
         let left = pool.sub(attn.seq_q, row0);
         let some = pool.min(left, tile_expr);
-        let rows = self.define(&mut body, "rows", some);
-        let g = self.define(&mut body, "g", attn.kv_head);
+        let queries = self.define(&mut body, if heads == 1 { "rows" } else { "queries" }, some);
+        let mut rows = queries;
+        if heads > 1 {
+            let pool = self.builder.pool();
+            let n = pool.int(heads);
+            let (first, all) = (pool.mul(h, n), pool.mul(queries, n));
+            h = self.define(&mut body, "h0", first);
+            rows = self.define(&mut body, "rows", all);
+        }
         let pool = self.builder.pool();
+        let value = pool.substitute(attn.kv_head, &[(attn.index.h, h)]);
+        body.push(Stmt::Let { var: g, value });
+        let g = pool.var(g);
         let low = pool.add(row0, attn.offset);
         let i_lo = self.define(&mut body, "i_lo", low);
         let pool = self.builder.pool();
-        let end = pool.add(i_lo, rows);
+        let end = pool.add(i_lo, queries);
         let high = pool.add_int(end, -1);
         let i_hi = self.define(&mut body, "i_hi", high);
-        (grid, Task { b, h, g, row0, rows, i_lo, i_hi, part, j_lo, j_hi }, body)
+        (grid, Task { b, h, g, row0, queries, rows, i_lo, i_hi, part, j_lo, j_hi }, body)
+    }
+
+    /// Statements for each head of the tile: what `f` makes of the head and its first row (none for the only head).
+    fn each_head(
+        &mut self,
+        task: &Task,
+        body: &mut Vec<Stmt>,
+        mut f: impl FnMut(&mut Self, ExprId, Option<ExprId>, &mut Vec<Stmt>),
+    ) {
+        let heads = self.input.schedule.heads;
+        if heads == 1 {
+            return f(self, task.h, None, body);
+        }
+        let pool = self.builder.pool();
+        let var = pool.add_var("hh", Ty::Int);
+        let (hh, lo, hi) = (pool.var(var), pool.int(0), pool.int(heads));
+        let (head, first) = (pool.add(task.h, hh), pool.mul(hh, task.queries));
+        let mut inner = Vec::new();
+        f(self, head, Some(first), &mut inner);
+        body.push(Stmt::For { var, lo, hi, body: inner });
     }
 
     fn start(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
         let attn = self.input.attn;
-        for (n, dot) in attn.dots.iter().enumerate() {
-            for chain in &tiles.q[n] {
-                let mut index = rows_index(self.builder.pool(), attn, dot.x, task.b, task.h, task.row0);
-                index[dot.x.feature] = self.builder.pool().int(chain.first);
-                let src = RowsRef { tensor: dot.x.tensor, index, row_dim: dot.x.seq, col_dim: dot.x.feature };
-                let d = self.builder.pool().int(chain.len);
-                body.push(Stmt::LoadRows { dst: chain.buf, src, rows: task.rows, d });
+        self.each_head(task, body, |a, head, first, body| {
+            for (n, dot) in attn.dots.iter().enumerate() {
+                for chain in &tiles.q[n] {
+                    let mut index = rows_index(a.builder.pool(), attn, dot.x, task.b, head, task.row0);
+                    index[dot.x.feature] = a.builder.pool().int(chain.first);
+                    let (row_dim, col_dim) = (dot.x.seq, dot.x.feature);
+                    let src = RowsRef { tensor: dot.x.tensor, index, row_dim, col_dim };
+                    let d = a.builder.pool().int(chain.len);
+                    let dst = BufRows { buf: chain.buf, first };
+                    body.push(Stmt::LoadRows { dst, src, rows: task.queries, d });
+                }
             }
-        }
+        });
         body.push(Stmt::Fill { dst: tiles.o, value: 0.0 });
         body.push(Stmt::Fill { dst: tiles.row_max, value: f64::NEG_INFINITY });
         body.push(Stmt::Fill { dst: tiles.row_sum, value: 0.0 });
+        if let Some(sink) = self.own_sink() {
+            self.begin_with_sink(tiles, task, sink, body);
+        }
+    }
+
+    /// The sink, where heads that share a tile have sinks of their own: their rows begin with it, since one number
+    /// will not do at the end.
+    fn own_sink(&self) -> Option<ExprId> {
+        let attn = self.input.attn;
+        let Weight::Softmax { sink: Some(sink) } = attn.weight else { return None };
+        let own = self.input.schedule.heads > 1 && attn.pool.depends_on(sink, &[attn.index.h]);
+        (own && self.parts.is_none()).then_some(sink)
+    }
+
+    /// The state of a row that has seen its sink: `m = sink`, `l = exp(sink - m)`; a NaN goes to the sum, which keeps it.
+    fn begin_with_sink(&mut self, tiles: &Tiles, task: &Task, sink: ExprId, body: &mut Vec<Stmt>) {
+        let h = self.input.attn.index.h;
+        for (dst, is_max) in [(tiles.row_max, true), (tiles.row_sum, false)] {
+            let pool = self.builder.pool();
+            let (row, col) = (pool.add_var("r", Ty::Int), pool.add_var("c", Ty::Int));
+            let r = pool.var(row);
+            let head = pool.idiv(r, task.queries);
+            let head = pool.add(task.h, head);
+            let s = pool.substitute(sink, &[(h, head)]);
+            let (none, zero, one) = (pool.float(f64::NEG_INFINITY), pool.float(0.0), pool.float(1.0));
+            let (some, off) = (pool.lt(none, s), pool.le(s, none));
+            let sum = pool.select(off, zero, s);
+            let value = if is_max { pool.select(some, s, none) } else { pool.select(some, one, sum) };
+            let cols = pool.int(1);
+            body.push(Stmt::Map { dst, rows: task.rows, cols, row, col, reads: vec![], value });
+        }
     }
 
     fn key_loop(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
@@ -411,10 +501,16 @@ impl Attend<'_> {
         let pool = self.builder.pool();
         let (row, col) = (pool.add_var("r", Ty::Int), pool.add_var("c", Ty::Int));
         let (r, c) = (pool.var(row), pool.var(col));
-        let at_row = pool.add(task.row0, r);
-        let at_i = pool.add(task.i_lo, r);
+        let shared = self.input.schedule.heads > 1;
+        let query = if shared { pool.modulo(r, task.queries) } else { r };
+        let at_row = pool.add(task.row0, query);
+        let at_i = pool.add(task.i_lo, query);
         let at_j = pool.add(j0, c);
         let mut subst = vec![(attn.index.row, at_row), (attn.index.i, at_i), (attn.index.j, at_j)];
+        if shared {
+            let head = pool.idiv(r, task.queries);
+            subst.push((attn.index.h, pool.add(task.h, head)));
+        }
         let mut reads = Vec::new();
         for (n, dot) in attn.dots.iter().enumerate() {
             let element = pool.add_var(&format!("x{n}"), Ty::Float);
@@ -477,7 +573,7 @@ impl Attend<'_> {
             let (rows, row_max, row_sum) = (task.rows, tiles.row_max, tiles.row_sum);
             let (inv_sum, lse) = (tiles.inv_sum, tiles.lse);
             // A sink takes part once: where partial results are merged.
-            let sink = sink.filter(|_| self.parts.is_none());
+            let sink = sink.filter(|_| self.parts.is_none() && self.own_sink().is_none());
             body.push(Stmt::FinishSoftmax {
                 rows,
                 row_max,
@@ -488,35 +584,61 @@ impl Attend<'_> {
             });
             row_scale = Some(inv_sum);
         }
-        if let (Some(parts), Some(part)) = (self.parts, task.part) {
-            let zero = self.builder.pool().int(0);
-            let d = self.builder.pool().int(self.values.d);
-            let index = vec![task.b, task.h, part, task.row0, zero];
+        match (self.parts, task.part) {
+            (Some(parts), Some(part)) => self.store_part(tiles, task, (parts, part, row_scale), body),
+            _ => self.store(tiles, task, row_scale, body),
+        }
+    }
+
+    /// Partial results over a run of keys.
+    fn store_part(
+        &mut self,
+        tiles: &Tiles,
+        task: &Task,
+        (parts, part, row_scale): (&merge::Parts, ExprId, Option<BufId>),
+        body: &mut Vec<Stmt>,
+    ) {
+        let rows = task.queries;
+        self.each_head(task, body, |a, head, first, body| {
+            let zero = a.builder.pool().int(0);
+            let d = a.builder.pool().int(a.values.d);
+            let index = vec![task.b, head, part, task.row0, zero];
             let dst = RowsRef { tensor: parts.o, index, row_dim: 3, col_dim: 4 };
-            body.push(Stmt::StoreRows { dst, src: tiles.o, rows: task.rows, d, row_scale });
-            for (tensor, src) in [(parts.lse, tiles.lse), (parts.max, tiles.row_max)] {
+            body.push(Stmt::StoreRows { dst, src: BufRows { buf: tiles.o, first }, rows, d, row_scale });
+            for (tensor, buf) in [(parts.lse, tiles.lse), (parts.max, tiles.row_max)] {
                 let Some(tensor) = tensor else { continue };
-                let index = vec![task.b, task.h, part, task.row0];
+                let index = vec![task.b, head, part, task.row0];
                 let dst = RowsRef { tensor, index, row_dim: 3, col_dim: 3 };
-                body.push(Stmt::StoreVec { dst, src, rows: task.rows });
+                body.push(Stmt::StoreVec { dst, src: BufRows { buf, first }, rows });
             }
-            return;
-        }
+        });
+    }
+
+    fn store(&mut self, tiles: &Tiles, task: &Task, row_scale: Option<BufId>, body: &mut Vec<Stmt>) {
+        let (attn, rows) = (self.input.attn, task.queries);
         let query = attn.dots[0].x;
-        for (n, out) in attn.outputs.iter().enumerate() {
-            let tensor = self.builder.outputs[n];
-            let mut index = rows_index(self.builder.pool(), attn, query, task.b, task.h, task.row0);
-            if out.kind == OutputKind::O {
-                let dst = RowsRef { tensor, index, row_dim: query.seq, col_dim: query.feature };
-                let d = self.builder.pool().int(self.values.d);
-                body.push(Stmt::StoreRows { dst, src: tiles.o, rows: task.rows, d, row_scale });
-                continue;
+        self.each_head(task, body, |a, head, first, body| {
+            for (n, out) in attn.outputs.iter().enumerate() {
+                let tensor = a.builder.outputs[n];
+                let mut index = rows_index(a.builder.pool(), attn, query, task.b, head, task.row0);
+                if out.kind == OutputKind::O {
+                    let dst = RowsRef { tensor, index, row_dim: query.seq, col_dim: query.feature };
+                    let d = a.builder.pool().int(a.values.d);
+                    body.push(Stmt::StoreRows {
+                        dst,
+                        src: BufRows { buf: tiles.o, first },
+                        rows,
+                        d,
+                        row_scale,
+                    });
+                    continue;
+                }
+                index.remove(query.feature);
+                let seq = query.seq - usize::from(query.feature < query.seq);
+                let dst = RowsRef { tensor, index, row_dim: seq, col_dim: seq };
+                let buf = if out.kind == OutputKind::Lse { tiles.lse } else { tiles.row_max };
+                body.push(Stmt::StoreVec { dst, src: BufRows { buf, first }, rows });
             }
-            index.remove(query.feature);
-            let seq = query.seq - usize::from(query.feature < query.seq);
-            let dst = RowsRef { tensor, index, row_dim: seq, col_dim: seq };
-            let src = if out.kind == OutputKind::Lse { tiles.lse } else { tiles.row_max };
-            body.push(Stmt::StoreVec { dst, src, rows: task.rows });
-        }
+        });
     }
 }

@@ -133,7 +133,7 @@ impl Lowering<'_> {
             row_dim: rank - 2,
             col_dim: rank - 1,
         };
-        body.push(Stmt::StoreRows { dst, src: buf, rows: rows.count, d: count, row_scale: None });
+        body.push(Stmt::StoreRows { dst, src: buf.into(), rows: rows.count, d: count, row_scale: None });
     }
 
     /// Computes and stores a run of elements along the last dim.
@@ -149,7 +149,7 @@ impl Lowering<'_> {
         let index = if rank == 0 { vec![] } else { [at, &[run.first]].concat() };
         let dim = rank.saturating_sub(1);
         let dst = RowsRef { tensor: self.out.out, index, row_dim: dim, col_dim: dim };
-        body.push(Stmt::StoreVec { dst, src: buf, rows: run.count });
+        body.push(Stmt::StoreVec { dst, src: buf.into(), rows: run.count });
     }
 
     /// The value, or its sum over the summed variables.

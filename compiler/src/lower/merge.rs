@@ -95,14 +95,14 @@ pub fn merge(builder: &mut Builder, input: &Input, parts: &Parts) -> Launch {
         if out.kind == OutputKind::O {
             let dst = RowsRef { tensor, index, row_dim: query.seq, col_dim: query.feature };
             let d = m.builder.pool().int(d);
-            body.push(Stmt::StoreRows { dst, src: acc, rows, d, row_scale });
+            body.push(Stmt::StoreRows { dst, src: acc.into(), rows, d, row_scale });
             continue;
         }
         index.remove(query.feature);
         let seq = query.seq - usize::from(query.feature < query.seq);
         let dst = RowsRef { tensor, index, row_dim: seq, col_dim: seq };
         let src = if out.kind == OutputKind::Lse { lse } else { max.unwrap_or(lse) };
-        body.push(Stmt::StoreVec { dst, src, rows });
+        body.push(Stmt::StoreVec { dst, src: src.into(), rows });
     }
     Launch { name: "merge".into(), grid, buffers: m.buffers, body }
 }

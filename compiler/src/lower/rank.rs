@@ -276,7 +276,7 @@ impl Lowering<'_> {
             let src = RowsRef { tensor: dot.x.tensor, index, row_dim: dot.x.seq, col_dim: dot.x.feature };
             let d = self.packed[n].d;
             let d = self.pool().int(d);
-            body.push(Stmt::LoadRows { dst: tiles.q[n], src, rows: task.rows, d });
+            body.push(Stmt::LoadRows { dst: tiles.q[n].into(), src, rows: task.rows, d });
         }
         body.push(Stmt::Fill { dst: tiles.block, value: f64::NEG_INFINITY });
         let place = self.pool().add_var("place", Ty::Int);

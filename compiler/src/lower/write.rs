@@ -124,7 +124,7 @@ impl<'a> Lowering<'a> {
         let divide = self.map(top, one, vec![(largest, top, Access::Tile)], divided);
         let (index, dim) = self.place(&scale.place);
         let dst = RowsRef { tensor: scale.out, index, row_dim: dim, col_dim: dim };
-        let store = Stmt::StoreVec { dst, src: top, rows };
+        let store = Stmt::StoreVec { dst, src: top.into(), rows };
         self.launch(name, vec![value, reduce, divide, store])
     }
 
@@ -148,7 +148,7 @@ impl<'a> Lowering<'a> {
         let col_dim = index.len();
         index.push(self.pool().int(0));
         let dst = RowsRef { tensor: self.w.out, index, row_dim: dim, col_dim };
-        let store = Stmt::StoreRows { dst, src: part, rows, d: width, row_scale: None };
+        let store = Stmt::StoreRows { dst, src: part.into(), rows, d: width, row_scale: None };
         self.launch(name, vec![map, store])
     }
 }

@@ -10,6 +10,8 @@
 //! rows of the query tile pass over it. Larger tiles amortise the row steps and the rescaling; smaller ones
 //! follow the mask more closely.
 
+pub mod group;
+
 use std::fmt;
 
 use crate::artifact::PANEL;
@@ -38,8 +40,10 @@ pub struct StageBytes {
 /// Decisions for one kernel on one CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuSchedule {
-    /// Query rows of a tile.
+    /// Query rows of a tile, of each of its heads.
     pub tile_q: i64,
+    /// Query heads of a group whose rows share a tile.
+    pub heads: i64,
     /// Keys of a tile, a multiple of the panel width.
     pub tile_kv: i64,
     /// Order of query tiles.
@@ -53,6 +57,11 @@ pub struct CpuSchedule {
 }
 
 impl CpuSchedule {
+    /// Rows of a tile, those of all its heads.
+    pub fn rows(&self) -> i64 {
+        self.tile_q * self.heads
+    }
+
     /// Bytes that one task keeps in the cache.
     pub fn sram_bytes(&self) -> usize {
         self.sram.iter().map(|s| s.bytes).sum()
@@ -72,6 +81,9 @@ impl fmt::Display for CpuSchedule {
             self.tile_kv,
             self.sram_bytes()
         )?;
+        if self.heads > 1 {
+            write!(f, ", heads = {}", self.heads)?;
+        }
         match self.split {
             Some(n) => write!(f, ", split = {n} keys"),
             None => Ok(()),
@@ -128,7 +140,11 @@ const MAX_TILE: i64 = 1024;
 pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, ScheduleError> {
     // A quarter of L2 is left to what streams through: K and V of the next step, scores' tensors, the stack.
     let budget = facts.l2 - facts.l2 / 4;
-    let (auto_q, auto_kv) = automatic(attn, budget);
+    let (auto_q, auto_kv, auto_heads) = automatic(attn, budget);
+    let heads = match attn.cpu_tiles.tile_q {
+        Some(rows) => group::heads_within(group::most_heads(attn), PREFERRED[0].0 / rows.max(1)),
+        None => auto_heads,
+    };
     let tile_q = attn.cpu_tiles.tile_q.unwrap_or(auto_q);
     let mut tile_kv = attn.cpu_tiles.tile_kv.unwrap_or(auto_kv);
     let split = attn.numerics.split;
@@ -156,8 +172,8 @@ pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, Schedul
         let rule = "tiles of keys must divide `numerics split`";
         return Err(ScheduleError::BadTile { what: "tile_kv", value: tile_kv, rule });
     }
-    let sram = stages(attn, tile_q, tile_kv);
-    let schedule = CpuSchedule { tile_q, tile_kv, order: order(attn), split, sram, budget };
+    let sram = stages(attn, tile_q * heads, tile_kv);
+    let schedule = CpuSchedule { tile_q, heads, tile_kv, order: order(attn), split, sram, budget };
     if schedule.sram_bytes() > budget {
         let detail: Vec<String> = schedule.sram.iter().map(|s| format!("{} {}", s.name, s.bytes)).collect();
         return Err(ScheduleError::TooLarge {
@@ -173,36 +189,37 @@ pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, Schedul
     Ok(schedule)
 }
 
-/// Bytes per buffer of a task, with the packed K and V of one step.
-fn stages(attn: &Attention, tile_q: i64, tile_kv: i64) -> Vec<StageBytes> {
+/// Bytes per buffer of a task with so many rows, with the packed K and V of one step.
+fn stages(attn: &Attention, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
     let pad = |n: i64| (n + 15) / 16 * 16;
     let bytes = |elements: i64| (elements * 4) as usize;
     let dv = attn.feature_dim(attn.value);
     let mut out = Vec::new();
     for (n, dot) in attn.dots.iter().enumerate() {
         let d = attn.feature_dim(dot.x);
-        out.push(StageBytes { name: format!("q{n} tile"), bytes: bytes(tile_q * pad(d)) });
-        out.push(StageBytes { name: format!("scores {n}"), bytes: bytes(tile_q * tile_kv) });
+        out.push(StageBytes { name: format!("q{n} tile"), bytes: bytes(rows * pad(d)) });
+        out.push(StageBytes { name: format!("scores {n}"), bytes: bytes(rows * tile_kv) });
         out.push(StageBytes { name: format!("k{n} panels"), bytes: bytes(tile_kv * d) });
     }
     out.push(StageBytes { name: "v panels".into(), bytes: bytes(tile_kv * ((dv + 31) / 32 * 32)) });
-    out.push(StageBytes { name: "output tile".into(), bytes: bytes(tile_q * pad(dv)) });
-    out.push(StageBytes { name: "row state".into(), bytes: bytes(tile_q * 5) });
+    out.push(StageBytes { name: "output tile".into(), bytes: bytes(rows * pad(dv)) });
+    out.push(StageBytes { name: "row state".into(), bytes: bytes(rows * 5) });
     out
 }
 
-/// The largest preferred tile that fits the budget and divides the blocks of the mask.
-fn automatic(attn: &Attention, budget: usize) -> (i64, i64) {
+/// The largest preferred tile that fits the budget and divides the blocks of the mask: query rows, keys, heads.
+fn automatic(attn: &Attention, budget: usize) -> (i64, i64, i64) {
     let (block_q, block_kv) = mask_blocks(attn);
     let fits = |q: i64, kv: i64| stages(attn, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
-    let close = follows_rows(attn);
+    let (close, most_heads) = (follows_rows(attn), group::most_heads(attn));
     for (q, kv) in PREFERRED.into_iter().filter(|(q, kv)| !close || (*q <= CLOSE.0 && *kv <= CLOSE.1)) {
-        let (q, kv) = (dividing(q, block_q, 8), dividing(kv, block_kv, PANEL as i64));
-        if fits(q, kv) {
-            return (q, kv);
+        let heads = group::heads_within(most_heads, q);
+        let (q, kv) = (dividing(q / heads, block_q, 8), dividing(kv, block_kv, PANEL as i64));
+        if fits(q * heads, kv) {
+            return (q, kv, heads);
         }
     }
-    (1, PANEL as i64)
+    (1, PANEL as i64, 1)
 }
 
 /// Candidates, best first (measured by `runtime/examples/intrinsics_bench.rs`).

@@ -24,6 +24,21 @@ use crate::expr::{ExprId, Pool, TensorId, VarId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BufId(pub u32);
 
+/// Rows of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufRows {
+    /// Which.
+    pub buf: BufId,
+    /// The first of them, an int expression; 0 without.
+    pub first: Option<ExprId>,
+}
+
+impl From<BufId> for BufRows {
+    fn from(buf: BufId) -> BufRows {
+        BufRows { buf, first: None }
+    }
+}
+
 /// What a tensor of the table is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorKind {
@@ -289,8 +304,8 @@ pub enum Stmt {
     },
     /// `dst[r, x] = src(r, x)` for r < rows, x < d; zero for d <= x < cols of the buffer.
     LoadRows {
-        /// Buffer.
-        dst: BufId,
+        /// Rows of a buffer.
+        dst: BufRows,
         /// Tensor rows.
         src: RowsRef,
         /// Rows.
@@ -525,13 +540,13 @@ pub enum Stmt {
         /// Float: factor of what is kept.
         keep_scale: ExprId,
     },
-    /// `dst(r, x) = src[r, x] * row_scale[r]` for r < rows, x < d, rounded to the storage type (to nearest even and
+    /// `dst(r, x) = src[r, x] * row_scale[r]` for r < rows (counted from the first row of `src` in both), x < d, rounded to the storage type (to nearest even and
     /// cut to its range, NaN as 0, where that is i8); 0 where `row_scale[r]` is 0.
     StoreRows {
         /// Output rows.
         dst: RowsRef,
-        /// Buffer.
-        src: BufId,
+        /// Rows of a buffer.
+        src: BufRows,
         /// Rows.
         rows: ExprId,
         /// Columns.
@@ -591,8 +606,8 @@ pub enum Stmt {
     StoreVec {
         /// Output.
         dst: RowsRef,
-        /// Vector buffer.
-        src: BufId,
+        /// Rows of a vector buffer.
+        src: BufRows,
         /// Count.
         rows: ExprId,
     },
@@ -609,7 +624,9 @@ impl Stmt {
             Stmt::For { lo, hi, .. } => vec![*lo, *hi],
             Stmt::If { cond, .. } => vec![*cond],
             Stmt::Fill { .. } => vec![],
-            Stmt::LoadRows { src, rows, d, .. } => [&src.index[..], &[*rows, *d]].concat(),
+            Stmt::LoadRows { dst, src, rows, d } => {
+                [&src.index[..], &[*rows, *d], dst.first.as_slice()].concat()
+            }
             Stmt::PackK { dst, src, n, .. } => [&src.index[..], &panel(dst), &[*n]].concat(),
             Stmt::PackV { dst, src, n, flag, .. } => {
                 [&src.index[..], &panel(dst), &[*n], &flag.1[..]].concat()
@@ -632,7 +649,9 @@ impl Stmt {
                 vec![*rows, *cols, *scale, *floor_unmasked]
             }
             Stmt::FinishSoftmax { rows, sink, .. } => vec![*rows, *sink],
-            Stmt::StoreRows { dst, rows, d, .. } => [&dst.index[..], &[*rows, *d]].concat(),
+            Stmt::StoreRows { dst, src, rows, d, .. } => {
+                [&dst.index[..], &[*rows, *d], src.first.as_slice()].concat()
+            }
             Stmt::StoreMap { dst, rows, cols, value, .. } => {
                 [&dst.index[..], &[*rows, *cols, *value]].concat()
             }
@@ -641,7 +660,7 @@ impl Stmt {
                 let ranks: Vec<ExprId> = ranks.iter().map(|r| r.offset).collect();
                 [&src.index[..], &[indices.offset, *n, *m, *width], &ranks].concat()
             }
-            Stmt::StoreVec { dst, rows, .. } => [&dst.index[..], &[*rows]].concat(),
+            Stmt::StoreVec { dst, src, rows } => [&dst.index[..], &[*rows], src.first.as_slice()].concat(),
         }
     }
 }

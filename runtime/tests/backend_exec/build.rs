@@ -56,7 +56,7 @@ pub fn launch(p: &mut Program, buffers: Vec<Buffer>, body: Vec<Stmt>) {
 pub fn store(p: &mut Program, src: BufId, dst: TensorId, (rows, d): (i64, i64)) -> Stmt {
     let zero = p.pool.int(0);
     let dst = RowsRef { tensor: dst, index: vec![zero, zero], row_dim: 0, col_dim: 1 };
-    Stmt::StoreRows { dst, src, rows: p.pool.int(rows), d: p.pool.int(d), row_scale: None }
+    Stmt::StoreRows { dst, src: src.into(), rows: p.pool.int(rows), d: p.pool.int(d), row_scale: None }
 }
 
 /// Float expressions from which the value of `id` can be put together again ([`join`]): one, or for an int three

@@ -145,7 +145,7 @@ fn tasks_are_split_with_the_last_coordinate_fastest() {
     let dst = RowsRef { tensor: out, index, row_dim: 2, col_dim: 3 };
     let body = vec![
         map(&mut p, 0, (1, 1), value),
-        Stmt::StoreRows { dst, src: BufId(0), rows: one, d: one, row_scale: None },
+        Stmt::StoreRows { dst, src: BufId(0).into(), rows: one, d: one, row_scale: None },
     ];
     let grid = grid.into_iter().zip(extents).collect();
     p.launches.push(Launch { name: "grid".into(), grid, buffers: vec![build::buffer("acc", 1, 16)], body });

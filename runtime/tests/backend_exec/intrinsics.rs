@@ -45,7 +45,7 @@ impl Setup {
         let (zero, one) = (self.p.pool.int(0), self.p.pool.int(1));
         for n in 0..5 {
             let src = self.q_rows();
-            body.push(Stmt::LoadRows { dst: BufId(n), src, rows: zero, d: one });
+            body.push(Stmt::LoadRows { dst: BufId(n).into(), src, rows: zero, d: one });
         }
         body.push(stmt);
         let buffers = vec![
@@ -113,7 +113,7 @@ fn buffers_are_aligned_and_apart() {
 fn load_rows_and_store_rows() {
     let mut s = setup();
     let (src, rows, d) = (s.q_rows(), s.rows, s.p.pool.int(9));
-    let c = s.calls(Stmt::LoadRows { dst: BufId(1), src, rows, d }, false);
+    let c = s.calls(Stmt::LoadRows { dst: BufId(1).into(), src, rows, d }, false);
     c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 6, 9, 45, 5]);
 
     // The naive store writes f32, so the output is the workspace seen as one row.
@@ -121,7 +121,7 @@ fn load_rows_and_store_rows() {
     let (at, rows, d) = (s.p.pool.int(32), s.p.pool.int(0), s.p.pool.int(17));
     for (scale, address) in [(None, None), (Some(BufId(2)), Some(2))] {
         let dst = RowsRef { tensor: TensorId(1), index: vec![at], row_dim: 0, col_dim: 0 };
-        let stmt = Stmt::StoreRows { dst, src: BufId(0), rows, d, row_scale: scale };
+        let stmt = Stmt::StoreRows { dst, src: BufId(0).into(), rows, d, row_scale: scale };
         let setup = Setup { p: s.p.clone(), ..s };
         let c = setup.calls(stmt, false);
         let scale = address.map_or(0, |n: usize| c.buffers[n]);
@@ -133,7 +133,7 @@ fn load_rows_and_store_rows() {
 fn store_vec() {
     let mut s = setup();
     let (dst, rows) = (s.q_rows(), s.rows);
-    let c = s.calls(Stmt::StoreVec { dst, src: BufId(3), rows }, false);
+    let c = s.calls(Stmt::StoreVec { dst, src: BufId(3).into(), rows }, false);
     c.assert(Intrinsic::StoreVec, &[c.buffers[3], c.q, F16, 6, 45]);
 }
 
@@ -217,12 +217,12 @@ fn counts_stay_inside_buffers() {
     let (wide, negative, d) = (s.p.pool.int(1000), s.p.pool.int(-5), s.p.pool.int(9));
     let src = s.q_rows();
     let setup = Setup { p: s.p.clone(), ..s };
-    let c = setup.calls(Stmt::LoadRows { dst: BufId(1), src: src.clone(), rows: wide, d }, false);
+    let c = setup.calls(Stmt::LoadRows { dst: BufId(1).into(), src: src.clone(), rows: wide, d }, false);
     c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 8, 9, 45, 5]);
     let setup = Setup { p: s.p.clone(), ..s };
-    let c = setup.calls(Stmt::LoadRows { dst: BufId(1), src: src.clone(), rows: negative, d }, false);
+    let c = setup.calls(Stmt::LoadRows { dst: BufId(1).into(), src: src.clone(), rows: negative, d }, false);
     c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 0, 9, 45, 5]);
     let (rows, cols) = (s.rows, s.cols);
-    let c = s.calls(Stmt::LoadRows { dst: BufId(1), src, rows, d: cols }, false);
+    let c = s.calls(Stmt::LoadRows { dst: BufId(1).into(), src, rows, d: cols }, false);
     c.assert(Intrinsic::LoadRows, &[c.buffers[1], 32, c.q, F16, 6, 32, 45, 5]);
 }

@@ -9,7 +9,7 @@ use cranelift_codegen::ir::{Block, BlockArg, InstBuilder, MemFlagsData, Value, t
 use crate::artifact::{Intrinsic, PANEL};
 use crate::expr::range::Range;
 use crate::expr::{ExprId, TensorId, VarId};
-use crate::tile_ir::{BufId, Operand, PanelRef, RowsRef, Span, Stmt};
+use crate::tile_ir::{BufId, BufRows, Operand, PanelRef, RowsRef, Span, Stmt};
 
 use super::BackendError;
 use super::emitter::{Emitter, Result};
@@ -51,7 +51,7 @@ impl Emitter<'_, '_> {
             }
             Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise),
             Stmt::Fill { dst, value } => self.fill(*dst, *value),
-            Stmt::LoadRows { dst, src, rows, d } => self.load_rows(*dst, src, *rows, *d),
+            Stmt::LoadRows { dst, src, rows, d } => self.load_rows(dst, src, *rows, *d),
             Stmt::PackK { dst, src, n, d } => self.pack_k(dst, src, *n, *d),
             Stmt::PackV { dst, src, n, d, flag } => self.pack_v(dst, src, (*n, *d), flag),
             Stmt::Gemm { .. } => self.gemm(stmt),
@@ -123,7 +123,7 @@ impl Emitter<'_, '_> {
                 self.run(Intrinsic::Random, &args)
             }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
-                self.store_rows(dst, *src, (*rows, *d), *row_scale)
+                self.store_rows(dst, src, (*rows, *d), *row_scale)
             }
             Stmt::StoreMap { .. } => self.store_map(stmt),
             Stmt::PrefixSum { hi, lo, src, n } => {
@@ -135,9 +135,8 @@ impl Emitter<'_, '_> {
             }
             Stmt::TopK { .. } => self.top_k(stmt),
             Stmt::StoreVec { dst, src, rows } => {
-                let n = self.count(*rows, self.buffer(*src)?.rows)?;
+                let (from, n, _) = self.part(src, *rows)?;
                 let (dtype, to) = (self.dtype(dst.tensor)?, self.rows_address(dst)?);
-                let [from] = self.addresses([*src])?;
                 let stride = self.stride(dst.tensor, dst.row_dim);
                 self.run(Intrinsic::StoreVec, &[from, to, dtype, n, stride])
             }
@@ -238,11 +237,23 @@ impl Emitter<'_, '_> {
         })
     }
 
-    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: ExprId) -> Result<()> {
-        let buffer = self.buffer(dst)?;
-        let (rows, d) = (self.count(rows, buffer.rows)?, self.count(d, buffer.cols)?);
+    /// Address and count of some rows of a buffer, within it whatever the expressions give, and the first.
+    fn part(&mut self, part: &BufRows, rows: ExprId) -> Result<(Value, Value, Option<Value>)> {
+        let buffer = self.buffer(part.buf)?;
+        let (at, n) = (self.buffer_address(part.buf)?, self.count(rows, buffer.rows)?);
+        let Some(first) = part.first else { return Ok((at, n, None)) };
+        let (first, all) = (self.count(first, buffer.rows)?, self.int(buffer.rows));
+        let left = self.b.ins().isub(all, first);
+        let n = self.b.ins().smin(n, left);
+        let skipped = self.b.ins().imul_imm_s(first, buffer.cols * 4);
+        Ok((self.b.ins().iadd(at, skipped), n, Some(first)))
+    }
+
+    fn load_rows(&mut self, dst: &BufRows, src: &RowsRef, rows: ExprId, d: ExprId) -> Result<()> {
+        let buffer = self.buffer(dst.buf)?;
+        let ((to, rows, _), d) = (self.part(dst, rows)?, self.count(d, buffer.cols)?);
         let (dtype, from) = (self.dtype(src.tensor)?, self.rows_address(src)?);
-        let (to, ld) = (self.buffer_address(dst)?, self.int(buffer.cols));
+        let ld = self.int(buffer.cols);
         let [by_row, by_col] = self.strides(src);
         self.run(Intrinsic::LoadRows, &[to, ld, from, dtype, rows, d, by_row, by_col])
     }
@@ -250,16 +261,20 @@ impl Emitter<'_, '_> {
     fn store_rows(
         &mut self,
         dst: &RowsRef,
-        src: BufId,
+        src: &BufRows,
         (rows, d): (ExprId, ExprId),
         row_scale: Option<BufId>,
     ) -> Result<()> {
-        let buffer = self.buffer(src)?;
-        let (rows, d) = (self.count(rows, buffer.rows)?, self.count(d, buffer.cols)?);
+        let buffer = self.buffer(src.buf)?;
+        let ((from, rows, first), d) = (self.part(src, rows)?, self.count(d, buffer.cols)?);
         let (dtype, to) = (self.dtype(dst.tensor)?, self.rows_address(dst)?);
-        let (from, ld) = (self.buffer_address(src)?, self.int(buffer.cols));
+        let ld = self.int(buffer.cols);
         let [by_row, by_col] = self.strides(dst);
-        let scale = self.address_or_null(row_scale)?;
+        let mut scale = self.address_or_null(row_scale)?;
+        if let (Some(first), Some(_)) = (first, row_scale) {
+            let skipped = self.b.ins().imul_imm_s(first, 4);
+            scale = self.b.ins().iadd(scale, skipped);
+        }
         self.run(Intrinsic::StoreRows, &[from, ld, to, dtype, rows, d, by_row, by_col, scale])
     }
 

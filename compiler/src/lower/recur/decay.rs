@@ -282,7 +282,7 @@ fn store(
 ) -> Stmt {
     let t = t.unwrap_or_else(|| e.int(0));
     let dst = RowsRef { tensor, index: vec![at.b, at.h, t], row_dim: 2, col_dim: 2 };
-    Stmt::StoreVec { dst, src, rows: n }
+    Stmt::StoreVec { dst, src: src.into(), rows: n }
 }
 
 fn each_step(

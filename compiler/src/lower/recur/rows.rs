@@ -42,7 +42,7 @@ impl Emit<'_> {
         let RecurOp::Row(value) = row else { return Stmt::Fill { dst, value: 0.0 } };
         let value = self.placed(r, *value, at);
         if let Some(src) = self.plain_rows(r, value, w) {
-            return Stmt::LoadRows { dst, src, rows: w.n, d: w.d };
+            return Stmt::LoadRows { dst: dst.into(), src, rows: w.n, d: w.d };
         }
         let vars = r.vars;
         self.map(dst, (w.n, w.d), &[], |m| {
@@ -95,7 +95,7 @@ impl Emit<'_> {
                 let index = Self::state_index(r, at, &[zero, x]);
                 let row_dim = r.leading();
                 let src = RowsRef { tensor, index, row_dim, col_dim: row_dim + 1 };
-                vec![Stmt::LoadRows { dst, src, rows: self.int(n), d }]
+                vec![Stmt::LoadRows { dst: dst.into(), src, rows: self.int(n), d }]
             }
             (Init::Tensor(tensor), shape) => {
                 let (n, one) = (self.int(shape.len() as i64), self.int(1));
@@ -122,7 +122,7 @@ impl Emit<'_> {
         let index = Self::state_index(r, at, &[zero, x]);
         let row_dim = r.leading();
         let dst = RowsRef { tensor, index, row_dim, col_dim: row_dim + 1 };
-        Stmt::StoreRows { dst, src, rows: self.int(n), d, row_scale: None }
+        Stmt::StoreRows { dst, src: src.into(), rows: self.int(n), d, row_scale: None }
     }
 
     /// Stores a vector as elements x.. of a row state.
@@ -136,14 +136,18 @@ impl Emit<'_> {
     ) -> Stmt {
         let index = Self::state_index(r, at, &[x]);
         let dim = r.leading();
-        Stmt::StoreVec { dst: RowsRef { tensor, index, row_dim: dim, col_dim: dim }, src, rows: d }
+        Stmt::StoreVec {
+            dst: RowsRef { tensor, index, row_dim: dim, col_dim: dim },
+            src: src.into(),
+            rows: d,
+        }
     }
 
     /// Stores rows of a read.
     pub fn store_read(&mut self, rows: Rows, src: BufId, at: Place, w: Part) -> Stmt {
         let index = self.read_index(rows, at, w);
         let dst = RowsRef { tensor: rows.tensor, index, row_dim: rows.seq, col_dim: rows.feature };
-        Stmt::StoreRows { dst, src, rows: w.n, d: w.d, row_scale: None }
+        Stmt::StoreRows { dst, src: src.into(), rows: w.n, d: w.d, row_scale: None }
     }
 
     /// Stores numbers of a read, a vector.
@@ -152,7 +156,7 @@ impl Emit<'_> {
         index.remove(rows.feature);
         let seq = rows.seq - usize::from(rows.feature < rows.seq);
         let dst = RowsRef { tensor: rows.tensor, index, row_dim: seq, col_dim: seq };
-        Stmt::StoreVec { dst, src, rows: w.n }
+        Stmt::StoreVec { dst, src: src.into(), rows: w.n }
     }
 
     fn read_index(&mut self, rows: Rows, at: Place, w: Part) -> Vec<ExprId> {

@@ -13,7 +13,7 @@ use super::rows::{finish_softmax, softmax_step, weight_step};
 use crate::artifact::{MathFn, PANEL};
 use crate::expr::eval::{Value, unary};
 use crate::expr::{ExprId, UnaryOp};
-use crate::tile_ir::{Access, BufId, Buffer, Launch, Operand, PanelRef, RowsRef, Span, Stmt, text};
+use crate::tile_ir::{Access, BufId, BufRows, Buffer, Launch, Operand, PanelRef, RowsRef, Span, Stmt, text};
 
 type Done<T = ()> = Result<T, String>;
 
@@ -133,7 +133,7 @@ impl<'m, 'a> Task<'m, 'a> {
                 self.tile(*dst).data.fill(Some(*value));
                 Ok(())
             }
-            Stmt::LoadRows { dst, src, rows, d } => self.load_rows(*dst, src, *rows, *d),
+            Stmt::LoadRows { dst, src, rows, d } => self.load_rows(dst, src, *rows, *d),
             Stmt::PackK { dst, src, n, d } => self.pack_k(dst, src, *n, *d),
             Stmt::PackV { dst, src, n, d, flag: (t, index) } => {
                 let nonfinite = self.pack_v(dst, src, *n, *d)?;
@@ -171,16 +171,16 @@ impl<'m, 'a> Task<'m, 'a> {
             Stmt::Mark { dst, at, rows, cols, first } => self.mark(*dst, *at, (*rows, *cols), *first),
             Stmt::Random { .. } => self.random(stmt),
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
-                self.store_rows(dst, *src, *rows, *d, *row_scale)
+                self.store_rows(dst, src, *rows, *d, *row_scale)
             }
             Stmt::StoreMap { .. } => self.store_map(stmt),
             Stmt::PrefixSum { hi, lo, src, n } => self.prefix_sum(hi, lo, src, *n),
             Stmt::TopK { .. } => self.top_k(stmt),
             Stmt::StoreVec { dst, src, rows } => {
-                let rows = self.count(*rows, self.tiles[src.0 as usize].decl.rows)?;
+                let (first, rows) = self.part(src, *rows)?;
                 let index = self.index(&dst.index)?;
                 for r in 0..rows {
-                    let x = self.get(*src, r, 0)?;
+                    let x = self.get(src.buf, first + r, 0)?;
                     let at = moved(&index, dst.row_dim, r, dst.row_dim, 0);
                     self.machine.memory.write_number(dst.tensor, &at, x)?;
                 }
@@ -232,15 +232,22 @@ impl<'m, 'a> Task<'m, 'a> {
         }
     }
 
-    fn load_rows(&mut self, dst: BufId, src: &RowsRef, rows: ExprId, d: ExprId) -> Done {
-        let decl = self.tile(dst).decl;
-        let (rows, d) = (self.count(rows, decl.rows)?, self.count(d, decl.cols)?);
+    /// The first of some rows of a buffer, and how many.
+    fn part(&mut self, part: &BufRows, rows: ExprId) -> Done<(usize, usize)> {
+        let limit = self.tile(part.buf).decl.rows;
+        let first = part.first.map_or(Ok(0), |first| self.count(first, limit))?;
+        Ok((first, self.count(rows, limit - first as i64)?))
+    }
+
+    fn load_rows(&mut self, dst: &BufRows, src: &RowsRef, rows: ExprId, d: ExprId) -> Done {
+        let ((first, rows), decl) = (self.part(dst, rows)?, self.tile(dst.buf).decl);
+        let d = self.count(d, decl.cols)?;
         let cols = decl.cols as usize;
         let index = self.index(&src.index)?;
         for r in 0..rows {
             for x in 0..cols {
                 let value = if x < d { self.source(src, &index, r, x)? } else { 0.0 };
-                self.tile(dst).set(r, x, Some(value))?;
+                self.tile(dst.buf).set(first + r, x, Some(value))?;
             }
         }
         Ok(())
@@ -410,18 +417,18 @@ impl<'m, 'a> Task<'m, 'a> {
     fn store_rows(
         &mut self,
         dst: &RowsRef,
-        src: BufId,
+        src: &BufRows,
         rows: ExprId,
         d: ExprId,
         row_scale: Option<BufId>,
     ) -> Done {
-        let decl = self.tile(src).decl;
-        let (rows, d) = (self.count(rows, decl.rows)?, self.count(d, decl.cols)?);
+        let ((first, rows), cols) = (self.part(src, rows)?, self.tile(src.buf).decl.cols);
+        let d = self.count(d, cols)?;
         let index = self.index(&dst.index)?;
         for r in 0..rows {
-            let scale = row_scale.map_or(Ok(1.0), |v| self.get(v, r, 0))?;
+            let scale = row_scale.map_or(Ok(1.0), |v| self.get(v, first + r, 0))?;
             for x in 0..d {
-                let value = if scale == 0.0 { 0.0 } else { self.get(src, r, x)? * scale };
+                let value = if scale == 0.0 { 0.0 } else { self.get(src.buf, first + r, x)? * scale };
                 let at = moved(&index, dst.row_dim, r, dst.col_dim, x);
                 self.machine.memory.write_number(dst.tensor, &at, value)?;
             }

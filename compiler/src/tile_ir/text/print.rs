@@ -26,8 +26,8 @@ use crate::expr::eval::Value;
 use crate::expr::print::{float_text, ty_name};
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::{
-    Access, BufId, FlatRef, Launch, Operand, PanelRef, Program, ReduceOp, RowsRef, ScalarArg, Span, Stmt,
-    TensorDecl, TensorKind, WeightKind,
+    Access, BufId, BufRows, FlatRef, Launch, Operand, PanelRef, Program, ReduceOp, RowsRef, ScalarArg, Span,
+    Stmt, TensorDecl, TensorKind, WeightKind,
 };
 
 /// The whole program.
@@ -201,6 +201,10 @@ impl Printer<'_> {
     fn head(&self, stmt: &Stmt) -> String {
         let e = |x: &ExprId| self.expr(*x);
         let buf = |b: &BufId| self.buf(*b);
+        let part = |b: &BufRows| match &b.first {
+            Some(first) => format!("{} from {}", self.buf(b.buf), e(first)),
+            None => self.buf(b.buf),
+        };
         let span = |s: &Span| format!("{} in {}..{}", self.var(s.var), e(&s.lo), e(&s.hi));
         let scale_by =
             |b: &Option<BufId>| b.map_or_else(String::new, |b| format!(", row_scale = {}", self.buf(b)));
@@ -217,7 +221,7 @@ impl Printer<'_> {
             Stmt::If { cond, .. } => format!("if {} {{", e(cond)),
             Stmt::Fill { dst, value } => format!("fill {} = {}", buf(dst), float_text(*value)),
             Stmt::LoadRows { dst, src, rows, d } => {
-                format!("load_rows {} <- {}, rows = {}, d = {}", buf(dst), self.rows(src), e(rows), e(d))
+                format!("load_rows {} <- {}, rows = {}, d = {}", part(dst), self.rows(src), e(rows), e(d))
             }
             Stmt::PackK { dst, src, n, d } => {
                 format!("pack_k {} <- {}, n = {}, d = {d}", self.panel(dst), self.rows(src), e(n))
@@ -313,11 +317,11 @@ impl Printer<'_> {
                 format!("random {}, {place}, {key}, {keep}", buf(dst))
             }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
-                let copy = format!("{} <- {}, rows = {}, d = {}", self.rows(dst), buf(src), e(rows), e(d));
+                let copy = format!("{} <- {}, rows = {}, d = {}", self.rows(dst), part(src), e(rows), e(d));
                 format!("store_rows {copy}{}", scale_by(row_scale))
             }
             Stmt::StoreVec { dst, src, rows } => {
-                format!("store_vec {} <- {}, rows = {}", self.rows(dst), buf(src), e(rows))
+                format!("store_vec {} <- {}, rows = {}", self.rows(dst), part(src), e(rows))
             }
         }
     }

@@ -6,8 +6,8 @@ use super::{Checked, Verifier};
 use crate::artifact::{DType, PANEL};
 use crate::expr::{ExprId, Op, TensorId, Ty, VarId};
 use crate::tile_ir::{
-    Access, BufId, Buffer, FlatRef, Launch, Operand, PanelRef, Program, RowsRef, Span, Stmt, TensorDecl,
-    TensorKind,
+    Access, BufId, BufRows, Buffer, FlatRef, Launch, Operand, PanelRef, Program, RowsRef, Span, Stmt,
+    TensorDecl, TensorKind,
 };
 
 /// A product writes columns rounded up to this.
@@ -55,8 +55,8 @@ impl<'a> Verifier<'a> {
             }
             Stmt::Fill { dst, .. } => self.buffer(*dst).map(drop),
             Stmt::LoadRows { dst, src, rows, d } => {
-                let b = self.tile(*dst)?;
-                self.count(*rows, b.rows)?;
+                let b = self.tile(dst.buf)?;
+                self.part(dst, *rows)?;
                 self.count(*d, b.cols)?;
                 self.read_rows(src)
             }
@@ -136,8 +136,8 @@ impl<'a> Verifier<'a> {
                 self.expr(*keep_scale, Ty::Float)
             }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
-                let b = self.tile(*src)?;
-                self.count(*rows, b.rows)?;
+                let b = self.tile(src.buf)?;
+                self.part(src, *rows)?;
                 self.count(*d, b.cols)?;
                 row_scale.iter().try_for_each(|v| self.vector(*v, *rows))?;
                 self.ensure(dst.row_dim != dst.col_dim, "I10", "rows run along two different dims")?;
@@ -157,7 +157,8 @@ impl<'a> Verifier<'a> {
                 self.expr(*width, Ty::Int)
             }
             Stmt::StoreVec { dst, src, rows } => {
-                self.vector(*src, *rows)?;
+                self.vector(src.buf, *rows)?;
+                self.part(src, *rows)?;
                 self.ensure(dst.row_dim == dst.col_dim, "I10", "a vector runs along one dim")?;
                 self.written_rows(dst)
             }
@@ -303,6 +304,14 @@ impl<'a> Verifier<'a> {
             Some(n) if !(0..=limit).contains(&n) => self.fail("I9", format!("{n} is not within 0..={limit}")),
             _ => Ok(()),
         }
+    }
+
+    /// Some rows of a buffer: I9 where their ends are constant.
+    fn part(&self, part: &BufRows, rows: ExprId) -> Checked {
+        let limit = self.buffer(part.buf)?.rows;
+        part.first.iter().try_for_each(|first| self.count(*first, limit))?;
+        let first = part.first.and_then(|first| self.program.pool.as_int(first)).unwrap_or(0);
+        self.count(rows, limit - first)
     }
 
     /// I16.

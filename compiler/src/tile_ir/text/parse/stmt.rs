@@ -3,7 +3,7 @@
 use super::super::print::{ACCESSES, MATH_FNS, REDUCTIONS, WEIGHTS};
 use super::{Parser, Result};
 use crate::expr::{ExprId, Ty, VarId};
-use crate::tile_ir::{Access, BufId, FlatRef, Operand, Span, Stmt};
+use crate::tile_ir::{Access, BufId, BufRows, FlatRef, Operand, Span, Stmt};
 
 /// What a map says of its elements.
 struct Elements {
@@ -129,7 +129,7 @@ impl Parser<'_> {
             "store_vec" => {
                 let dst = self.rows()?;
                 self.r.expect("<-")?;
-                let src = self.buf()?;
+                let src = self.part()?;
                 Ok(Stmt::StoreVec { dst, src, rows: self.key("rows")? })
             }
             other => self.r.error(format!("`{other}` is no statement")),
@@ -194,8 +194,15 @@ impl Parser<'_> {
         Ok(Stmt::If { cond, then, otherwise })
     }
 
+    /// `acc`, or `acc from first`
+    fn part(&mut self) -> Result<BufRows> {
+        let buf = self.buf()?;
+        let first = if self.r.eat_word("from")? { Some(self.expr()?) } else { None };
+        Ok(BufRows { buf, first })
+    }
+
     fn load_rows(&mut self) -> Result<Stmt> {
-        let dst = self.buf()?;
+        let dst = self.part()?;
         self.r.expect("<-")?;
         let src = self.rows()?;
         Ok(Stmt::LoadRows { dst, src, rows: self.key("rows")?, d: self.key("d")? })
@@ -340,7 +347,7 @@ impl Parser<'_> {
     fn store_rows(&mut self) -> Result<Stmt> {
         let dst = self.rows()?;
         self.r.expect("<-")?;
-        let src = self.buf()?;
+        let src = self.part()?;
         let (rows, d) = (self.key("rows")?, self.key("d")?);
         let row_scale = if self.r.eat(",")? { self.optional_row_scale()? } else { None };
         Ok(Stmt::StoreRows { dst, src, rows, d, row_scale })
