@@ -68,7 +68,7 @@ impl Case {
     }
 
     fn form(&self) -> Form {
-        self.plan.recurs[0]
+        self.plan.recurs[0].form
     }
 
     /// Sets an input everywhere.

@@ -105,6 +105,60 @@ fn explain_counts_causal_tiles() {
     assert!(text.contains(&format!("{}", 1024 * 1025 / 2)), "pairs in the mask: {text}");
 }
 
+fn explained(name: &str, at: &str) -> serde_json::Value {
+    let text = ok(&["explain", &format!("dsl-examples/{name}.attn"), "--at", at, "--json"]);
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn explain_counts_a_recurrence_in_chunks() {
+    // The read, the products of rows and their products with values, the update.
+    let chunk = |n: i64| 2 * (n * 16 * 24 + n * n * 16 + n * n * 24 + n * 16 * 24);
+    let executed = 6 * (chunk(32) + chunk(8));
+    // outer, q @ s and the decay, for each element of the state at each step.
+    let useful = 6 * 40 * 5 * (16 * 24);
+    let report = explained("linear", "B=2,H=3,S=40,D=16,Dv=24");
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["flops_executed"].as_f64(), Some(executed as f64));
+    assert_eq!(report["flops_useful"].as_f64(), Some(useful as f64));
+    let bytes = 4 * 6 * (40 * (2 * 16 + 2 * 24) + 16 * 24);
+    assert_eq!(report["bytes"].as_f64(), Some(bytes as f64));
+    assert_eq!(report["intensity"].as_f64(), Some(useful as f64 / bytes as f64));
+    let recurrence = &report["recurrences"][0];
+    assert_eq!(recurrence["form"], serde_json::json!({ "kind": "chunked", "steps": 32 }));
+    assert_eq!(recurrence["steps"], 40);
+    let state = serde_json::json!({ "name": "s", "shape": [16, 24], "bytes": f64::from(4 * 6 * 16 * 24) });
+    assert_eq!(recurrence["states"], serde_json::json!([state]));
+}
+
+#[test]
+fn explain_counts_a_recurrence_step_by_step() {
+    // Two products with the state; 7 operations for each element of the update (5 products, a sum, a difference), and
+    // the exponential of the decay.
+    let report = explained("gated_delta", "B=2,H=1,S=40,D=16,Dv=16");
+    assert_eq!(report["flops_executed"].as_f64(), Some(f64::from(2 * 40 * (2 * 2 * 256 + 7 * 256 + 1))));
+    // k @ s, q @ s and two outer products, and the decay.
+    assert_eq!(report["flops_useful"].as_f64(), Some(f64::from(2 * 40 * 9 * 256)));
+    assert_eq!(report["recurrences"][0]["form"], serde_json::json!({ "kind": "stepwise" }));
+    // Each block of 32 columns makes the exponential for itself.
+    let report = explained("gated_delta", "B=2,H=1,S=40,D=16,Dv=64");
+    assert_eq!(report["flops_executed"].as_f64(), Some(f64::from(2 * 40 * (11 * 16 * 64 + 2))));
+}
+
+#[test]
+fn explain_counts_long_recurrences() {
+    let names = "lightning linear linear_normalised gated_delta retention simple_gla minimax transnormer";
+    for name in names.split(' ') {
+        let report = explained(name, "S=100K");
+        let count = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{name}: no {key}"));
+        let ratio = count("flops_executed") / count("flops_useful");
+        assert!((1.0..2.0).contains(&ratio), "{name}: {ratio}");
+    }
+    let out = attnc(&["view", "dsl-examples/linear.attn", "--at", "S=64"]);
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && text.contains("there is no mask to look at"), "{text}");
+}
+
 #[test]
 fn view_draws() {
     let dir = tempfile::tempdir().expect("a folder");

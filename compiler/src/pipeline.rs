@@ -130,7 +130,7 @@ pub struct Plan {
     /// How each attention of the kernel is computed, in order.
     pub attends: Vec<AttendPlan>,
     /// How each recurrence of the kernel is computed, in order.
-    pub recurs: Vec<lower::recur::Form>,
+    pub recurs: Vec<RecurPlan>,
     /// Tensors that `rope` turns: for reports.
     pub turns: Vec<sema::TurnFact>,
     /// What must be proved when arguments are bound.
@@ -152,11 +152,20 @@ pub struct AttendPlan {
     pub schedule: CpuSchedule,
 }
 
+/// What was decided about one recurrence of a kernel.
+#[derive(Clone, Debug)]
+pub struct RecurPlan {
+    /// How.
+    pub form: lower::recur::Form,
+    /// Its launches in the program; passes keep launches.
+    pub launches: std::ops::Range<usize>,
+}
+
 impl Plan {
     /// The schedules in words, a line for each attention and each recurrence.
     pub fn schedule_text(&self) -> String {
         let mut lines: Vec<String> = self.attends.iter().map(|a| a.schedule.to_string()).collect();
-        lines.extend(self.recurs.iter().map(|form| form.to_string()));
+        lines.extend(self.recurs.iter().map(|r| r.form.to_string()));
         lines.join("\n")
     }
 
@@ -212,10 +221,11 @@ pub fn plan(
             attn_ir::Step::Accumulate(s) => lower::accumulate::accumulate(&mut program, s),
             attn_ir::Step::Recur(r) => {
                 checks.add_recurrence(r, &mut program.pool, &program.tensors);
+                let first = program.launches.len();
                 let form =
                     lower::recur::recurrence(&mut program, r).map_err(|e| no_blocks(kernel, key, e))?;
                 clock.stage(Stage::Schedule, &|| format!("{form}\n"));
-                recurs.push(form);
+                recurs.push(RecurPlan { form, launches: first..program.launches.len() });
             }
             attn_ir::Step::Write(w) => lower::write::write(&mut program, w),
             attn_ir::Step::Attend(attention) => {

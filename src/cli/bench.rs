@@ -7,6 +7,7 @@ use attn_runtime::cpu::{facts, peak};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::args::{KernelArgs, parse_dtype};
+use super::data::Scalars;
 use super::measure;
 use super::problem::{Problem, Request};
 use super::run::{execute, options, origin};
@@ -61,7 +62,8 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let times = times?;
     let pairs = work::pairs(&problem, work::MAX_CELLS)?;
     let of_pairs = pairs.zip(problem.ir.attentions().next()).map(|(n, a)| work::flops(a, n));
-    let flops = work::recurrence_flops(&problem)?.or(of_pairs);
+    let scalars = Scalars::new(&problem.ir, &problem.inputs_where(&|_| false)?)?;
+    let flops = work::recurrence_flops(&problem.ir, &scalars).or(of_pairs);
     let gflops = flops.map(|n| n / times.median_ms() / 1e6);
     let peak = peak::fma_peak_gflops(facts::host_isa()?, threads.get());
     let fraction = gflops.map(|g| g / peak);

@@ -2,8 +2,8 @@
 //!
 //! Comes in: a file and sizes. Goes out: conventions, schedule and cache budget, tiles by mask clause, useful and
 //! executed work, bytes, promises; as text or one JSON object. What holds: pairs are counted exactly, or not given;
-//! what depends on tensors that are not bound is marked as a bound over all contents. Deliberately not done:
-//! running the kernel.
+//! what depends on tensors that are not bound is marked as a bound over all contents. Recurrences have no mask: what
+//! is said of them is in `explain_recur`. Deliberately not done: running the kernel.
 
 use attn_compiler::diagnostic::{Code, Severity};
 use attn_compiler::ensure;
@@ -12,7 +12,9 @@ use attn_compiler::mask::host::Class;
 use attn_compiler::sema::CheckedKernel;
 use attn_compiler::sema::model::{Ensure, Promise};
 use attn_compiler::target::Target;
+use serde_json::{Value as Json, json};
 
+use super::explain_recur;
 use super::explain_show as show;
 use super::positions::{self, Made, Turned};
 use super::ring_work::{self, RingWork};
@@ -26,16 +28,16 @@ use super::work::{self, MAX_CELLS};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    study: StudyArgs,
+    pub study: StudyArgs,
     /// Measure the peaks of this host and give the roofline time
     #[arg(long)]
-    roofline: bool,
+    pub roofline: bool,
     /// Tokens of training, for what rotary positions reach, where their scaling does not name its original length
     #[arg(long, value_name = "N")]
-    train_length: Option<f64>,
+    pub train_length: Option<f64>,
     /// Rotary base of training, if it is another than the one written
     #[arg(long, value_name = "THETA")]
-    train_base: Option<f64>,
+    pub train_base: Option<f64>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -121,8 +123,8 @@ pub struct Report<'a> {
     pub verdicts: Vec<Verdict>,
     /// What is worth a look.
     pub warnings: Vec<String>,
-    /// (GFLOP/s, GB/s, ms)
-    pub roofline: Option<(f64, f64, f64)>,
+    /// See [`roofline`].
+    pub roofline: Option<Roofline>,
     /// Rotary positions.
     pub turned: Vec<Turned>,
     /// Derived tensors.
@@ -131,19 +133,32 @@ pub struct Report<'a> {
     pub ring: Option<RingWork>,
 }
 
+/// (GFLOP/s, GB/s, ms)
+pub type Roofline = (f64, f64, f64);
+
 /// Does it.
 pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
-    let study = Study::new(ui, &args.study)?;
+    let study = Study::any(ui, &args.study)?;
     let reports = study.each(&args.study, || {
         let report = report(&study, args)?;
         report.warnings.iter().for_each(|w| ui.warn(w));
         Ok((show::text(&report), show::json(&report)))
     })?;
-    let (texts, mut objects): (Vec<String>, Vec<_>) = reports.into_iter().unzip();
-    ui::print(&match (args.json, objects.len()) {
-        (false, _) => texts.join("\n"),
-        (true, 1) => objects.remove(0).to_string(),
-        (true, _) => serde_json::json!({ "schema": 1, "attentions": objects }).to_string(),
+    let (mut texts, mut objects): (Vec<String>, Vec<Json>) = reports.into_iter().unzip();
+    let mut recurrence = None;
+    if !study.plan.recurs.is_empty() && args.study.branch.is_none() {
+        let report = explain_recur::report(&study, args)?;
+        texts.push(explain_recur::text(&report));
+        recurrence = Some(explain_recur::json(&report));
+    }
+    ui::print(&match (args.json, objects.len(), recurrence) {
+        (false, ..) => texts.join("\n"),
+        (true, 1, None) => objects.remove(0).to_string(),
+        (true, 0, Some(object)) => object.to_string(),
+        (true, _, None) => json!({ "schema": 1, "attentions": objects }).to_string(),
+        (true, _, Some(object)) => {
+            json!({ "schema": 1, "attentions": objects, "recurrence": object }).to_string()
+        }
     })
 }
 
@@ -180,7 +195,8 @@ fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
         clauses,
     };
     report.warnings = warnings(&report);
-    report.roofline = if args.roofline { Some(roofline(&report, args)?) } else { None };
+    let flops = report.useful_flops.unwrap_or(report.executed_flops);
+    report.roofline = roofline(study, args, flops, &report.moved)?;
     Ok(report)
 }
 
@@ -295,18 +311,25 @@ fn warnings(report: &Report<'_>) -> Vec<String> {
     out
 }
 
-/// Peaks of this host, and the time that executed work and bytes take at least.
-fn roofline(report: &Report<'_>, args: &Args) -> Result<(f64, f64, f64), Failure> {
+/// Peaks of this host, and the time that useful work and bytes take at least; only where it is asked for.
+pub fn roofline(
+    study: &Study,
+    args: &Args,
+    flops: f64,
+    moved: &[Moved],
+) -> Result<Option<Roofline>, Failure> {
     use attn_runtime::cpu::{facts, peak};
-    if !matches!(report.study.plan.target, Target::Cpu(_)) {
+    if !args.roofline {
+        return Ok(None);
+    }
+    if !matches!(study.plan.target, Target::Cpu(_)) {
         return Err(Failure::usage("--roofline measures this host: it needs --target cpu"));
     }
     let available = || std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = args.study.kernel.threads.map_or_else(available, |n| n.get());
     let gflops = peak::fma_peak_gflops(facts::host_isa()?, threads);
     let gbs = peak::read_bandwidth_gbs(threads);
-    let bytes: f64 = report.moved.iter().map(|m| m.bytes).sum();
-    let flops = report.useful_flops.unwrap_or(report.executed_flops);
+    let bytes: f64 = moved.iter().map(|m| m.bytes).sum();
     let ms = (flops / (gflops * 1e6)).max(bytes / (gbs * 1e6));
-    Ok((gflops, gbs, ms))
+    Ok(Some((gflops, gbs, ms)))
 }

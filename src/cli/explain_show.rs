@@ -1,23 +1,23 @@
 //! The report of `explain` for people and for machines.
 
 use attn_compiler::expr::eval::Value;
+use attn_compiler::sema::CheckedKernel;
 use attn_compiler::target::{CpuFacts, Target};
 use serde_json::{Value as Json, json};
 
-use super::explain::{LayerReport, Report, Tiles};
+use super::explain::{LayerReport, Report, Roofline, Tiles, Verdict};
 use super::positions;
 use super::ring_work::RingWork;
+use super::study::Study;
 use super::table::{Table, short};
+use super::traffic::Moved;
 
 /// One object.
 pub fn json(r: &Report<'_>) -> Json {
     let s = &r.study.attend().schedule;
     let layer = |l: &LayerReport| json!({ "text": l.text, "tiles": l.first, "tiles_all": l.all, "by_head": l.by_head, "by_batch": l.by_batch });
     let bytes: f64 = r.moved.iter().map(|m| m.bytes).sum();
-    let moved = |m: &super::traffic::Moved| json!({ "name": m.name, "use": m.used.name(), "bytes": m.bytes });
     let caches = facts(r).map(|f| json!({ "l1d": f.l1d, "l2": f.l2, "l3": f.l3 }));
-    let verdicts: Vec<Json> =
-        r.verdicts.iter().map(|v| json!({ "text": v.text, "holds": v.holds, "words": v.words })).collect();
     let (rotary, derived) = positions::json(&r.turned, &r.made);
     json!({
         "rotary": rotary, "derived": derived,
@@ -32,11 +32,26 @@ pub fn json(r: &Report<'_>) -> Json {
         "unknown_tensors": r.unknown, "exact": r.unknown.is_empty(),
         "tiles_without_pairs": r.mask.hollow, "pairs": r.mask.pairs, "pairs_executed": r.mask.executed, "pairs_without_mask": r.pairs_without_mask,
         "flops_useful": r.useful_flops, "flops_executed": r.executed_flops,
-        "bytes": bytes, "tensors": r.moved.iter().map(moved).collect::<Vec<_>>(),
+        "bytes": bytes, "tensors": moved_json(&r.moved),
         "intensity": r.useful_flops.unwrap_or(r.executed_flops) / bytes.max(1.0),
-        "ensures": verdicts, "warnings": r.warnings, "ring": r.ring.as_ref().map(RingWork::json),
-        "roofline": r.roofline.map(|(gflops, gbs, ms)| json!({ "gflops": gflops, "gbs": gbs, "ms": ms })),
+        "ensures": verdicts_json(&r.verdicts), "warnings": r.warnings, "ring": r.ring.as_ref().map(RingWork::json),
+        "roofline": roofline_json(r.roofline),
     })
+}
+
+/// Bytes by tensor.
+pub fn moved_json(moved: &[Moved]) -> Json {
+    moved.iter().map(|m| json!({ "name": m.name, "use": m.used.name(), "bytes": m.bytes })).collect()
+}
+
+/// Promises.
+pub fn verdicts_json(verdicts: &[Verdict]) -> Json {
+    verdicts.iter().map(|v| json!({ "text": v.text, "holds": v.holds, "words": v.words })).collect()
+}
+
+/// Null where it was not asked for.
+pub fn roofline_json(roofline: Option<Roofline>) -> Json {
+    roofline.map_or(Json::Null, |(gflops, gbs, ms)| json!({ "gflops": gflops, "gbs": gbs, "ms": ms }))
 }
 
 fn facts<'a>(r: &Report<'a>) -> Option<&'a CpuFacts> {
@@ -50,20 +65,27 @@ fn facts<'a>(r: &Report<'a>) -> Option<&'a CpuFacts> {
 pub fn text(r: &Report<'_>) -> String {
     let ring = r.ring.as_ref().map_or_else(String::new, RingWork::text);
     let rows = positions::text(&r.turned, &r.made);
-    [head(r), schedule(r), rows, tiles(r), work(r), ring, promises(r)]
-        .into_iter()
-        .filter(|s| !s.is_empty())
-        .collect::<Vec<_>>()
-        .join("\n")
+    [
+        head(r.study, r.spec, &r.study.attend().attention.name),
+        schedule(r),
+        rows,
+        tiles(r),
+        work(r),
+        ring,
+        promises(&r.verdicts),
+    ]
+    .into_iter()
+    .filter(|s| !s.is_empty())
+    .collect::<Vec<_>>()
+    .join("\n")
 }
 
-fn head(r: &Report<'_>) -> String {
-    let sizes: Vec<String> = r.study.sizes().iter().map(|(name, n)| format!("{name} = {n}")).collect();
-    let name = &r.study.attend().attention.name;
-    let mut out = format!("{name} for {}\n  sizes  {}\n", r.study.plan.target, sizes.join(", "));
-    let given = &r.study.chosen.params;
-    let params: Vec<String> = r
-        .spec
+/// Name, target, sizes, parameters, conventions.
+pub fn head(study: &Study, spec: &CheckedKernel, name: &str) -> String {
+    let sizes: Vec<String> = study.sizes().iter().map(|(name, n)| format!("{name} = {n}")).collect();
+    let mut out = format!("{name} for {}\n  sizes  {}\n", study.plan.target, sizes.join(", "));
+    let given = &study.chosen.params;
+    let params: Vec<String> = spec
         .params
         .iter()
         .filter_map(|p| Some((p, given.get(&p.name).copied().or(p.default)?)))
@@ -74,7 +96,7 @@ fn head(r: &Report<'_>) -> String {
     if !params.is_empty() {
         out += &format!("  params {}\n", params.join(", "));
     }
-    let conventions = r.spec.conventions();
+    let conventions = spec.conventions();
     if !conventions.is_empty() {
         out += "\nConventions\n";
         conventions.iter().for_each(|line| out += &format!("  {line}\n"));
@@ -141,7 +163,6 @@ fn clip(text: &str) -> String {
 }
 
 fn work(r: &Report<'_>) -> String {
-    let bytes: f64 = r.moved.iter().map(|m| m.bytes).sum();
     let mut table = Table::new(&["Work", ""]);
     let mut row = |name: &str, text: String| table.row([format!("  {name}"), text]);
     let all = r.pairs_without_mask;
@@ -150,37 +171,47 @@ fn work(r: &Report<'_>) -> String {
         None => row("pairs in the mask", "not counted".into()),
     }
     row("pairs executed", format!("{} ({})", r.mask.executed, percent(r.mask.executed, all)));
-    if let Some(useful) = r.useful_flops {
-        row("FLOPs useful", format!("{} G", short(useful / 1e9)));
-        row(
-            "FLOPs executed",
-            format!(
-                "{} G, {}x the useful",
-                short(r.executed_flops / 1e9),
-                short(r.executed_flops / useful.max(1.0))
-            ),
-        );
-    } else {
-        row("FLOPs executed", format!("{} G at most", short(r.executed_flops / 1e9)));
-    }
-    for m in &r.moved {
-        row(&format!("{} {}", m.name, m.used.name()), format!("{} MB", short(m.bytes / 1e6)));
-    }
-    row("bytes moved", format!("{} MB", short(bytes / 1e6)));
-    let flops = r.useful_flops.unwrap_or(r.executed_flops);
-    row("arithmetic intensity", format!("{} FLOPs a byte", short(flops / bytes.max(1.0))));
-    if let Some((gflops, gbs, ms)) = r.roofline {
-        row("roofline", format!("{} ms at {} GFLOP/s and {} GB/s", short(ms), short(gflops), short(gbs)));
-    }
+    flops_rows(&mut table, r.useful_flops, Some(r.executed_flops));
+    moved_rows(&mut table, &r.moved, r.useful_flops.unwrap_or(r.executed_flops), r.roofline);
     table.to_string()
 }
 
-fn promises(r: &Report<'_>) -> String {
-    if r.verdicts.is_empty() {
+/// Useful work, and how much more is executed: a bound where the useful is not known.
+pub fn flops_rows(table: &mut Table, useful: Option<f64>, executed: Option<f64>) {
+    let mut row = |name: &str, text: String| table.row([format!("  {name}"), text]);
+    let giga = |n: f64| format!("{} G", short(n / 1e9));
+    if let Some(n) = useful {
+        row("FLOPs useful", giga(n));
+    }
+    let words = match (executed, useful) {
+        (Some(n), Some(useful)) => format!("{}, {}x the useful", giga(n), short(n / useful.max(1.0))),
+        (Some(n), None) => format!("{} at most", giga(n)),
+        (None, _) => "not counted".into(),
+    };
+    row("FLOPs executed", words);
+}
+
+/// Bytes by tensor and together, what work there is for each byte, and the roofline.
+pub fn moved_rows(table: &mut Table, moved: &[Moved], flops: f64, roofline: Option<Roofline>) {
+    let bytes: f64 = moved.iter().map(|m| m.bytes).sum();
+    let mut row = |name: &str, text: String| table.row([format!("  {name}"), text]);
+    for m in moved {
+        row(&format!("{} {}", m.name, m.used.name()), format!("{} MB", short(m.bytes / 1e6)));
+    }
+    row("bytes moved", format!("{} MB", short(bytes / 1e6)));
+    row("arithmetic intensity", format!("{} FLOPs a byte", short(flops / bytes.max(1.0))));
+    if let Some((gflops, gbs, ms)) = roofline {
+        row("roofline", format!("{} ms at {} GFLOP/s and {} GB/s", short(ms), short(gflops), short(gbs)));
+    }
+}
+
+/// Promises; empty where there are none.
+pub fn promises(verdicts: &[Verdict]) -> String {
+    if verdicts.is_empty() {
         return String::new();
     }
     let mut out = String::from("Promises\n");
-    for v in &r.verdicts {
+    for v in verdicts {
         let verdict = match v.holds {
             Some(true) => "holds",
             Some(false) => "BROKEN",

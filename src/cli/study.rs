@@ -1,8 +1,9 @@
 //! What `explain` and `view` share: a planned kernel at concrete sizes with the tensors that its mask reads.
 //!
 //! Comes in: a file, sizes, tensors from files or made up. Goes out: a [`Study`], and from it a
-//! [`Ground`] on which masks are evaluated. What holds: only tensors that the mask reads are loaded or made; the
-//! promises of the text are left to the caller, so that a broken one does not end the plan.
+//! [`Ground`] on which masks are evaluated. What holds: `view` asks for a kernel with a mask, `explain` takes any;
+//! only tensors that the mask reads are loaded or made; the promises of the text are left to the caller, so that a
+//! broken one does not end the plan.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -66,8 +67,21 @@ pub struct Study {
 }
 
 impl Study {
-    /// Settles sizes, plans, gathers the tensors of the mask.
+    /// A kernel that has a mask to look at.
     pub fn new(ui: &Ui, args: &StudyArgs) -> Result<Study, Failure> {
+        let study = Study::any(ui, args)?;
+        if study.plan.attends.is_empty() {
+            let message =
+                format!("kernel `{}` has no scores: there is no mask to look at", study.plan.kernel.name);
+            return Err(
+                Failure::wrong(message).help("`attnc explain`, `attnc run` and `attnc bench` work on it")
+            );
+        }
+        Ok(study)
+    }
+
+    /// Settles sizes, plans, gathers the tensors of the masks.
+    pub fn any(ui: &Ui, args: &StudyArgs) -> Result<Study, Failure> {
         let chosen = session::choose(ui, &args.kernel)?;
         let spec = chosen.kernel.spec()?;
         let bound = read_bound(spec, args)?;
@@ -92,10 +106,6 @@ impl Study {
         silent.ensures.clear();
         let plan = pipeline::plan(&silent, &settled.key, &mut ())
             .map_err(|err| Unsettled::Compile(err).failure(ui, &chosen))?;
-        if plan.attends.is_empty() {
-            let message = format!("kernel `{}` has no scores: there is no mask to look at", spec.name);
-            return Err(Failure::wrong(message).help("`attnc run` and `attnc bench` work on it"));
-        }
         let params = chosen.split_params(spec).1.into_iter().collect();
         let part = Cell::new(first_part(&plan, args)?);
         let mut study = Study { plan, dims: settled.dims, params, views: Vec::new(), chosen, part };
@@ -103,7 +113,7 @@ impl Study {
         Ok(study)
     }
 
-    /// The attention that is looked at; [`Study::new`] has made sure that there is one.
+    /// The attention that is looked at: for kernels that have one.
     pub fn attend(&self) -> &AttendPlan {
         &self.plan.attends[self.part.get()]
     }
@@ -145,19 +155,19 @@ impl Study {
         args: &StudyArgs,
         mut bound: HashMap<String, HostTensor>,
     ) -> Result<Vec<Option<View>>, Failure> {
-        let attention = &self.attend().attention;
+        let kernel = &self.plan.kernel;
         let scalars = self.scalars()?;
         let attends = self.plan.attends.iter().map(|a| &a.attention);
         let read: Vec<TensorId> =
             attends.flat_map(|a| reads(&a.pool, a.mask).into_iter().chain(a.lengths())).collect();
-        let (steps, inputs) = needed(&self.plan.kernel, &read);
+        let (steps, inputs) = needed(kernel, &read);
         let wanted = [&read[..], &inputs[..]].concat();
         let longest = longest(self.chosen.kernel.spec()?, &self.dims);
         let asked = random::Asked { seed: args.seed, longest };
         let mut views = Vec::new();
-        for (n, decl) in attention.tensors.iter().enumerate() {
+        for (n, decl) in kernel.tensors.iter().enumerate() {
             let id = TensorId(n as u32);
-            let logical = scalars.shape(&attention.pool, &decl.shape);
+            let logical = scalars.shape(&kernel.pool, &decl.shape);
             let shape = data::bound_shape(&logical, &decl.layout);
             let tensor = match bound.remove(&decl.name) {
                 Some(tensor) if tensor.shape() != shape => {
@@ -173,7 +183,7 @@ impl Study {
                     && wanted.contains(&id)
                     && matches!(decl.origin, Origin::Host | Origin::Updated) =>
                 {
-                    Some(random::tensor(&self.plan.kernel, &scalars, id, &shape, &asked)?.into())
+                    Some(random::tensor(kernel, &scalars, id, &shape, &asked)?.into())
                 }
                 None => None,
             };
@@ -252,8 +262,9 @@ fn first_part(plan: &Plan, args: &StudyArgs) -> Result<usize, Failure> {
     let names = || plan.attends.iter().map(|a| branch_name(&a.attention.name));
     names().position(|n| n == wanted).ok_or_else(|| {
         let known: Vec<&str> = names().collect();
+        let known = if known.is_empty() { "no branches".into() } else { known.join(", ") };
         let message = format!("--branch {wanted}: the kernel has no such branch");
-        Failure::usage(message).help(format!("it has {}", known.join(", ")))
+        Failure::usage(message).help(format!("it has {known}"))
     })
 }
 

@@ -44,9 +44,16 @@ pub struct Moved {
 }
 
 /// Sizes of a program, whose variables have the names of the kernel's.
-struct Named<'a> {
+pub struct Named<'a> {
     study: &'a Study,
     outer: super::data::Scalars,
+}
+
+impl Named<'_> {
+    /// Those of the study.
+    pub fn new(study: &Study) -> Result<Named<'_>, Failure> {
+        Ok(Named { study, outer: study.scalars()? })
+    }
 }
 
 impl Env for Named<'_> {
@@ -66,19 +73,18 @@ impl Env for Named<'_> {
 /// Bytes of every tensor, in order: inputs, outputs, workspace.
 pub fn of(study: &Study) -> Result<Vec<Moved>, Failure> {
     let k = &study.plan.kernel;
-    let scalars = study.scalars()?;
+    let env = Named::new(study)?;
     let elements = |shape: &[usize]| shape.iter().map(|&n| n as f64).product::<f64>();
     let mut out = Vec::new();
     for (used, tensors) in
         [(Use::Input, k.inputs().collect::<Vec<_>>()), (Use::Output, k.outputs().collect())]
     {
         for (_, t) in tensors {
-            let bytes = elements(&scalars.shape(&k.pool, &t.shape)) * t.dtype.size() as f64;
+            let bytes = elements(&env.outer.shape(&k.pool, &t.shape)) * t.dtype.size() as f64;
             out.push(Moved { name: t.name.clone(), used, bytes });
         }
     }
     let program = &study.plan.program;
-    let env = Named { study, outer: scalars };
     for t in program.tensors.iter().filter(|t| t.kind == TensorKind::Workspace) {
         let n: f64 = t.shape.iter().map(|&id| eval(&program.pool, id, &env).int().max(0) as f64).product();
         let bytes = 2.0 * n * t.dtype.size() as f64;

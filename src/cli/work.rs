@@ -1,12 +1,12 @@
 //! Useful work: how many pairs the mask lets through, and the arithmetic that they need.
 //!
-//! Comes in: a problem. Goes out: an exact count, or nothing where it would cost too much. For
-//! each row the mask analysis gives the hull of its keys; where every key of the hull is in the mask the row is
+//! Comes in: a problem, or for recurrences a kernel and its sizes. Goes out: an exact count, or nothing where it would
+//! cost too much. For each row the mask analysis gives the hull of its keys; where every key of the hull is in the mask the row is
 //! counted by its length, else the hull is evaluated key by key. A mask that does not depend on b or h is
 //! counted once.
 
 use attn_compiler::attn_ir::recur::RecurOp;
-use attn_compiler::attn_ir::{Attention, Origin};
+use attn_compiler::attn_ir::{Attention, Kernel, Origin};
 use attn_compiler::ensure::analyze_mask;
 use attn_compiler::expr::eval::{Env, Value};
 use attn_compiler::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
@@ -164,12 +164,10 @@ impl Counter {
 /// Floating-point operations that the recurrences of a kernel need, step by step: for each state that is a matrix
 /// 2 R C for each read and for each `outer` that is added to it, 2 R C for each product with it inside an update,
 /// and R C for its decay; a row state counts R for each. Nothing without recurrences.
-pub fn recurrence_flops(problem: &Problem) -> Result<Option<f64>, Failure> {
-    let inputs = problem.inputs_where(&|_| false)?;
-    let scalars = Scalars::new(&problem.ir, &inputs)?;
-    let size = |id: ExprId| scalars.size(&problem.ir.pool, id) as f64;
+pub fn recurrence_flops(kernel: &Kernel, scalars: &Scalars) -> Option<f64> {
+    let size = |id: ExprId| scalars.size(&kernel.pool, id) as f64;
     let mut total = None;
-    for r in problem.ir.recurrences() {
+    for r in kernel.recurrences() {
         let times = r.batch.map_or(1.0, size) * r.heads.unwrap_or(1) as f64 * size(r.steps);
         let products = r.nodes.iter().map(|n| match n.op {
             RecurOp::Outer(..) => 2.0 * n.shape.len() as f64,
@@ -180,7 +178,7 @@ pub fn recurrence_flops(problem: &Problem) -> Result<Option<f64>, Failure> {
         let decays = r.states.iter().map(|s| s.shape.len() as f64);
         *total.get_or_insert(0.0) += times * (products.sum::<f64>() + decays.sum::<f64>());
     }
-    Ok(total)
+    total
 }
 
 /// Floating-point operations of the two products: 2 (D + Dv) for each pair, D summed over the dots.
