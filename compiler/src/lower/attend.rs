@@ -108,6 +108,7 @@ fn by_key_head<'a>(builder: &mut Builder, input: &Input<'a>, g: VarId) -> Cow<'a
     let mut attn = input.attn.clone();
     attn.mask = with_key_head(pool, input.attn, attn.mask, g);
     attn.score = with_key_head(pool, input.attn, attn.score, g);
+    attn.pool = pool.clone();
     Cow::Owned(attn)
 }
 
