@@ -137,11 +137,11 @@ def low_row(goldens, errors):
     missing = {row[0] for row in ROWS if not any(name in low for name in named(row, goldens))}
     if missing != set(ONLY_F32):
         raise ValueError(f"rows without f16 and bf16, or with a reason for nothing: {sorted(missing ^ set(ONLY_F32))}")
-    why = "; ".join(f"{title}: {reason}" for title, reason in ONLY_F32.items())
+    why = "; ".join(f"{title} ({reason})" for title, reason in ONLY_F32.items())
     each = ", ".join(f"{sum(goldens[name][1]['dtype'] == dtype for name in low)} in {dtype}" for dtype in TYPES[1:])
     by = ", ".join(dict.fromkeys(maker(goldens[name][1]) for name in low))
     cells = " | ".join(worst(low, goldens, errors))
-    return f"| fp16/bf16 of all | {each}: the goldens above with `_f16`, `_bf16` behind their names; none of {why} | {by} | {cells} |\n"
+    return f"| fp16/bf16 of all | {each}: the goldens above with `_f16`, `_bf16` behind their names. No file for {why} | {by} | {cells} |\n"
 
 
 def main():
