@@ -2,21 +2,32 @@
 //!
 //! `tests/goldens/README.md` says what the files hold. A golden whose kernel the CPU target cannot run yet stands
 //! in [`UNSUPPORTED`] with the clause that the compiler names: the test fails if one of them starts to work, if
-//! the compiler gives another reason, and if a golden that is not in the list stops working.
+//! the compiler gives another reason, and if a golden that is not in the list stops working. Distributed kernels run
+//! on rings of [`RANKS`] ranks.
+//!
+//! With `GOLDENS_UPDATE=1` the errors seen go to `tests/goldens/errors.json`, from which `tests/oracles/page.py` writes
+//! `docs/goldens.md`. Without it every golden must have an entry and stand in the page; the figures depend on the machine.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use attn_compiler::artifact::TensorRole;
 use attn_compiler::attn_ir::evaluate::evaluate;
 use attn_compiler::expr::Ty;
 use attn_compiler::host::{Data, Inputs, View};
 use attn_compiler::sema::{self, CheckedKernel, PlanKey};
 use attn_compiler::tolerance::{Gate, Report, check_gate};
 use attnc::io::{HostTensor, TensorFile};
-use attnc::{DType, ErrorKind, Kernel, Target, Tensor, Value};
+use attnc::{
+    DType, Error, ErrorKind, Input, Kernel, Output, Plan, RingPlan, RunOptions, Target, Tensor, Value,
+};
+use serde_json::json;
 
 /// (beginning of the golden's name, clause that the compiler names)
 const UNSUPPORTED: &[(&str, &str)] = &[];
+
+/// Numbers of ranks of a distributed kernel.
+const RANKS: [usize; 4] = [1, 2, 4, 8];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -150,10 +161,15 @@ fn max_abs_score(golden: &Golden, kernel: &Kernel, params: &BTreeMap<String, Val
 
 /// The gate of an output in a tolerance class, as `tests/goldens/README.md` tells it.
 fn gate(class: &str, output: &str, max_abs_score: f64, wanted: &[f64]) -> Gate {
-    if class == "f32_linear" {
+    if let Some(dtype) = class.strip_suffix("_linear") {
         let largest = wanted.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-        let atol = 8.0 * f64::from(f32::EPSILON) * largest;
-        return Gate { atol, rtol: 0.0, rel_l2: Some(5e-6), groups: 1 };
+        // States are f32 whatever the type of the rows.
+        let (eps, rel_l2) = match (dtype, output) {
+            ("f16", "o") => (2f64.powi(-10), 2e-3),
+            ("bf16", "o") => (2f64.powi(-7), 1e-2),
+            _ => (f64::from(f32::EPSILON), 5e-6),
+        };
+        return Gate { atol: 8.0 * eps * largest, rtol: 0.0, rel_l2: Some(rel_l2), groups: 1 };
     }
     let scale = (max_abs_score / 4.0).max(1.0);
     let lse = output == "lse";
@@ -168,74 +184,161 @@ fn gate(class: &str, output: &str, max_abs_score: f64, wanted: &[f64]) -> Gate {
     Gate { atol, rtol, rel_l2, groups: 1 }
 }
 
-/// Plans and runs; what went wrong, or which clause is not supported.
+/// What came of a golden: how far it was off, which clause is not supported, or what went wrong.
 enum Outcome {
-    Right,
+    Right(Seen),
     Unsupported(String),
     Wrong(String),
 }
 
+/// The largest errors of all outputs, and of all rings.
+#[derive(Default)]
+struct Seen {
+    max_abs: f64,
+    /// Output of `max_abs`, and the gate that it was held to.
+    output: String,
+    gate: Option<Gate>,
+    /// Relative L2 of `o`.
+    rel_l2: f64,
+    n_compared: usize,
+}
+
+impl Seen {
+    fn add(&mut self, output: &str, report: &Report) {
+        self.n_compared += 1;
+        if report.max_abs > self.max_abs || self.output.is_empty() {
+            (self.max_abs, self.output, self.gate) = (report.max_abs, output.to_string(), Some(report.gate));
+        }
+        if output == "o" {
+            self.rel_l2 = self.rel_l2.max(report.rel_l2);
+        }
+    }
+
+    /// One entry of `errors.json`, figures to two digits.
+    fn entry(&self, class: &str) -> serde_json::Value {
+        let short = |x: f64| format!("{x:.1e}").parse::<f64>().unwrap();
+        let gate = self.gate.as_ref().map(|g| {
+            json!({ "class": class, "atol": short(g.atol), "rtol": short(g.rtol), "rel_l2": g.rel_l2.map(short) })
+        });
+        json!({ "max_abs": short(self.max_abs), "output": self.output, "rel_l2_of_o": short(self.rel_l2), "gate": gate })
+    }
+}
+
+/// What a golden runs on: one device, or a ring.
+enum Runner {
+    One(Plan),
+    Ring(RingPlan),
+}
+
+impl Runner {
+    fn all(golden: &Golden) -> Result<Vec<Runner>, Error> {
+        let (kernel, _) = golden.kernel();
+        let dims = golden.dims();
+        let dims: Vec<(&str, i64)> = dims.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+        let kernel = kernel.without_cache();
+        if kernel.spec()?.ring.is_none() {
+            return Ok(vec![Runner::One(kernel.plan(&dims, golden.dtype())?)]);
+        }
+        RANKS.iter().map(|&n| Ok(Runner::Ring(kernel.plan_ring(&dims, golden.dtype(), n)?))).collect()
+    }
+
+    /// Name and type of every output; a shard has others than the ring, whose results are f32.
+    fn outputs(&self, golden: &Golden) -> Vec<(String, DType)> {
+        match self {
+            Runner::Ring(_) => golden.list("outputs").into_iter().map(|name| (name, DType::F32)).collect(),
+            Runner::One(plan) => {
+                let outputs = plan.artifact().tensors.iter().filter(|t| t.role == TensorRole::Output);
+                outputs.map(|t| (t.name.clone(), t.dtype)).collect()
+            }
+        }
+    }
+
+    fn run(&self, inputs: &[Input<'_>], outputs: &mut [Output<'_>]) -> Result<(), Error> {
+        match self {
+            Runner::One(plan) => plan.run(inputs, outputs),
+            Runner::Ring(plan) => plan.run(inputs, outputs, &[], &RunOptions::threads(1).unwrap()),
+        }
+    }
+}
+
 fn run(golden: &Golden) -> Outcome {
-    let (kernel, params) = golden.kernel();
-    let dims = golden.dims();
-    let dims: Vec<(&str, i64)> = dims.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-    let plan = match kernel.without_cache().plan(&dims, golden.dtype()) {
-        Ok(plan) => plan,
+    let runners = match Runner::all(golden) {
+        Ok(runners) => runners,
         Err(err) if err.kind() == ErrorKind::Unsupported => return Outcome::Unsupported(err.to_string()),
         Err(err) => return Outcome::Wrong(err.to_string()),
     };
+    let (kernel, params) = golden.kernel();
+    let scores = max_abs_score(golden, &kernel, &params);
+    let mut seen = Seen::default();
+    for runner in &runners {
+        let outcome =
+            results(golden, runner).and_then(|outputs| compare(golden, &outputs, scores, &mut seen));
+        if let Err(why) = outcome {
+            return Outcome::Wrong(why);
+        }
+    }
+    match golden.list("outputs").len() * runners.len() {
+        n if n == seen.n_compared => Outcome::Right(seen),
+        n => Outcome::Wrong(format!("{} outputs of {n} were compared", seen.n_compared)),
+    }
+}
+
+/// Outputs and updated tensors after one run, by name.
+fn results(golden: &Golden, runner: &Runner) -> Result<Vec<(String, Tensor)>, String> {
     let mut inputs = golden.list("inputs");
     let updated = golden.updated();
     inputs.retain(|name| !updated.contains(name));
     let inputs: Vec<_> =
         inputs.iter().map(|name| (name.as_str(), golden.tensors[name].view().unwrap())).collect();
-    let outputs =
-        plan.artifact().tensors.iter().filter(|t| t.role == attn_compiler::artifact::TensorRole::Output);
-    let mut outputs: Vec<(String, Tensor)> = outputs
-        .map(|t| (t.name.clone(), Tensor::zeros(t.dtype, &golden.output_shape(&t.name)).unwrap()))
-        .collect();
+    let zeros = |(name, dtype): (String, DType)| {
+        let tensor = Tensor::zeros(dtype, &golden.output_shape(&name)).unwrap();
+        (name, tensor)
+    };
+    let mut outputs: Vec<(String, Tensor)> = runner.outputs(golden).into_iter().map(zeros).collect();
     outputs.extend(updated.iter().map(|name| (name.clone(), golden.tensors[name].copy().unwrap())));
     let mut views: Vec<_> = outputs.iter_mut().map(|(name, t)| (name.as_str(), t.view_mut())).collect();
-    if let Err(err) = plan.run(&inputs, &mut views) {
-        return Outcome::Wrong(err.to_string());
-    }
-    let (kernel, _) = golden.kernel();
-    let scores = max_abs_score(golden, &kernel, &params);
+    runner.run(&inputs, &mut views).map_err(|err| err.to_string())?;
+    drop(views);
+    Ok(outputs)
+}
+
+/// Holds the results to the gates of the golden's class.
+fn compare(
+    golden: &Golden,
+    results: &[(String, Tensor)],
+    scores: f64,
+    seen: &mut Seen,
+) -> Result<(), String> {
     let class = &golden.meta["tolerance_class"];
-    let mut n_compared = 0;
+    let updated = golden.updated();
     for name in &updated {
-        let (_, found) = outputs.iter().find(|(n, _)| n == name).unwrap();
+        let (_, found) = results.iter().find(|(n, _)| n == name).unwrap();
         let wanted = golden.tensors[&format!("{name}.after")].copy().unwrap();
         if found.bytes() != wanted.bytes() {
-            return Outcome::Wrong(format!("`{name}` is not what it should be after the run"));
+            return Err(format!("`{name}` is not what it should be after the run"));
         }
     }
-    for (name, tensor) in outputs.iter().filter(|(name, _)| !updated.contains(name)) {
+    for (name, tensor) in results.iter().filter(|(name, _)| !updated.contains(name)) {
         let Some(wanted) = golden.wanted(name) else { continue };
-        n_compared += 1;
         let (found, shape) = (tensor.view().to_f64_vec(), tensor.shape().to_vec());
         let wanted = wanted.view().unwrap().to_f64_vec();
         // A recurrence is right for each (b, h).
-        let heads = if class == "f32_linear" { shape[0] * shape[1] } else { 1 };
+        let heads = if class.ends_with("_linear") { shape[0] * shape[1] } else { 1 };
         let report = check_gate(&found, &wanted, gate(class, name, scores, &wanted).in_groups(heads));
         if !report.ok {
-            return Outcome::Wrong(describe(name, &report));
+            return Err(describe(name, &report));
         }
+        seen.add(name, &report);
         if name == "o" && golden.tensors.contains_key("o_low") {
-            n_compared += 1;
+            seen.n_compared += 1;
             let distance = |x: &[f64]| x.iter().zip(&wanted).fold(0.0f64, |m, (x, r)| m.max((x - r).abs()));
             let (ours, theirs) = (distance(&found), distance(&golden.values("o_low")));
             if ours > 2.0 * theirs + 1e-5 {
-                return Outcome::Wrong(format!(
-                    "o is off by {ours:.2e}, torch in the same type by {theirs:.2e}"
-                ));
+                return Err(format!("o is off by {ours:.2e}, torch in the same type by {theirs:.2e}"));
             }
         }
     }
-    match golden.list("outputs").len() {
-        n if n == n_compared => Outcome::Right,
-        n => Outcome::Wrong(format!("{n_compared} outputs of {n} were compared")),
-    }
+    Ok(())
 }
 
 fn describe(name: &str, r: &Report) -> String {
@@ -251,7 +354,7 @@ fn every_golden_is_right_or_listed_with_its_reason() {
     paths.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
     paths.sort();
     assert!(paths.len() > 50, "{} goldens; are they checked out?", paths.len());
-    let mut complaints = Vec::new();
+    let (mut complaints, mut errors) = (Vec::new(), BTreeMap::new());
     let (mut n_right, mut n_unsupported) = (0, 0);
     for path in paths {
         let golden = Golden::read(&path);
@@ -261,11 +364,14 @@ fn every_golden_is_right_or_listed_with_its_reason() {
         let name = &golden.name;
         let listed = UNSUPPORTED.iter().find(|(prefix, _)| name.starts_with(prefix));
         match (run(&golden), listed) {
-            (Outcome::Right, None) => n_right += 1,
+            (Outcome::Right(seen), None) => {
+                n_right += 1;
+                errors.insert(name.clone(), seen.entry(&golden.meta["tolerance_class"]));
+            }
             (Outcome::Unsupported(reason), Some((_, clause))) if reason.contains(&format!("`{clause}`")) => {
                 n_unsupported += 1;
             }
-            (Outcome::Right, Some(_)) => {
+            (Outcome::Right(_), Some(_)) => {
                 complaints.push(format!("{name} works now: take it out of UNSUPPORTED"))
             }
             (Outcome::Unsupported(reason), listed) => {
@@ -277,4 +383,33 @@ fn every_golden_is_right_or_listed_with_its_reason() {
     }
     println!("{n_right} goldens right, {n_unsupported} unsupported and listed");
     assert!(complaints.is_empty(), "{}\n({n_right} right)", complaints.join("\n"));
+    recorded(&errors);
+}
+
+/// Every golden that ran has an entry in `errors.json`, which is written anew if asked for, and stands in the page.
+fn recorded(errors: &BTreeMap<String, serde_json::Value>) {
+    let path = folder().join("errors.json");
+    if std::env::var_os("GOLDENS_UPDATE").is_some_and(|v| v == "1") {
+        let target = Target::host().resolve().unwrap().to_string();
+        let lines: Vec<String> =
+            errors.iter().map(|(name, entry)| format!("    {}: {entry}", json!(name))).collect();
+        let text = format!(
+            "{{\n  \"target\": {},\n  \"goldens\": {{\n{}\n  }}\n}}\n",
+            json!(target),
+            lines.join(",\n")
+        );
+        std::fs::write(&path, text).unwrap();
+        println!("{} written; now run tests/oracles/page.py", path.display());
+        return;
+    }
+    let help = "run this test with GOLDENS_UPDATE=1, then tests/oracles/page.py";
+    let known: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).expect(help)).unwrap();
+    let known: BTreeSet<&String> = known["goldens"].as_object().unwrap().keys().collect();
+    let other: Vec<_> = known.symmetric_difference(&errors.keys().collect()).copied().collect();
+    assert!(other.is_empty(), "{} is of other goldens, {other:?}: {help}", path.display());
+    let page = folder().join("../../docs/goldens.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let missing: Vec<_> = known.iter().filter(|name| !page.contains(&format!("| `{name}` |"))).collect();
+    assert!(missing.is_empty(), "docs/goldens.md does not name {missing:?}: {help}");
 }

@@ -40,14 +40,14 @@ def main():
     """Writes the whole family."""
     call = {"bloom": "BloomAttention(cfg, 0).double()(x, 0, build_alibi_tensor(ones, H, f64), causal), projections fixed",
             "mpt": "MptAttention(cfg, 0).double()(x, build_mpt_alibi_tensor(H, S), attention_mask=~causal), projections fixed"}
-    for module, h, s, d in [(bloom, 8, 33, 32), (mpt, 8, 17, 32), (bloom, 12, 17, 32), (mpt, 12, 17, 32), (bloom, 4, 17, 80)]:
+    for module, h, s, d in [(bloom, 8, 33, 32), (mpt, 8, 17, 32), (bloom, 12, 17, 32), (mpt, 12, 17, 32), (bloom, 4, 17, 80), (bloom, 40, 13, 16)]:
         name = f"alibi_{module.__name__}_h{h}_{s}"
         q, k, v = qkv(generator(name), 1, h, s, d)
         dims, inputs = dict(B=1, H=h, S=s, D=d), dict(q=q, k=k, v=v)
         kernel = "alibi"
-        if h == 12:
+        if h in (12, 40):
             kernel = "alibi_slopes"
-            inputs["slope"] = _get_alibi_slopes(12, "cpu") if module is bloom else -build_mpt_alibi_tensor(12, 2)[:, 0, 0]
+            inputs["slope"] = _get_alibi_slopes(h, "cpu") if module is bloom else -build_mpt_alibi_tensor(h, 2)[:, 0, 0]
         write(name, "alibi.attn", kernel, dims, inputs, dict(o=module(q, k, v)), call[module.__name__], "transformers", note="softmax inside is f32")
     slopes = {f"slopes_{h}": _get_alibi_slopes(h, "cpu") for h in [1, 2, 4, 8, 12, 16, 20, 40, 71, 112]}
     write_table("table_alibi_slopes", slopes, "transformers.models.bloom.modeling_bloom._get_alibi_slopes(H, 'cpu')", "transformers",

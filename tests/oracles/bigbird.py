@@ -14,16 +14,20 @@ from common import Fixed, generator, merge_heads, qkv, split_heads, write
 def bigbird(q, k, v, block, n_random, train):
     """Context of the module in f64, and the random block plan [H, NB - 2, r] that it drew."""
     b, h, s, d = q.shape
-    config = BigBirdConfig(hidden_size=h * d, num_attention_heads=h, block_size=block, num_random_blocks=n_random, max_position_embeddings=s)
+    config = BigBirdConfig(hidden_size=h * d, num_attention_heads=h, block_size=block, num_random_blocks=n_random, max_position_embeddings=4096 if s == 1024 else s)
     module = BigBirdBlockSparseAttention(config, seed=11).double().train(train)
     module.query, module.key, module.value = (Fixed(merge_heads(x).double()) for x in (q, k, v))
     blocked, band, from_mask, to_mask = BigBirdModel.create_masks_for_block_sparse_attn(torch.ones(b, s, dtype=torch.float64), block)
     hidden = torch.zeros(b, s, h * d, dtype=torch.float64)
     plans = []
-    draw = module._bigbird_block_rand_mask_with_head
-    module._bigbird_block_rand_mask_with_head = lambda **kw: plans.append(draw(**kw)) or plans[-1]
+    if s in (1024, 3072, 4096):  # a plan for the longest sequence, one draw for every head, the first rows taken
+        draw = module._bigbird_block_rand_mask
+        module._bigbird_block_rand_mask = lambda *a, **kw: plans.append(draw(*a, **kw)) or plans[-1]
+    else:
+        draw = module._bigbird_block_rand_mask_with_head
+        module._bigbird_block_rand_mask_with_head = lambda **kw: plans.extend(draw(**kw)) or plans
     o = module(hidden, band, from_mask, to_mask, blocked, blocked)[0]
-    return split_heads(o, h), np.stack(plans[0])
+    return split_heads(o, h), np.stack([plan[: s // block - 2] for plan in plans])
 
 
 def counts(plan, nb):
@@ -41,7 +45,7 @@ def counts(plan, nb):
 
 def main():
     """Writes the whole family."""
-    for block, s, h, d, n_random, train in [(16, 192, 2, 16, 3, False), (16, 192, 2, 16, 3, True), (64, 512, 1, 16, 1, False), (64, 512, 1, 16, 1, True)]:
+    for block, s, h, d, n_random, train in [(16, 192, 2, 16, 3, False), (16, 192, 2, 16, 3, True), (64, 512, 1, 16, 1, False), (64, 512, 1, 16, 1, True), (64, 1024, 1, 8, 3, True)]:
         name = f"bigbird_b{block}_{s}_" + ("train" if train else "eval")
         q, k, v = qkv(generator(name), 1, h, s, d)
         o, plan = bigbird(q, k, v, block, n_random, train)

@@ -1,6 +1,6 @@
 """Derives every golden a second time, in numpy f64 from the formula alone, and prints the largest errors.
 
-Comes in: tests/goldens/*.safetensors and those in pending/, read with 20 lines of our own (no torch, no safetensors
+Comes in: tests/goldens/*.safetensors, read with 20 lines of our own (no torch, no safetensors
 package: this also proves the file format). Goes out: one line per file, exit code 1 if any is beyond its tolerance class
 or a file has a kernel that no formula here covers. The formulas repeat what each specification says; masks
 are written from the mathematics and not from the scripts that made the files. Files whose script held them against
@@ -362,7 +362,7 @@ def check_attention(name, tensors, metadata):
 def main():
     """Checks all files; returns the exit code."""
     folder = ROOT / "tests" / "goldens"
-    paths = sorted(folder.glob("*.safetensors")) + sorted((folder / "pending").glob("*.safetensors"))
+    paths = sorted(folder.glob("*.safetensors"))
     good = bool(paths)
     for path in paths:
         tensors, metadata = read(path)

@@ -17,7 +17,6 @@ from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = ROOT / "tests" / "goldens"
-PENDING = GOLDENS / "pending"
 SPECS = "tests/goldens/specs"
 MAX_BYTES = 300_000
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -98,7 +97,7 @@ def additive(mask, dtype=torch.float64):
 
 
 def write(name, spec, kernel, dims, inputs, outputs, call, package="torch", params=None, dtype="f32", note="", kind="attention", tolerance_class=None,
-          updated=None, extra=None, more=None, folder=None):
+          updated=None, extra=None, more=None):
     """Writes tests/goldens/<name>.safetensors.
 
     f64 outputs are stored as f32; outputs that are low precision already (`o_low`) stay as they are.
@@ -127,7 +126,7 @@ def write(name, spec, kernel, dims, inputs, outputs, call, package="torch", para
     }
     if updated:
         metadata["updated"] = json.dumps(list(updated))
-    emit(name, tensors, metadata, folder=folder or GOLDENS)
+    emit(name, tensors, metadata)
 
 
 def write_table(name, tensors, call, package, note=""):
@@ -214,9 +213,9 @@ def difference(name, key, first, second, limit):
     return worst
 
 
-def write_pending(name, mechanism, spec, kernel, dims, inputs, outputs, second, call, package, by="own f64 formula", limit=2e-6, updated=None,
+def write_twice(name, mechanism, spec, kernel, dims, inputs, outputs, second, call, package, by="own f64 formula", limit=2e-6, updated=None,
                   second_updated=None, **rest):
-    """Writes tests/goldens/pending/<name>.safetensors, once two oracles agree on every output.
+    """Writes tests/goldens/<name>.safetensors, once two oracles agree on every output.
 
     `outputs` is what is stored, `second` the same by another way, `by` says which. `limit` bounds |a - b| of each output;
     of recurrences (f32_linear) it is relative to the largest |output|. Caches (`updated`) must be equal.
@@ -229,7 +228,7 @@ def write_pending(name, mechanism, spec, kernel, dims, inputs, outputs, second, 
     for key, value in (updated or {}).items():
         worst = max(worst, difference(name, key, value, second_updated[key], 0.0))
     more = dict(mechanism=mechanism, second=by, difference=float(f"{worst:.2e}"))
-    write(name, spec, kernel, dims, inputs, outputs, call, package, updated=updated, more=more, folder=PENDING, **rest)
+    write(name, spec, kernel, dims, inputs, outputs, call, package, updated=updated, more=more, **rest)
 
 
 class _Wide:

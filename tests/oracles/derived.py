@@ -1,6 +1,6 @@
 """Derived tensors and feature maps: packed sequences one by one through SDPA, fla's parallel form, joined keys.
 
-Goes out: pending/packed_*, linear_relu_*, squared_then_turned_*, diag_norm_*, joined_keys_* goldens.
+Goes out: packed_*, linear_relu_*, squared_then_turned_*, diag_norm_*, joined_keys_* goldens.
 """
 
 import math
@@ -9,7 +9,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 
-from common import WIDE, dense, dots, generator, normal, qkv, spread, widened, write_pending
+from common import WIDE, dense, dots, generator, normal, qkv, spread, widened, write_twice
 from relative import distances
 from rope import half
 from rope_scaling import hf_freqs, powers, table, turn
@@ -38,7 +38,7 @@ def packed():
         lse[:, :, a:b] = torch.logsumexp(score, -1)
     doc = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     o2, lse2 = dense(dots(rows[0], rows[1]) / math.sqrt(d), spread(rows[2], hq), (distances(s) <= 0) & (doc[:, None] == doc))
-    write_pending(
+    write_twice(
         f"packed_{s}", "packed sequences by cumulative lengths", SPEC, "packed", dict(T=s, Hq=hq, Hkv=hkv, D=d, N=len(cu)), dict(q=q, k=k, v=v, cu=cu),
         dict(o=o, lse=lse[0]), dict(o=o2[0].transpose(0, 1), lse=lse2[0]), "SDPA(is_causal=True, enable_gqa=True) in f64, once per document", "torch",
         by="own f64 formula with a mask by document", note="a document of no tokens among them; layout (T, H, D)",
@@ -53,7 +53,7 @@ def maps():
     with widened(simple_gla):
         o, _ = simple_gla.naive_parallel_simple_gla(*(swap(F.relu(x.double())) for x in (q, k)), swap(v.double()), torch.zeros(1, s, h, dtype=torch.float64))
     own = (torch.where(q > 0, q, 0).double() @ torch.where(k > 0, k, 0).double().mT / math.sqrt(d)).tril() @ v.double()
-    write_pending(
+    write_twice(
         f"linear_relu_{s}", "map by relu, plain weights", SPEC, "linear_relu", dict(B=1, H=h, S=s, D=d), dict(q=q, k=k, v=v), dict(o=swap(o)), dict(o=own),
         "fla.ops.simple_gla.naive.naive_parallel_simple_gla(relu(q), relu(k), v, g=0)", "fla-core", note=WIDE, limit=1e-9,
     )  # fmt: skip
@@ -65,7 +65,7 @@ def maps():
     o = F.scaled_dot_product_attention(qr, kr, v.double(), is_causal=True)
     inv = powers(d, 1e4)
     score = dots(turn(q.double() * q.double(), inv, pos), turn(k.double() / (1 + torch.exp(-k.double())), inv, pos)) / math.sqrt(d)
-    write_pending(
+    write_twice(
         f"squared_then_turned_{s}", "map by a function of the author, then rope", SPEC, "squared_then_turned", dict(B=1, H=h, S=s, D=d), dict(q=q, k=k, v=v),
         dict(o=o), dict(o=dense(score, v, distances(s) <= 0)[0]), "q^2, silu(k), llama apply_rotary_pos_emb (angles f32), SDPA(is_causal=True) in f64", "transformers", limit=4e-6,
     )  # fmt: skip
@@ -87,7 +87,7 @@ def normed():
     block = torch.arange(s) // w
     rows = (dots(own(q), own(k)) * ((distances(s) <= 0) & (block[:, None] == block))) @ v.double()
     second = rows / torch.sqrt((rows**2).mean((1, 3), keepdim=True) + 1e-6) * gate.double()
-    write_pending(
+    write_twice(
         name, "norm over all heads after plain weights (DiagAttention)", SPEC, "diag_norm", dict(B=b, H=h, S=s, D=d), dict(q=q, k=k, v=v, gate=gate), dict(o=o), dict(o=second),
         "silu, block by block in f64, torch.nn.functional.rms_norm over H D, gate", "torch", params=dict(w=w), limit=1e-9,
     )  # fmt: skip
@@ -104,7 +104,7 @@ def joined():
     o = F.scaled_dot_product_attention(q.double(), kk.double(), vv.double(), attn_mask=mask, enable_gqa=True)
     lse = torch.logsumexp((dots(q, kk) / math.sqrt(d)).masked_fill(~mask, -math.inf), -1)
     o2, lse2 = dense(score, spread(vv, hq), mask)
-    write_pending(
+    write_twice(
         f"joined_keys_{sq}x{sp + sk}", "keys of two tensors joined", SPEC, "joined_keys", dict(B=b, Hq=hq, Hkv=hkv, Sq=sq, Sp=sp, Sk=sk, D=d), dict(q=q, kp=kp, vp=vp, k=k, v=v),
         dict(o=o, lse=lse), dict(o=o2, lse=lse2), "SDPA(enable_gqa=True) in f64 over the joined keys, the last query on the last key", "torch",
     )  # fmt: skip

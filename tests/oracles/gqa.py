@@ -1,12 +1,14 @@
-"""Grouped and interleaved key heads; torch's scaled_dot_product_attention.
+"""Grouped and interleaved key heads; torch's scaled_dot_product_attention. One key head at decode: GPTBigCodeAttention.
 
-Goes out: gqa_* goldens in f32, f16 and bf16.
+Goes out: gqa_* goldens in f32, f16 and bf16, mqa_decode_*.
 """
 
 import torch
 import torch.nn.functional as F
+from transformers import DynamicCache, GPTBigCodeConfig
+from transformers.models.gpt_bigcode.modeling_gpt_bigcode import GPTBigCodeAttention
 
-from common import FLEX, additive, flex, generator, normal, write
+from common import FLEX, Fixed, additive, flex, generator, merge_heads, normal, split_heads, write
 
 SDPA = "torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True) on f64 copies; lse = torch.logsumexp(f64 scores)"
 
@@ -15,6 +17,23 @@ def lse_of(q, k_expanded):
     """Natural-log LSE of the causal scores, keys already expanded to the query heads."""
     s = q.double() @ k_expanded.double().transpose(-1, -2) / q.shape[-1] ** 0.5
     return torch.logsumexp(s + additive(torch.ones(s.shape[-2:]).tril().bool()), -1)
+
+
+def mqa_decode():
+    """The last token of a multi-query model, its keys and values in a cache."""
+    h, s, d = 8, 50, 16
+    name = f"mqa_decode_{h}over1_1x{s}_d{d}"
+    gen = generator(name)
+    q, k, v = normal(gen, 2, h, 1, d), normal(gen, 2, 1, s, d), normal(gen, 2, 1, s, d)
+    config = GPTBigCodeConfig(n_embd=h * d, n_head=h, multi_query=True, attn_pdrop=0.0, attention_softmax_in_fp32=False, attn_implementation="eager")
+    module = GPTBigCodeAttention(config, layer_idx=0).double().eval()
+    module.c_attn, module.c_proj = Fixed(torch.cat([merge_heads(q), k[:, 0, -1:], v[:, 0, -1:]], -1).double()), torch.nn.Identity()
+    cache = DynamicCache()
+    cache.update(k[:, :, :-1].double(), v[:, :, :-1].double(), 0)
+    o = split_heads(module(torch.zeros(2, 1, h * d, dtype=torch.float64), layer_past=cache)[0], h)
+    lse = torch.logsumexp(q.double() @ k.double().mT / d**0.5, -1)
+    call = "GPTBigCodeAttention(multi_query=True).double()(x, layer_past=49 tokens), projection fixed; lse = torch.logsumexp(f64 scores)"
+    write(name, "gqa.attn", "gqa_chunk", dict(B=2, Hq=h, Hkv=1, Sq=1, Sk=s, D=d), dict(q=q, k=k, v=v), dict(o=o, lse=lse), call, "transformers")
 
 
 def main():
@@ -47,6 +66,7 @@ def main():
         o, lse = flex(q, k, v, lambda b, h, i, j, shift=sk - sq: j <= i + shift, enable_gqa=True)
         dims = dict(B=1, Hq=8, Hkv=2, Sq=sq, Sk=sk, D=d)
         write(name, "gqa.attn", "gqa_chunk", dims, dict(q=q, k=k, v=v), dict(o=o, lse=lse), FLEX + ", enable_gqa=True, mask j <= i + Sk - Sq")
+    mqa_decode()
 
 
 if __name__ == "__main__":

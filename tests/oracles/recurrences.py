@@ -1,6 +1,6 @@
 """Recurrences: fla's naive linear attention, simple GLA, retention and gated delta rule; transformers' MiniMax and Qwen3-Next.
 
-Goes out: pending/linear_*, token_decay_*, retention_*, lightning_layer_*, gated_delta_*, minimax_layer_*, transnormer_layer_*
+Goes out: linear_*, token_decay_*, retention_*, lightning_layer_*, gated_delta_*, minimax_layer_*, transnormer_layer_*
 goldens, all of class f32_linear. The second oracle is the masked product over all pairs, or the delta rule of the other
 package. Each note says by how much a plain step-by-step run in f32 misses the golden, relative to the largest output.
 """
@@ -14,7 +14,7 @@ from transformers import MiniMaxConfig
 from transformers.models.minimax import modeling_minimax
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from common import WIDE, Fixed, generator, normal, split_heads, widened, write_pending
+from common import WIDE, Fixed, generator, normal, split_heads, widened, write_twice
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -86,7 +86,7 @@ def put(
 ):
     """A golden of a recurrence."""
     note = "; ".join(x for x in (note, off(name, f32, list(outputs.values()))) if x)
-    write_pending(
+    write_twice(
         name,
         mechanism,
         SPEC,

@@ -1,6 +1,6 @@
 """Scores by distance: transformers' Wav2Vec2-BERT (Shaw), LongT5, T5 with a cache, Falcon; x-transformers' ALiBi.
 
-Goes out: pending/shaw_*, longt5_local_*, t5_decode_*, alibi_falcon_*, alibi_both_* goldens. Modules run in f64.
+Goes out: shaw_*, longt5_local_*, t5_decode_*, alibi_falcon_*, alibi_both_* goldens. Modules run in f64.
 """
 
 import math
@@ -14,7 +14,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertSelfAttention
 from x_transformers.x_transformers import AlibiPositionalBias
 
-from common import WIDE, Fixed, additive, dense, dots, generator, merge_heads, normal, qkv, split_heads, widened, write_pending
+from common import WIDE, Fixed, additive, dense, dots, generator, merge_heads, normal, qkv, split_heads, widened, write_twice
 
 
 def t5_bucket(n, buckets, far):
@@ -65,7 +65,7 @@ def shaw():
     o = split_heads(module(torch.zeros(2, s, h * d, dtype=torch.float64))[0], h)
     far = distances(s).clamp(-left, right) + left
     bias = torch.gather(q.double() @ rel.double().T, -1, far.expand(2, h, s, s))
-    write_pending(
+    write_twice(
         f"shaw_{s}_d{d}",
         "Shaw's relative table",
         "shaw.attn",
@@ -80,10 +80,10 @@ def shaw():
     )
 
 
-def longt5():
+def longt5(s, d, radius):
     """LongT5's local attention."""
-    s, d, h, radius = 65, 32, 2, 20
-    gen = generator("longt5_local")
+    name, h = f"longt5_local_{s}_r{radius}", 2
+    gen = generator("longt5_local" if s == 65 else name)
     q, k, v = qkv(gen, 1, h, s, d)
     q, rel = q * d**-0.5, normal(gen, h, 32)
     module = modeling_longt5.LongT5LocalAttention(LongT5Config(d_model=h * d, d_kv=d, num_heads=h, local_radius=radius, dropout_rate=0.0), True).double().eval()
@@ -94,8 +94,8 @@ def longt5():
     with widened():
         o = split_heads(module(torch.zeros(1, s, h * d, dtype=torch.float64), mask=mask)[0], h)
     far = distances(s)
-    write_pending(
-        f"longt5_local_{s}_r{radius}",
+    write_twice(
+        name,
         "LongT5, local",
         "relative.attn",
         "longt5_local",
@@ -122,7 +122,7 @@ def t5_decode():
     far = distances(sq, sk, True)
     o = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=bias + additive(far <= 0), scale=1.0)
     own = table(rel, far, lambda x: t5_bucket(max(-x, 0), 32, 128))
-    write_pending(
+    write_twice(
         f"t5_decode_{sq}x{sk}",
         "T5, decoder with a cache",
         "relative.attn",
@@ -151,7 +151,7 @@ def alibi():
     o = split_heads(module(torch.zeros(1, s, h * d, dtype=torch.float64), bias, additive(far <= 0)[None, None], output_attentions=True)[0], h)
     slope = 2.0 ** (-8 * torch.arange(1, h + 1, dtype=torch.float64) / h)
     score = (dots(q, k) + slope[:, None, None] * far) / math.sqrt(d)
-    write_pending(
+    write_twice(
         f"alibi_falcon_h{h}_{s}",
         "ALiBi, scaled with the score (Falcon)",
         "relative.attn",
@@ -165,16 +165,23 @@ def alibi():
         note="the slopes of 4 heads and their products up to 32 are exact in bf16",
     )
 
-    s, h = 33, 3
-    q, k, v = qkv(generator("alibi_both"), 1, h, s, d)
+    for s, h, d in [(33, 3, 32), (17, 8, 16), (17, 12, 16), (13, 40, 16)]:
+        both(s, h, d)
+
+
+def both(s, h, d):
+    """ALiBi of an encoder with any number of heads."""
+    name = f"alibi_both_h{h}_{s}"
+    q, k, v = qkv(generator("alibi_both" if h == 3 else name), 1, h, s, d)
     module = AlibiPositionalBias(h).double()
     bias = module(s, s)
     o = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=bias[None])
     lse = torch.logsumexp(dots(q, k) / math.sqrt(d) + bias, -1)
-    slope = torch.tensor([2.0**-4, 2.0**-8, 2.0**-2], dtype=torch.float64)
+    p = 1 << (h.bit_length() - 1)
+    slope = torch.tensor([2.0 ** (-8 * (n + 1) / p) for n in range(p)] + [2.0 ** (-4 * (2 * n + 1) / p) for n in range(h - p)], dtype=torch.float64)
     o2, lse2 = dense(dots(q, k) / math.sqrt(d) - slope[:, None, None] * distances(s).abs(), v)
-    write_pending(
-        f"alibi_both_h{h}_{s}",
+    write_twice(
+        name,
         "ALiBi in both directions",
         "relative.attn",
         "alibi_both",
@@ -190,7 +197,8 @@ def alibi():
 def main():
     """Writes the whole family."""
     shaw()
-    longt5()
+    longt5(65, 32, 20)
+    longt5(49, 16, 12)
     t5_decode()
     alibi()
 

@@ -1,6 +1,6 @@
 """Ring attention: ring-attention-pytorch's flash attention on one rank, and every ring simulated in one process.
 
-Goes out: pending/ring_* goldens. What a ring returns is plain attention. The second oracle passes keys and values round for
+Goes out: ring_* goldens. What a ring returns is plain attention. The second oracle passes keys and values round for
 1, 2, 4 and 8 ranks in the contiguous, striped and zigzag layout, merging partial results by their lse; all must agree.
 """
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from ring_attention_pytorch.ring_flash_attention import ring_flash_attn
 
-from common import dense, dots, generator, normal, spread, write_pending
+from common import dense, dots, generator, normal, spread, write_twice
 from relative import distances
 from rope import half
 from rope_scaling import hf_freqs, powers, table, turn
@@ -79,7 +79,7 @@ def main():
             torch.set_default_dtype(torch.float32)
         lse = torch.logsumexp((dots(q, k) / math.sqrt(d)).masked_fill(distances(s) > 0, -math.inf), -1)
         o2, lse2, worst = every_ring(name, q, spread(k, hq), spread(v, hq), lambda i, j: j <= i)
-        write_pending(
+        write_twice(
             name,
             f"ring attention, {layout}",
             "ring.attn",
@@ -104,7 +104,7 @@ def main():
     lse = torch.logsumexp((dots(qr, kr) / math.sqrt(d)).masked_fill(~seen, -math.inf), -1)
     inv = powers(d, 1e4)
     o2, lse2, worst = every_ring(name, turn(q, inv, pos), turn(k, inv, pos), v, lambda i, j: (j <= i) & (j > i - window))
-    write_pending(
+    write_twice(
         name,
         "ring attention, zigzag, rope and a window",
         "ring.attn",

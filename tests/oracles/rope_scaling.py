@@ -1,7 +1,7 @@
 """The rotary family beyond the plain rule, and other positions: transformers, x-transformers, local-attention,
 rotary-embedding-torch; causal SDPA after them.
 
-Goes out: pending/rope_*, pixel_*, xpos_*, lrpe_*, absolute_* goldens. Angles, cos and sin are f32 as in the packages, the
+Goes out: rope_*, pixel_*, xpos_*, lrpe_*, absolute_* goldens. Angles, cos and sin are f32 as in the packages, the
 rotation and the attention f64. The second oracle turns pairs as complex numbers with frequencies formed in f64 and
 rounded to f32.
 """
@@ -20,7 +20,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbeddin
 from transformers.models.xlm.modeling_xlm import create_sinusoidal_embeddings
 from x_transformers import x_transformers
 
-from common import dense, dots, generator, normal, qkv, spread, write_pending
+from common import dense, dots, generator, normal, qkv, spread, write_twice
 from rope import half, interleaved
 
 
@@ -100,7 +100,7 @@ def scalings():
 
     def put(kernel, mechanism, d, s, *args, name=None, spec="rope_scaling.attn", more=None, **kw):
         q, k, v, o, second, call = simple(kernel if name is None else name, d, s, *args, **kw)
-        write_pending(
+        write_twice(
             name or f"{kernel}_{s}_d{d}",
             mechanism,
             spec,
@@ -197,7 +197,7 @@ def lengths():
         qr, kr = half(q, q, cos[:, sk - sq :], sin[:, sk - sq :], d)[0], half(k, k, cos, sin, d)[0]
         base = 1e4 * (4 * max(seen, 32) / 32 - 3) ** (d / (d - 2))
         second = formula(q, k, v, powers(d, base), pos[:, sk - sq :], pos)[0]
-        write_pending(
+        write_twice(
             name,
             "rope, dynamic NTK with the length given",
             "rope_scaling.attn",
@@ -222,7 +222,7 @@ def lengths():
     share = ((256 * f / (2 * math.pi) - 1) / 3).clamp(0, 1)
     o2, lse2 = formula(q, k, v, share * f + (1 - share) * f / 8, pos[:, sk - sq :], pos)
     lse = torch.logsumexp((dots(qr, kr) / math.sqrt(d)).masked_fill(~causal(q, k), float("-inf")), -1)
-    write_pending(
+    write_twice(
         name,
         "rope, llama3, grouped heads, decode",
         "rope_scaling.attn",
@@ -246,7 +246,7 @@ def pairs():
     o = attend(*(x_transformers.apply_rotary_pos_emb(x.double(), freqs.double()) for x in (q, k)), v)
     pos = torch.arange(s)[None]
     second = formula(q, k, v, powers(d, 1e4 * 4 ** (d / (d - 2))), pos, pos, True)[0]
-    write_pending(
+    write_twice(
         f"rope_ntk_{s}_d{d}",
         "rope, NTK-aware base, interleaved",
         "rope_scaling.attn",
@@ -268,7 +268,7 @@ def pairs():
     turned = [interleaved(x[..., :16], x[..., :16], cos, sin)[0] for x in (q, k)]
     qr, kr = (torch.cat([a, x[..., 16:].double()], -1) for a, x in zip(turned, (q, k)))
     second = formula(q, k, v, powers(16, 1e4), pos, pos, True)[0]
-    write_pending(
+    write_twice(
         f"rope_partial_interleaved_{s}_d{d}",
         "rope, first 16 of 40 features, interleaved",
         "rope_scaling.attn",
@@ -294,7 +294,7 @@ def pairs():
     angle = (pos.permute(1, 2, 0)[..., axis].float() * powers(d, 1e6).float()).double()[:, None]
     rotate = lambda x: torch.cat([x[..., :16] * angle.cos() - x[..., 16:] * angle.sin(), x[..., 16:] * angle.cos() + x[..., :16] * angle.sin()], -1)
     second = dense(dots(rotate(q.double()), rotate(k.double())) / math.sqrt(d), v, causal(q, k))[0]
-    write_pending(
+    write_twice(
         f"rope_sections_{s}_d{d}",
         "rope with sections (Qwen2-VL)",
         "rope_scaling.attn",
@@ -321,7 +321,7 @@ def own_positions():
     inv = math.pi * (1 + torch.arange(16, dtype=torch.float64) * 4 / 15) / 64
     pos = torch.arange(s)[None]
     score = dots(turn(q, inv, pos), turn(k, inv, pos)) / math.sqrt(d)
-    write_pending(
+    write_twice(
         f"pixel_positions_{s}_d{d}",
         "a `position` of the author: linear frequencies",
         "positions.attn",
@@ -348,7 +348,7 @@ def own_positions():
             x.double()[:, :, :, None] if n < 2 else x.double()[:, :, None] for n, x in enumerate((q[..., :16], q[..., 16:], k[..., :16], k[..., 16:]))
         )
         score = (decay * ((q0 * k0 + q1 * k1) * angle.cos() + (q0 * k1 - q1 * k0) * angle.sin())).sum(-1) / math.sqrt(d)
-        write_pending(
+        write_twice(
             name,
             "xPos",
             "positions.attn",
@@ -386,7 +386,7 @@ def lrpe():
         else:
             o = (double(q) @ double(k).transpose(-1, -2) / math.sqrt(d)).tril() @ v.double()
             second = score.tril() @ v.double()
-        write_pending(
+        write_twice(
             f"{kernel}_{s}_d{d}",
             mechanism,
             "positions.attn",
@@ -413,7 +413,7 @@ def absolute():
     angle = torch.arange(s, dtype=torch.float64)[:, None] * pair
     own = torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
     score = (dots(q, k) + dots(q, own[None, None].expand(1, 2, -1, -1)) + dots(own[None, None].expand(1, 2, -1, -1), k) + own @ own.T) / math.sqrt(d)
-    write_pending(
+    write_twice(
         f"absolute_sinusoidal_{s}_d{d}",
         "sinusoidal absolute positions",
         "positions.attn",
@@ -438,7 +438,7 @@ def absolute():
     score = (
         dots(q, k) + dots(q, pick[:, None].expand(-1, 2, -1, -1)) + dots(pick[:, None].expand(-1, 2, -1, -1), k) + (pick @ pick.transpose(-1, -2))[:, None]
     ) / math.sqrt(d)
-    write_pending(
+    write_twice(
         f"absolute_learned_{s}_d{d}",
         "learned absolute positions, by tensor",
         "positions.attn",

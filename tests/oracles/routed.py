@@ -1,6 +1,6 @@
 """Conditional attention: colt5-attention's ConditionalRoutedAttention and router; SDPA on gathered rows.
 
-Goes out: pending/colt5_*, routed_* goldens. The routers' scores are inputs of the kernels: what coordinate descent made of
+Goes out: colt5_*, routed_* goldens. The routers' scores are inputs of the kernels: what coordinate descent made of
 them stands in the file. No rank hangs on rounding.
 """
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from colt5_attention import ConditionalRoutedAttention
 from colt5_attention.coor_descent import coor_descent
 
-from common import Fixed, dense, dots, generator, merge_heads, normal, qkv, split_heads, spread, write_pending
+from common import Fixed, dense, dots, generator, merge_heads, normal, qkv, split_heads, spread, write_twice
 from relative import distances
 
 
@@ -95,7 +95,7 @@ def released():
     second = dense(dots(*light[:2]) / math.sqrt(d), light[2], distances(s).abs() <= w)[0]
     far = heavy(q, k, v, rq, rkv, nq, nkv, rq, rkv, d**-0.5, torch.zeros(()))
     inputs = {f"light.{n}": t for n, t in zip("qkv", light)} | {"heavy.q": q, "heavy.k": k, "heavy.v": v, "rq": rq, "rkv": rkv}
-    write_pending(
+    write_twice(
         f"colt5_released_{s}",
         "CoLT5, light and heavy branch (colt5-attention)",
         "routed.attn",
@@ -131,7 +131,7 @@ def paper():
         o=heavy(q, k, v, rq, rkv, nq, nkv, torch.sigmoid(rq.double()), torch.sigmoid(rkv.double()), 1.0, None),
     )
     inputs = {f"light.{n}": t for n, t in zip("qkv", light)} | {"heavy.q": q, "heavy.k": k, "heavy.v": v, "rq": rq, "rkv": rkv}
-    write_pending(
+    write_twice(
         f"colt5_paper_{s}",
         "CoLT5 as in the paper",
         "routed.attn",
@@ -160,7 +160,7 @@ def parts():
     score = (q.double() @ take(k).transpose(-1, -2) / math.sqrt(d)).masked_fill(~late, -math.inf)
     o = torch.softmax(score, -1).nan_to_num(0.0) @ take(v)
     o2, lse2 = dense(dots(q, k) / math.sqrt(d), spread(v, hq), mask)
-    write_pending(
+    write_twice(
         f"routed_keys_{s}",
         "keys selected by top-k",
         "routed.attn",
@@ -185,7 +185,7 @@ def parts():
     some = F.scaled_dot_product_attention(some, k.double(), v.double(), attn_mask=mask)
     o = torch.zeros(b, h, s, d, dtype=torch.float64).scatter_(2, at[:, None, :, None].expand(-1, h, -1, d), some)
     o2 = dense(dots(q, k) / math.sqrt(d), v, distances(s) <= 0)[0] * chosen(r, n)[:, None, :, None]
-    write_pending(
+    write_twice(
         f"routed_queries_{s}",
         "queries selected by top-k, scattered",
         "routed.attn",

@@ -1,6 +1,6 @@
 """Serving: caches, pages, int8 rows, latent attention (transformers' DeepSeek-V3), trees of drafts, merged partials.
 
-Goes out: pending/decode_*, read_int8_*, mla_absorbed_*, tree_verify_*, merge_* goldens. Caches are stored as they are before the
+Goes out: decode_*, read_int8_*, mla_absorbed_*, tree_verify_*, merge_* goldens. Caches are stored as they are before the
 run, and as `<name>.after` where rows are appended. Slots that hold no key are filled with large numbers. int8 cases are
 drawn so that no rounding is near its border: rows formed in f32 or f64 give the same bytes.
 """
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers import DeepseekV3Config
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 
-from common import WIDE, dense, dots, generator, normal, spread, widened, write_pending
+from common import WIDE, dense, dots, generator, normal, spread, widened, write_twice
 from rope_scaling import powers, turn
 
 SPEC, PAGE = "serving.attn", 16
@@ -103,7 +103,7 @@ def int8():
     wide = lambda i, s: [gather(i, table, n, x).double() * gather(s, table, n, x).double()[..., None] for n, x in enumerate(lengths)]
     o, lse, o2, lse2 = decode(q, wide(*pools[:2]), wide(*pools[2:]), [at_end(sq, n) for n in lengths])
     dims = dict(B=b, Hq=hq, Hkv=hkv, Sq=sq, Sk=table.shape[1] * PAGE, D=d)
-    write_pending(
+    write_twice(
         name,
         "paged int8 cache, read",
         SPEC,
@@ -144,7 +144,7 @@ def int8():
                 again[which][at] = by_torch(x[n, t], scale)
     o, lse, o2, lse2 = decode(qr, wide_of(pools[:2], table, lengths), wide_of(pools[2:], table, lengths), [at_end(sq, n) for n in lengths])
     inputs = dict(q=q, k_new=k, v_new=v) | names(before) | dict(pages=table, kv_len=torch.tensor(lengths))
-    write_pending(
+    write_twice(
         name,
         "paged int8 cache: rope, quantise, append, attend",
         SPEC,
@@ -190,7 +190,7 @@ def floats():
     masks = [at_end(sq, n) & (torch.arange(n)[None] > torch.arange(sq)[:, None] + n - sq - window) for n in lengths]
     o, lse, o2, lse2 = decode(q, *([gather(p, table, n, x) for n, x in enumerate(lengths)] for p in pools), masks)
     dims = dict(B=b, Hq=hq, Hkv=hkv, Sq=sq, Sk=table.shape[1] * PAGE, D=d)
-    write_pending(
+    write_twice(
         name,
         "paged cache: append, window",
         SPEC,
@@ -217,7 +217,7 @@ def floats():
     again = [x.scatter(2, at, y) for x, y in ((kc, k), (vc, v))]
     rows = [[x[n, :, :m].transpose(0, 1) for n, m in enumerate(lengths)] for x in after]
     o, lse, o2, lse2 = decode(q, *rows, [at_end(sq, n) for n in lengths])
-    write_pending(
+    write_twice(
         name,
         "contiguous cache: append",
         SPEC,
@@ -287,7 +287,7 @@ def latent():
     miss = (torch.einsum("bhir,hdr->bhid", o, w_uv.double()) - y).abs().max().item()
     if miss > 2e-6:
         raise ValueError(f"absorbed and expanded latent attention differ by {miss:.1e}")
-    write_pending(
+    write_twice(
         name,
         "MLA, absorbed decode over a paged latent cache",
         SPEC,
@@ -336,7 +336,7 @@ def tree():
         mask = torch.cat([torch.ones(t, ctx[n], dtype=torch.bool), anc[n]], 1)
         a, l = dense(dots(q[n : n + 1], kn) / math.sqrt(d), spread(vn, hq), mask)
         o2.append(a[0]), lse2.append(l[0])
-    write_pending(
+    write_twice(
         name,
         "tree verification",
         SPEC,
@@ -368,7 +368,7 @@ def cascade():
     score = lambda x: dots(q, x) / math.sqrt(d)
     wide = lambda x: x.expand(b, -1, -1, -1)
     second = merged([dense(score(wide(kp)), spread(wide(vp), hq)), dense(score(k), spread(v, hq), at_end(sq, sk))])
-    write_pending(
+    write_twice(
         name,
         "shared prefix, merged by lse",
         SPEC,
@@ -388,7 +388,7 @@ def cascade():
     q, k, v = (normal(gen, b, h, s, d) for _ in range(3))
     o = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=True)
     second = merged([dense(dots(q, k) / math.sqrt(d), v, at_end(s, s) & (torch.arange(s) % 3 == n)) for n in range(3)])
-    write_pending(
+    write_twice(
         name,
         "three partial results, merged by lse",
         SPEC,

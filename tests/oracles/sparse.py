@@ -1,8 +1,8 @@
-"""Sparse attentions: transformers' Longformer and LongT5, local-attention, flex_attention, fla's naive NSA, BigBird by
-block indices.
+"""Sparse attentions: transformers' Longformer and LongT5, local-attention, flex_attention, fla's naive NSA and DSA, BigBird
+by block indices; Longformer's dilated window, for which no released code runs on a CPU, on gathered keys.
 
-Goes out: pending/longformer_separate_*, longt5_tglobal_*, block_diagonal_*, buckets_causal_*, block_mask_*, host_blocks_*,
-nsa_*, moba_* goldens. The second oracle is a dense f64 formula; for selections a plain loop over queries that ranks blocks
+Goes out: longformer_separate_*, longt5_tglobal_*, block_diagonal_*, buckets_causal_*, block_mask_*, host_blocks_*,
+nsa_*, moba_*, dsa_*, longformer_dilated_* goldens. The second oracle is a dense f64 formula; for selections a plain loop over queries that ranks blocks
 as the language defines. Cases are chosen so that no rank hangs on rounding.
 """
 
@@ -17,12 +17,13 @@ from transformers.models.longformer.modeling_longformer import LongformerSelfAtt
 from transformers.models.longt5 import modeling_longt5
 
 from bigbird import bigbird, counts
-from common import FLEX, WIDE, Fixed, dense, dots, flex, generator, merge_heads, normal, qkv, split_heads, spread, widened, write_pending
+from common import FLEX, WIDE, Fixed, dense, dots, flex, generator, merge_heads, normal, qkv, split_heads, spread, widened, write_twice
 from relative import distances, t5_both, table
 from windows import hf_window
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from fla.ops.dsa import naive as dsa_of
     from fla.ops.nsa import naive as nsa
 
 FLA = "fla.ops.nsa.naive.naive_nsa_selection"
@@ -62,7 +63,7 @@ def longformer():
     a = dense(dots(q, k) / math.sqrt(d), v, near)[0]
     b = dense(dots(qg, kg) / math.sqrt(d), vg)[0]
     inputs = {"near.q": q, "near.k": k, "near.v": v, "far.q": qg, "far.k": kg, "far.v": vg, "glob": glob}
-    write_pending(
+    write_twice(
         f"longformer_separate_{s}",
         "Longformer, separate global projections",
         "sparse.attn",
@@ -103,7 +104,7 @@ def tglobal():
     seen = torch.cat([far.abs() <= radius, torch.ones(s, g, dtype=torch.bool)], -1)
     second = dense(dots(q, torch.cat([k, ks], 2)) + bias, torch.cat([v, vs], 2), seen)[0]
     inputs = dict(q=q, k=k, v=v, k_side=ks, v_side=vs, rel=rel, rel_side=side)
-    write_pending(
+    write_twice(
         f"longt5_tglobal_{s}",
         "LongT5, transient global",
         "sparse.attn",
@@ -134,7 +135,7 @@ def buckets():
             o = module(q.double(), k.double(), v.double())
         else:  # padding keys have to be masked by the caller
             o = module(q.double(), k.double(), v.double(), mask=torch.ones(1, s, dtype=torch.bool))
-        write_pending(
+        write_twice(
             f"{kernel}_{s}_w{w}",
             mechanism,
             "sparse.attn",
@@ -159,7 +160,7 @@ def block_mask():
     o, lse = flex(q, k, v, lambda b, h, i, j: blk[b, h, i // 16, j // 16])
     wide = blk.repeat_interleave(16, 2).repeat_interleave(16, 3)[:, :, :sq, :sk]
     o2, lse2 = dense(dots(q, k) / math.sqrt(d), v, wide)
-    write_pending(
+    write_twice(
         f"block_mask_{sq}x{sk}",
         "block mask from data",
         "sparse.attn",
@@ -186,7 +187,7 @@ def host_blocks():
         t = torch.tensor([[x + [-1] * (n - len(x)) for x in head] for head in rows])[None]
         times = count.repeat_interleave(block, 1).repeat_interleave(block, 2)[None].double()
         second = dense(dots(q, k) / math.sqrt(d) + torch.log(times), v)[0]
-        write_pending(
+        write_twice(
             name,
             "block indices from the host (BigBird's plan)",
             "sparse.attn",
@@ -284,7 +285,7 @@ def selected():
         if kernel == "moba":
             outputs["lse"] = torch.logsumexp((dots(q, k) / math.sqrt(d)).masked_fill(~mask, -math.inf), -1)
             second["lse"] = lse2
-        write_pending(
+        write_twice(
             f"{kernel}_{s}",
             mechanism,
             "sparse.attn",
@@ -346,7 +347,7 @@ def whole():
     early = 16 * (torch.arange(4)[None] + 1) - 1 <= torch.arange(s)[:, None]
     own = gate[0] * dense(dots(q, kc) / math.sqrt(d), spread(vc, hq), early)[0] + gate[1] * dense(score, spread(v, hq), seen_of(spread(t, hq), 16, s))[0]
     own = own + gate[2] * dense(score, spread(v, hq), (far <= 0) & (far > -window))[0]
-    write_pending(
+    write_twice(
         f"nsa_whole_{s}",
         "NSA: compressed, selected (host's choice) and window",
         "sparse.attn",
@@ -362,8 +363,65 @@ def whole():
     )
 
 
+def dsa():
+    """DSA: the keys that fla's lightning indexer chose for every query, for all heads alike; blocks of one key."""
+    s, d, hq, hkv, n = 45, 16, 4, 2, 9
+    gen = generator("dsa")
+    q, k, v = normal(gen, 2, hq, s, d), normal(gen, 2, hkv, s, d), normal(gen, 2, hkv, s, d)
+    qi, ki, wi = normal(gen, 2, s, 4, 8), normal(gen, 2, s, 8), normal(gen, 2, s, 4)
+    swap = lambda x: x.transpose(1, 2)
+    with widened(dsa_of):
+        o, t = dsa_of.naive_dsa(*(swap(x).double() for x in (q, k, v)), qi.double(), ki.double(), wi.double(), topk=n, return_indices=True)
+    t = torch.where(t < 0, s, t).sort(-1).values
+    t = torch.where(t == s, -1, t)[:, None].expand(-1, hkv, -1, -1)  # -1 ends a row
+    second = dense(dots(q, k) / math.sqrt(d), spread(v, hq), seen_of(spread(t, hq), 1, s))[0]
+    write_twice(
+        f"dsa_{s}",
+        "DSA, keys chosen by the lightning indexer",
+        "sparse.attn",
+        "dsa",
+        dict(B=2, Hq=hq, Hkv=hkv, S=s, D=d, N=n),
+        dict(q=q, k=k, v=v, t=t),
+        dict(o=swap(o)),
+        dict(o=second),
+        f"fla.ops.dsa.naive.naive_dsa(q, k, v, q_idx, k_idx, w_idx, topk={n}, return_indices=True); its indices are bound",
+        "fla-core",
+        note=WIDE,
+    )
+
+
+def dilated():
+    """Longformer's dilated window: w keys on each side, h + 1 apart in head h."""
+    s, d, h, w = 65, 16, 3, 5
+    name = f"longformer_dilated_{s}"
+    q, k, v = qkv(generator(name), 1, h, s, d)
+    heads = []
+    for head in range(h):
+        at = torch.arange(s)[:, None] + torch.arange(-w, w + 1)[None] * (head + 1)  # [S, 2 w + 1]
+        inside, at = (at >= 0) & (at < s), at.clamp(0, s - 1)
+        rows = q[0, head].double()[:, None], k[0, head].double()[at], v[0, head].double()[at]
+        heads.append(F.scaled_dot_product_attention(*rows, attn_mask=inside[:, None])[:, 0])
+    far, step = distances(s), torch.arange(1, h + 1)[:, None, None]
+    write_twice(
+        name,
+        "Longformer, dilated window",
+        "sparse.attn",
+        "longformer_dilated",
+        dict(B=1, H=h, S=s, D=d),
+        dict(q=q, k=k, v=v),
+        dict(o=torch.stack(heads)[None]),
+        dict(o=dense(dots(q, k) / math.sqrt(d), v, (far.abs() <= w * step) & (far % step == 0))[0]),
+        f"SDPA in f64, one call per head on keys gathered at i + m (h + 1), abs(m) <= {w}",
+        "torch",
+        params=dict(w=w),
+        note="released code dilates in a CUDA kernel alone",
+    )
+
+
 def main():
     """Writes the whole family."""
+    dsa()
+    dilated()
     longformer()
     tglobal()
     buckets()

@@ -40,7 +40,7 @@ def tables():
 def main():
     """Writes the whole family."""
     tables()
-    for kind, s, d in [("decoder", 129, 32), ("encoder", 129, 32), ("decoder", 17, 64)]:
+    for kind, s, d in [("decoder", 129, 32), ("encoder", 129, 32), ("decoder", 17, 64), ("encoder", 33, 16)]:
         name = f"t5_{kind}_{s}_d{d}"
         gen = generator(name)
         h = 1 if s == 129 else 2

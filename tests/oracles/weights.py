@@ -1,6 +1,6 @@
 """Forgetting attention (fla), gated output (transformers' Qwen3-Next), dropout (Philox4x32-10 in numpy).
 
-Goes out: pending/fox_*, gated_output_*, dropout_* goldens. The generator is held to the known-answer vectors of Random123
+Goes out: fox_*, gated_output_*, dropout_* goldens. The generator is held to the known-answer vectors of Random123
 (Salmon, Moraes, Dror, Shaw 2011) and to Triton's, run by its interpreter.
 """
 
@@ -15,7 +15,7 @@ import torch
 from transformers import Qwen3NextConfig
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from common import WIDE, Fixed, dense, dots, generator, normal, qkv, split_heads, spread, widened, write_pending
+from common import WIDE, Fixed, dense, dots, generator, normal, qkv, split_heads, spread, widened, write_twice
 from relative import distances
 
 with warnings.catch_warnings():
@@ -88,7 +88,7 @@ def fox():
             by_cumsum = logf.double().cumsum(-1)
             score = (q.double() @ k.double().mT * d**-0.5 + by_cumsum[..., None] - by_cumsum[..., None, :]).masked_fill((far > 0) | (far <= -window), -math.inf)
             outputs["lse"], second["lse"] = torch.logsumexp(score, -1), lse2
-        write_pending(
+        write_twice(
             f"{kernel}_{s}",
             mechanism,
             "weights.attn",
@@ -121,7 +121,7 @@ def gated():
     with widened(modeling_qwen3_next):
         o = split_heads(module(torch.zeros(b, s, hq * d, dtype=torch.float64), still, mask)[0], hq)
     o2 = dense(dots(q, k) / math.sqrt(d), spread(v, hq), far <= 0)[0] / (1 + torch.exp(-gate.double()))
-    write_pending(
+    write_twice(
         f"gated_output_{s}",
         "gated output",
         "weights.attn",
@@ -146,7 +146,7 @@ def dropout():
         score = (q.double() @ k.double().mT / math.sqrt(d)).masked_fill(far > 0, -math.inf)
         o = (torch.softmax(score, -1) * keep / (1 - p)) @ v.double()
         o2, lse2 = dense(dots(q, k) / math.sqrt(d), v, far <= 0, keep=keep / (1 - p))
-        write_pending(
+        write_twice(
             name,
             "dropout",
             "weights.attn",

@@ -1,7 +1,11 @@
-"""Sliding windows: transformers' mask function through SDPA, and LongformerSelfAttention itself.
+"""Sliding windows: transformers' mask function through SDPA, LongformerSelfAttention itself, and FlashAttention's window in
+its (left, right) form, for which xformers has a mask that needs no kernel.
 
 Goes out: window_* goldens.
 """
+
+import logging
+import math
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +13,12 @@ from transformers import LongformerConfig
 from transformers.masking_utils import sliding_window_causal_mask_function
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
-from common import Fixed, additive, generator, indices, merge_heads, normal, qkv, split_heads, write
+from common import Fixed, additive, dense, dots, generator, indices, merge_heads, normal, qkv, split_heads, write, write_twice
+
+logging.disable(logging.WARNING)  # xformers says that its kernels do not load
+from xformers.ops.fmha.attn_bias import LocalAttentionFromBottomRightMask  # noqa: E402
+
+logging.disable(logging.NOTSET)
 
 
 def hf_window(w, q, k):
@@ -34,6 +43,34 @@ def longformer(q, k, v, w, glob=None):
     hidden = torch.zeros(b, s, h * d, dtype=torch.float64)
     o = module(hidden, mask, torch.zeros(b, s, dtype=torch.bool), glob, bool(glob.any()))[0]
     return split_heads(o, h)
+
+
+def flash():
+    """FlashAttention's window_size=(left, right): left + 1 + right keys, queries at the end of the keys."""
+    h, d = 2, 16
+    for left, right, sq, sk in [(7, 0, 65, 65), (7, 3, 17, 45), (5, 5, 1, 33)]:
+        name = f"window_fa_l{left}_r{right}_{sq}x{sk}"
+        gen = generator(name)
+        q, k, v = normal(gen, 1, h, sq, d), normal(gen, 1, h, sk, d), normal(gen, 1, h, sk, d)
+        bias = LocalAttentionFromBottomRightMask(window_left=left, window_right=right).materialize((sq, sk), dtype=torch.float64)
+        o = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=bias)
+        score = dots(q, k) / math.sqrt(d)
+        i, j = indices(q, k, "bottom_right")
+        second = dense(score, v, (j >= i - left) & (j <= i + right))
+        write_twice(
+            name,
+            "window (left, right) as in FlashAttention",
+            "window.attn",
+            "window_sides",
+            dict(B=1, H=h, Sq=sq, Sk=sk, D=d),
+            dict(q=q, k=k, v=v),
+            dict(o=o, lse=torch.logsumexp(score + bias, -1)),
+            dict(o=second[0], lse=second[1]),
+            f"xformers LocalAttentionFromBottomRightMask({left}, {right}).materialize(({sq}, {sk})) as SDPA's attn_mask in f64",
+            "xformers",
+            params=dict(left=left, right=right),
+            note="the same convention as flash_attn_func(window_size=(left, right)), whose kernels need a GPU",
+        )
 
 
 def main():
@@ -62,6 +99,7 @@ def main():
     o = longformer(q, k, v, 8, glob)
     write(name, "window.attn", "window_global", dict(B=1, H=1, S=128, D=32), dict(q=q, k=k, v=v, glob=glob), dict(o=o), call, "transformers", dict(w=8),
           note="global tokens 0, 1, 50, 127; their separate projections are set to the local ones; softmax inside is f32")
+    flash()
 
 
 if __name__ == "__main__":

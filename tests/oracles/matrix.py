@@ -1,0 +1,128 @@
+"""The acceptance matrix: which goldens stand for which of its forward rows.
+
+Data for `page.py`, in the order of the matrix. A row has a name, the goldens in f32 (shell patterns; those of the same name in f16
+and bf16 come with them), and a remark. ALONE marks rows for which no released code runs on a CPU: their golden is an independent
+torch formula, which the remark names. ONLY_F32 says why a row has no golden in f16 and bf16. MORE holds what is tested beyond
+the matrix.
+"""
+
+ALONE = "**no released code runs on a CPU**; "
+
+ROPE = [
+    ("half, default", "rope_half_*", ""),
+    ("half, PI", "rope_pi_*", ""),
+    ("half, NTK", "rope_grid_half_ntk", "frequencies of x-transformers under Llama's rotation"),
+    ("half, dynamic NTK", "rope_dyn_ntk_*", ""),
+    ("half, YaRN", "rope_yarn_65_* rope_yarn_factor_* rope_yarn_qwen_*", "attention factor by default and given"),
+    ("half, llama3", "rope_llama3_*", "also grouped heads at the end of a cache"),
+    ("half, LongRoPE", "rope_longrope_*", "short and long list"),
+    ("interleaved, default", "rope_interleaved_*", ""),
+    ("interleaved, PI", "rope_grid_interleaved_pi", ""),
+    ("interleaved, NTK", "rope_ntk_*", ""),
+    ("interleaved, dynamic NTK", "rope_grid_interleaved_dyn_ntk", ""),
+    ("interleaved, YaRN", "rope_yarn_mscale_*", "DeepSeek's mscale"),
+    ("interleaved, llama3", "rope_grid_interleaved_llama3", ""),
+    ("interleaved, LongRoPE", "rope_grid_interleaved_longrope", ""),
+    ("partial, default", "rope_partial_*", "half and interleaved"),
+    ("partial, PI", "rope_grid_partial_pi", ""),
+    ("partial, NTK", "rope_grid_partial_ntk", "frequencies of x-transformers under GPT-NeoX's rotation"),
+    ("partial, dynamic NTK", "rope_grid_partial_dyn_ntk", ""),
+    ("partial, YaRN", "rope_grid_partial_yarn", ""),
+    ("partial, llama3", "rope_grid_partial_llama3", ""),
+    ("partial, LongRoPE", "rope_grid_partial_longrope", ""),
+]
+
+RINGS = "each on rings of 1, 2, 4 and 8 ranks"
+
+ROWS = [
+    ("dense-causal: square", "causal_1_* causal_17_* causal_33_* causal_129_*", ""),
+    ("dense-causal: queries at the end of the keys", "causal_br_*", ""),
+    ("dense-causal: queries at the start of the keys", "causal_tl_*", ""),
+    ("dense, no mask", "dense_*", ""),
+    ("GQA: grouped", "gqa_causal_4over2_* gqa_causal_8over2_* gqa_chunk_*", ""),
+    ("GQA: interleaved", "gqa_interleaved_*", "keys repeated as lucidrains' ring attention maps them"),
+    ("MQA-decode", "mqa_decode_* gqa_causal_6over1_*", ""),
+    ("paged-decode: float cache", "decode_paged_* decode_contiguous_*", "rows gathered from the pages"),
+    ("paged-decode: int8 cache", "decode_int8_* read_int8_*", "bytes as torch.quantize_per_channel makes them"),
+    ("paged-decode: latent cache (MLA)", "mla_absorbed_*", ""),
+    ("sinusoidal-add", "absolute_sinusoidal_* absolute_learned_*", "also a learned table"),
+    ("T5-enc", "t5_encoder_* table_t5_buckets", ""),
+    ("T5-dec", "t5_decoder_* t5_decode_*", ""),
+    ("Shaw-table", "shaw_*", ""),
+    *((f"RoPE: {cell}", goldens, remark) for cell, goldens, remark in ROPE),
+    ("xPos", "xpos_*", ""),
+    ("ALiBi: causal, 8 heads", "alibi_bloom_h8_* alibi_mpt_h8_* alibi_bloom_h4_* table_alibi_slopes", "also 4 heads"),
+    ("ALiBi: causal, 12 heads", "alibi_bloom_h12_* alibi_mpt_h12_*", ""),
+    ("ALiBi: causal, 40 heads", "alibi_bloom_h40_*", ""),
+    ("ALiBi: bidirectional, 8 heads", "alibi_both_h8_* alibi_both_h3_*", "also 3 heads"),
+    ("ALiBi: bidirectional, 12 heads", "alibi_both_h12_*", ""),
+    ("ALiBi: bidirectional, 40 heads", "alibi_both_h40_*", ""),
+    ("ALiBi: Falcon", "alibi_falcon_*", ""),
+    ("window: HF, W keys", "window_causal_*", ""),
+    ("window: FlashAttention, (left, right)", "window_fa_*", "xformers' mask of the same convention; the kernels of flash-attn need a GPU"),
+    ("window: bidirectional", "window_longformer_w*", ""),
+    ("window: bucketed", "buckets_causal_*", ""),
+    ("dilated", "pattern_dilated_*", ""),
+    ("dilated Longformer", "longformer_dilated_*", ALONE + "SDPA on keys gathered at the dilated offsets of each head"),
+    ("strided (Sparse Transformer)", "pattern_strided_*", ALONE + "the mask of the paper through flex_attention"),
+    ("fixed (Sparse Transformer)", "pattern_fixed_*", ALONE + "the mask of the paper through flex_attention"),
+    ("block-diag", "block_diagonal_*", ""),
+    ("block-diag: TransNormer's DiagAttention", "diag_norm_*", ALONE + "silu, products block by block, rms_norm over all heads, gate"),
+    ("chunked", "pattern_chunked_*", "transformers' chunk mask through flex_attention"),
+    ("Longformer", "window_longformer_global_* longformer_separate_*", "global tokens with shared and with separate projections"),
+    ("BigBird: eval", "bigbird_*_eval host_blocks_bigbird_eval", ""),
+    ("BigBird: train", "bigbird_b16_192_train bigbird_b64_512_train host_blocks_bigbird_train", ""),
+    ("BigBird: T = 1024", "bigbird_b64_1024_train", "the plan for 4096 tokens, cut; it names a block twice"),
+    ("LongT5-local", "longt5_local_*", ""),
+    ("LongT5-TGlobal", "longt5_tglobal_*", ""),
+    ("top-k blocks: NSA", "nsa_*", ""),
+    ("top-k blocks: DSA", "dsa_*", "the indexer's keys are bound as indices"),
+    ("top-k blocks: MoBA, masks of blocks", "moba_* block_mask_*", "the choice of MoBA by formula, the attention by fla"),
+    ("CoLT5: light", "colt5_*", "both files return the light branch"),
+    ("CoLT5: heavy", "colt5_released_* colt5_paper_* routed_*", "as the package has it; as in the paper, by SDPA on rows gathered by torch.topk, gated, scattered"),
+    ("CoLT5: combined", "colt5_released_*", ""),
+    ("flash fwd", "causal_129_* dense_65x129_* minilm_layer3", "more keys than a tile holds, ragged last tiles"),
+    ("split-KV and merge", "merge_thirds_*", "SDPA over all keys"),
+    ("cascade", "merge_prefix_* joined_keys_*", "SDPA over prefix and own keys joined"),
+    ("tree mask", "tree_verify_*", "every path decoded as a sequence of its own"),
+    ("ring: contiguous, P = 1, 2, 4, 8", "ring_contiguous_*", RINGS),
+    ("ring: striped, P = 1, 2, 4, 8", "ring_striped_*", RINGS),
+    ("ring: zigzag, P = 1, 2, 4, 8", "ring_zigzag_* ring_window_*", RINGS + "; also with RoPE and a window"),
+    ("linear, no decay", "linear_65 linear_17_state linear_relu_*", ""),
+    ("1 + elu, normalised", "linear_elu1_*", ""),
+    ("Lightning v1/v2: slopes as input", "lightning_33 lightning_129 lightning_17_state", "forward, state, from a state"),
+    ("Lightning v1/v2: MiniMax's slopes", "lightning_layer_* lightning_minimax_*", "forward, state, decode"),
+    (
+        "Lightning v1/v2: TransNormerLLM's slopes",
+        "lightning_tnl_*",
+        "**lightning's kernels run on no CPU**; its torch reference and its slopes, the state and decode by fla's naive kernel",
+    ),
+    ("Lightning v1/v2: fla's slopes", "lightning_fla_*", "forward, state, decode; the slopes of chunk_lightning_attn, over the naive kernel for its GPU kernel"),
+    ("Lightning v1/v2: the paper's slopes", "lightning_paper_*", ALONE + "slopes of the paper's formula, the recurrence by fla's naive kernel"),
+    ("TNL layer", "transnormer_layer_*", ALONE + "silu, LRPE-d, masked product over all pairs, SRMSNorm over all heads, gate"),
+    ("MiniMax layer", "minimax_layer_*", ""),
+]
+
+ONLY_F32 = {
+    "paged-decode: latent cache (MLA)": "the latent rows come out of a module's weights, and are not exact in the type",
+    "CoLT5: combined": "queries and keys come out of a module's weights, and are not exact in the type",
+}
+
+MORE = [
+    ("prefix LM", "prefix_lm_*", ""),
+    ("documents, packed sequences", "doc_* packed_*", ""),
+    ("mask and bias tensors", "bool_mask_* score_bias_*", ""),
+    ("one pattern per head", "pattern_per_head_*", ALONE + "the two masks through flex_attention"),
+    ("sinks", "sinks_*", ""),
+    ("capped scores", "softcap_*", ""),
+    ("sigmoid and relu weights", "sigmoid_* relu_*", ALONE + "torch in f64"),
+    ("LRPE", "lrpe_*", ALONE + "rows of double length, SDPA or a plain product"),
+    ("RoPE in sections, positions of an author", "rope_sections_* pixel_*", ""),
+    ("maps before a rotation", "squared_then_turned_*", ""),
+    ("forgetting attention", "fox_*", ""),
+    ("gated output", "gated_output_*", ""),
+    ("dropout", "dropout_*", ALONE + "torch's softmax times a mask of Philox words"),
+    ("simple GLA", "token_decay_*", ""),
+    ("retention", "retention_*", ""),
+    ("gated delta rule", "gated_delta_*", ""),
+]
