@@ -62,9 +62,38 @@ fn picture(name: &str, text: &str, scratch: &Path) -> Option<String> {
     None
 }
 
-fn page(name: &str, text: &str, has_picture: bool) -> String {
+/// What `attnc explain` says of the first kernel of an example on made-up inputs: lengths, executed over useful FLOPs.
+fn work(name: &str, text: &str, scratch: &Path) -> (String, f64) {
+    let file = root().join(format!("dsl-examples/{name}.attn"));
+    let (file, kernel) = (file.to_str().expect("a path"), &kernels(text)[0]);
+    for at in ["S=1024", "Sq=1024,Sk=1024", "T=1024", "Sq=1,Sk=1024", ""] {
+        let mut args = vec!["explain", file, "--kernel", kernel, "--random", "--json"];
+        if !at.is_empty() {
+            args.extend(["--at", at]);
+        }
+        if text.contains("(seen: int)") {
+            args.extend(["--param", "seen=65"]);
+        }
+        let out = attnc(&args, scratch);
+        if !out.status.success() {
+            continue;
+        }
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one object");
+        let parts = json["attentions"].as_array().cloned().unwrap_or_else(|| vec![json]);
+        let sum = |key: &str| parts.iter().map(|part| part[key].as_f64().expect("a number")).sum::<f64>();
+        return (at.replace(',', ", ").replace('=', " = "), sum("flops_executed") / sum("flops_useful"));
+    }
+    panic!("{name} is not explained")
+}
+
+fn page(name: &str, text: &str, has_picture: bool, (at, ratio): &(String, f64)) -> String {
     let (about, body) = split(text);
     let mut out = format!("# {name}\n\n{about}\n\n");
+    let sizes = if at.is_empty() { String::new() } else { format!(" at {at}") };
+    let _ = write!(
+        out,
+        "Executed over useful work{sizes}, made-up inputs: {ratio:.2} (`attnc explain` tells where the rest goes).\n\n"
+    );
     if has_picture {
         let _ = write!(
             out,
@@ -82,13 +111,16 @@ fn page(name: &str, text: &str, has_picture: bool) -> String {
     out
 }
 
-fn index(all: &[(String, String)]) -> String {
+fn index(all: &[(String, String)], works: &[(String, f64)]) -> String {
     let mut out = String::from(
         "# Gallery\n\nOne example for each mechanism; every one is a test. `attnc gallery` lists them, `attnc gallery NAME` \
-         copies one.\n\n| example | what it is |\n| --- | --- |\n",
+         copies one. Work is FLOPs executed over FLOPs useful at 1024 tokens of made-up inputs, for recurrences\n\
+         those of their chunks over those of their steps; small windows, chunks and selections of the examples cost\n\
+         more than large ones would.\n\n| example | what it is | work |\n| --- | --- | --- |\n",
     );
-    for (name, text) in all {
-        let _ = writeln!(out, "| [{name}]({name}.md) | {} |", split(text).0.replace('|', "\\|"));
+    for ((name, text), (_, ratio)) in all.iter().zip(works) {
+        let about = split(text).0.replace('|', "\\|");
+        let _ = writeln!(out, "| [{name}]({name}.md) | {about} | {ratio:.2} |");
     }
     out
 }
@@ -100,10 +132,11 @@ fn pages_are_those_of_the_examples() {
     let update = std::env::var_os("GALLERY_UPDATE").is_some();
     let mut wanted: Vec<(String, String)> = Vec::new();
     let all = examples();
-    wanted.push(("README.md".into(), index(&all)));
-    for (name, text) in &all {
+    let works: Vec<(String, f64)> = all.iter().map(|(name, text)| work(name, text, scratch.path())).collect();
+    wanted.push(("README.md".into(), index(&all, &works)));
+    for ((name, text), work) in all.iter().zip(&works) {
         let drawn = picture(name, text, scratch.path());
-        wanted.push((format!("{name}.md"), page(name, text, drawn.is_some())));
+        wanted.push((format!("{name}.md"), page(name, text, drawn.is_some(), work)));
         wanted.extend(drawn.map(|svg| (format!("{name}.svg"), svg)));
     }
     if update {

@@ -149,3 +149,36 @@ fn no_static_mask_executes_an_empty_tile() {
     println!("{n_kernels} kernels, {n_static} attentions with static masks");
     assert!(n_kernels > 60 && n_static > 45, "{n_kernels} kernels, {n_static} with static masks");
 }
+
+/// Useful and executed work of every kernel of the gallery, recurrences too; the page of each shows them.
+#[test]
+fn every_gallery_entry_is_explained() {
+    let mut n_kernels = 0;
+    let mut files: Vec<PathBuf> = std::fs::read_dir(root().join("dsl-examples"))
+        .expect("a folder")
+        .map(|e| e.expect("an entry").path())
+        .collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "attn"));
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a text");
+        for line in text.lines() {
+            let Some(rest) = line.strip_prefix("attention ").or_else(|| line.strip_prefix("recurrence "))
+            else {
+                continue;
+            };
+            let name = rest.split(['(', ' ', '{']).next().expect("a name");
+            let seen: &[&str] = if rest.contains("(seen: int)") { &["--param", "seen=65"] } else { &[] };
+            for report in explain(&file, &[&["--kernel", name, "--random"], seen].concat()) {
+                let (useful, executed) = (report["flops_useful"].as_f64(), report["flops_executed"].as_f64());
+                let (Some(useful), Some(executed)) = (useful, executed) else {
+                    panic!("{} {name}: {report}", file.display())
+                };
+                // Products in chunks may need fewer operations than steps, never as few as half.
+                assert!(executed >= 0.5 * useful, "{} {name}: {executed} of {useful}", file.display());
+            }
+            n_kernels += 1;
+        }
+    }
+    println!("{n_kernels} kernels");
+    assert!(n_kernels > 60, "{n_kernels} kernels");
+}
