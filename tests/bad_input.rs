@@ -271,9 +271,11 @@ fn a_workspace_beyond_memory_is_an_error() {
     let row = vec![0f32; 256];
     let keys = |n: usize| TensorView::strided(&row, 0, &[1, 1024, n, 256], &[0, 0, 0, 1]).unwrap();
     let tab = zeros(&[1]);
-    let mut o = zeros(&[1, 1024, 1, 256]);
-    let mut lse = zeros(&[1, 1024, 1]);
-    let (q, k, v) = (keys(1), keys((1 << 30) - 1), keys((1 << 30) - 1));
+    // More rows than keys are read for where they lie: these are packed.
+    let n_rows = 40;
+    let mut o = zeros(&[1, 1024, n_rows, 256]);
+    let mut lse = zeros(&[1, 1024, n_rows]);
+    let (q, k, v) = (keys(n_rows), keys((1 << 30) - 1), keys((1 << 30) - 1));
     let Err(err) = plan.run(&bind! { q, k, v, tab }, &mut outputs! { o, lse }) else { panic!("accepted") };
     assert!(matches!(err.kind(), ErrorKind::Unsupported | ErrorKind::Data), "{err}");
     assert!(err.to_string().contains("bytes"), "{err}");

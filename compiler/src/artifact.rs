@@ -422,11 +422,23 @@ pub enum Intrinsic {
     ///
     /// `dst[r, c] = 1` if `first + c` is among `at[r, 0..lda]`, else 0, for c < cols.
     Mark = 21,
+    /// `gemm_columns(c, ldc, a, lda, b, dtype, stride_x, stride_t, rows, k, n, accumulate)`
+    ///
+    /// `C[r, x] = sum_t A[r, t] * B(t, x)` for r < rows, x < n, t < k, where B(t, x) is element
+    /// `x * stride_x + t * stride_t` of a tensor, as f32; the old C is added with `accumulate != 0`. For few rows: the
+    /// tensor is read where it lies. Sixteen partial sums (t % 16, t ascending, FMA from 0), then those as a tree of
+    /// distances 8, 4, 2, 1.
+    GemmColumns = 22,
+    /// `gemm_rows(c, ldc, a, lda, b, dtype, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero)`
+    ///
+    /// As `gemm`, and as `gemm_skip_zero` with `skip_zero != 0`, for a B whose element (t, x) is element
+    /// `t * stride_t + x * stride_x` of a tensor, as f32; bit for bit what it would be after packing. For few rows.
+    GemmRows = 23,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 22] = {
+    pub const ALL: [Intrinsic; 24] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -451,6 +463,8 @@ impl Intrinsic {
             TopK,
             KeepLargest,
             Mark,
+            GemmColumns,
+            GemmRows,
         ]
     };
 }

@@ -98,10 +98,22 @@ fn count(pool: &mut Pool, acc: BufId, tile_q: i64, col: i64, n: ExprId) -> Stmt 
     Stmt::Map { dst: acc, rows, cols, row: r, col: c, reads: vec![(old, acc, Access::Tile)], value }
 }
 
+/// The product that begins a tile here or, by where keys lie, in a branch: its count of keys.
+fn begins(stmt: &Stmt) -> Option<ExprId> {
+    match stmt {
+        Stmt::Gemm { accumulate: false, n, .. } => Some(*n),
+        Stmt::If { then, otherwise, .. } if then.len() == 1 => {
+            [then, otherwise].into_iter().find_map(|b| b.first().and_then(begins))
+        }
+        _ => None,
+    }
+}
+
 /// Work on a tile becomes counting: in column 0 the tiles that are not skipped, in column 1 those without a mask, in
 /// column 2 the keys.
 fn counting(pool: &mut Pool, body: Vec<Stmt>, acc: BufId, tile_q: i64) -> Vec<Stmt> {
-    let keys = body.iter().find_map(|s| if let Stmt::Gemm { n, .. } = s { Some(*n) } else { None });
+    let is_step = |s: &Stmt| matches!(s, Stmt::Gemm { .. } | Stmt::If { .. }) && begins(s).is_some();
+    let step = body.iter().any(is_step) && body.iter().all(|s| !matches!(s, Stmt::For { .. }));
     let mut out = Vec::new();
     let one = pool.int(1);
     for stmt in body {
@@ -110,19 +122,21 @@ fn counting(pool: &mut Pool, body: Vec<Stmt>, acc: BufId, tile_q: i64) -> Vec<St
                 let body = counting(pool, body, acc, tile_q);
                 out.push(Stmt::For { var, lo, hi, body });
             }
-            Stmt::If { cond, .. } if keys.is_some() => {
+            stmt if step && begins(&stmt).is_some() => {
+                let n = begins(&stmt).expect("it does");
+                out.push(count(pool, acc, tile_q, 0, one));
+                out.push(count(pool, acc, tile_q, 2, n));
+            }
+            Stmt::If { cond, then, .. } if step && matches!(then[..], [Stmt::Map { .. }]) => {
                 let then = vec![count(pool, acc, tile_q, 1, one)];
                 out.push(Stmt::If { cond, then, otherwise: vec![] });
             }
+            Stmt::If { .. } if step => {}
             Stmt::If { cond, then, otherwise } => {
                 let [then, otherwise] = [then, otherwise].map(|b| counting(pool, b, acc, tile_q));
                 out.push(Stmt::If { cond, then, otherwise });
             }
-            Stmt::Gemm { accumulate: false, n, .. } => {
-                out.push(count(pool, acc, tile_q, 0, one));
-                out.push(count(pool, acc, tile_q, 2, n));
-            }
-            Stmt::Gemm { .. } | Stmt::Map { .. } | Stmt::SoftmaxStep { .. } if keys.is_some() => {}
+            Stmt::Gemm { .. } | Stmt::Map { .. } | Stmt::SoftmaxStep { .. } if step => {}
             Stmt::StoreRows { dst, src, rows, d, .. } => {
                 out.push(Stmt::StoreRows { dst, src, rows, d, row_scale: None });
             }

@@ -11,7 +11,7 @@ use attn_compiler::attn_ir::Origin;
 use attn_compiler::expr::eval::eval;
 use attn_compiler::expr::{ExprId, Op, TensorId};
 use attn_compiler::sema::TurnFact;
-use attn_compiler::tile_ir::{Program, Stmt};
+use attn_compiler::tile_ir::{Operand, Program, Stmt};
 use serde_json::{Value as Json, json};
 
 use super::data::Scalars;
@@ -112,6 +112,7 @@ fn reads(program: &Program, body: &[Stmt], id: TensorId) -> bool {
     body.iter().any(|stmt| {
         let source = match stmt {
             Stmt::LoadRows { src, .. }
+            | Stmt::Gemm { b: Operand::Columns(src) | Operand::Rows(src), .. }
             | Stmt::PackK { src, .. }
             | Stmt::PackV { src, .. }
             | Stmt::PrefixSum { src, .. }

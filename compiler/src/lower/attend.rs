@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::merge;
-use super::pack::{PackedKeys, PackedValues};
+use super::pack::{self, PackedKeys, PackedValues};
 use super::parts::Parts;
 use super::{Builder, Input, rows_index, scale};
 use crate::artifact::PANEL;
@@ -437,18 +437,88 @@ impl Attend<'_> {
         cols: ExprId,
     ) -> Vec<Stmt> {
         let mut step = Vec::new();
+        let direct = pack::direct(self.builder, self.input);
+        self.by_source(&mut step, direct, |a, direct, step| a.scores(tiles, task, at, cols, direct, step));
+        let (core, factor) = scale::split(self.builder.pool(), self.input.attn.score);
+        let minus_inf = self.builder.pool().float(f64::NEG_INFINITY);
+        let masked = self.builder.pool().select(self.input.attn.mask, core, minus_inf);
+        let full = self.map(tiles, task, at.j_lo, cols, core);
+        let partial = self.map(tiles, task, at.j_lo, cols, masked);
+        let mut must = analysis.must(self.builder.pool(), at);
+        if let Some(parts) = parts {
+            must = parts.full(self.builder, analysis, (at, must), &mut step);
+        }
+        step.push(Stmt::If { cond: must, then: vec![full], otherwise: vec![partial] });
+        let scale = self.builder.pool().float(factor);
+        // Where no output weighs the values, the row state is all that is wanted.
+        if !weighs_values(self.input.attn) {
+            let no = self.builder.pool().bool(false);
+            step.push(self.weights(tiles, task, cols, scale, no));
+            return step;
+        }
+        let open = self.builder.pool().not(must);
+        self.by_source(&mut step, direct, |a, direct, step| {
+            let skip = if direct {
+                // What a masked pair would read is not known to be finite.
+                open
+            } else {
+                let flag = a.values.nonfinite(a.builder, a.input, task.b, task.g, kt);
+                a.define(step, "nonfinite", flag)
+            };
+            step.push(a.weights(tiles, task, cols, scale, skip));
+            step.extend(a.dropped(tiles, task, at, cols));
+            step.push(a.weighed(tiles, task, (at.j_lo, cols), (direct, skip)));
+        });
+        step
+    }
+
+    /// Statements for keys and values that are read where they lie, and for packed ones, whichever there may be.
+    fn by_source(
+        &mut self,
+        body: &mut Vec<Stmt>,
+        direct: Option<ExprId>,
+        mut f: impl FnMut(&mut Self, bool, &mut Vec<Stmt>),
+    ) {
+        let Some(cond) = direct else { return f(self, false, body) };
+        if self.builder.pool().as_bool(cond) == Some(true) {
+            return f(self, true, body);
+        }
+        let (mut then, mut otherwise) = (Vec::new(), Vec::new());
+        f(self, true, &mut then);
+        f(self, false, &mut otherwise);
+        body.push(Stmt::If { cond, then, otherwise });
+    }
+
+    /// The dots of a tile.
+    fn scores(
+        &mut self,
+        tiles: &Tiles,
+        task: &Task,
+        at: &TileBox,
+        cols: ExprId,
+        direct: bool,
+        step: &mut Vec<Stmt>,
+    ) {
         let (b, g, j0) = (task.b, task.g, at.j_lo);
-        let no = self.builder.pool().bool(false);
         for (n, keys) in self.keys.iter().enumerate() {
-            let panels = keys.panels(self.builder, self.input, b, g, j0);
             for chain in &tiles.q[n] {
+                let right = if direct {
+                    let mut src = keys.rows_at(self.builder, self.input, b, g, j0);
+                    src.index[src.col_dim] = self.builder.pool().int(chain.first);
+                    Operand::Columns(src)
+                } else {
+                    let panels = keys.panels(self.builder, self.input, b, g, j0);
+                    let pool = self.builder.pool();
+                    let skipped = pool.int(chain.first * PANEL as i64);
+                    let offset = pool.add(panels.offset, skipped);
+                    Operand::Panels(PanelRef { offset, ..panels })
+                };
                 let pool = self.builder.pool();
-                let (k, skipped) = (pool.int(chain.len), pool.int(chain.first * PANEL as i64));
-                let offset = pool.add(panels.offset, skipped);
+                let (k, no) = (pool.int(chain.len), pool.bool(false));
                 step.push(Stmt::Gemm {
                     c: tiles.s[n],
                     a: chain.buf,
-                    b: Operand::Panels(PanelRef { offset, ..panels.clone() }),
+                    b: right,
                     rows: task.rows,
                     k,
                     n: cols,
@@ -458,42 +528,34 @@ impl Attend<'_> {
                 });
             }
         }
-        let (core, factor) = scale::split(self.builder.pool(), self.input.attn.score);
-        let minus_inf = self.builder.pool().float(f64::NEG_INFINITY);
-        let masked = self.builder.pool().select(self.input.attn.mask, core, minus_inf);
-        let full = self.map(tiles, task, j0, cols, core);
-        let partial = self.map(tiles, task, j0, cols, masked);
-        let mut must = analysis.must(self.builder.pool(), at);
-        if let Some(parts) = parts {
-            must = parts.full(self.builder, analysis, (at, must), &mut step);
-        }
-        step.push(Stmt::If { cond: must, then: vec![full], otherwise: vec![partial] });
-        // Where no output weighs the values, the row state is all that is wanted.
-        if !weighs_values(self.input.attn) {
-            let (no, scale) = (self.builder.pool().bool(false), self.builder.pool().float(factor));
-            step.push(self.weights(tiles, task, cols, scale, no));
-            return step;
-        }
-        let flag = self.values.nonfinite(self.builder, self.input, b, g, kt);
-        let nonfinite = self.define(&mut step, "nonfinite", flag);
-        let scale = self.builder.pool().float(factor);
-        step.push(self.weights(tiles, task, cols, scale, nonfinite));
-        step.extend(self.dropped(tiles, task, at, cols));
-        let panels = self.values.panels(self.builder, self.input, b, g, j0);
-        let n = self.builder.pool().int(self.values.d);
+    }
+
+    /// The product of the weights with the values.
+    fn weighed(
+        &mut self,
+        tiles: &Tiles,
+        task: &Task,
+        (j0, cols): (ExprId, ExprId),
+        (direct, skip_zero): (bool, ExprId),
+    ) -> Stmt {
+        let (b, g) = (task.b, task.g);
+        let right = if direct {
+            Operand::Rows(self.values.rows_at(self.builder, self.input, b, g, j0))
+        } else {
+            Operand::Panels(self.values.panels(self.builder, self.input, b, g, j0))
+        };
         let softmax = matches!(self.input.attn.weight, Weight::Softmax { .. });
-        step.push(Stmt::Gemm {
+        Stmt::Gemm {
             c: tiles.o,
             a: tiles.s[0],
-            b: Operand::Panels(panels),
+            b: right,
             rows: task.rows,
             k: cols,
-            n,
+            n: self.builder.pool().int(self.values.d),
             row_scale: softmax.then_some(tiles.alpha),
             accumulate: true,
-            skip_zero: nonfinite,
-        });
-        step
+            skip_zero,
+        }
     }
 
     /// `s[r, c] = value` with the attention's variables replaced by those of the tile.

@@ -63,18 +63,17 @@ pub fn attention(program: &mut Program, input: &Input) {
         attn.dots.iter().map(|dot| pack::declare_keys(&mut builder, input, dot.y)).collect();
     let values = pack::declare_values(&mut builder, input);
     // An attention before this one may have packed the same keys.
-    let packs = |s: &Stmt| if let Stmt::PackK { dst, .. } = s { Some(dst.tensor) } else { None };
+    let packed_by = |s: &Stmt| if let Stmt::PackK { dst, .. } = s { Some(dst.tensor) } else { None };
     let before: Vec<TensorId> =
-        builder.program.launches.iter().flat_map(|l| l.body.iter().filter_map(packs)).collect();
-    let mut launches: Vec<Launch> = keys
-        .iter()
-        .enumerate()
-        .filter(|(n, k)| {
-            keys[..*n].iter().all(|earlier| earlier.tensor != k.tensor) && !before.contains(&k.packed)
-        })
-        .map(|(_, k)| pack::pack_keys(&mut builder, input, k))
-        .collect();
-    if attend::weighs_values(attn) {
+        builder.program.launches.iter().flat_map(|l| l.body.iter().filter_map(packed_by)).collect();
+    let mut launches: Vec<Launch> = Vec::new();
+    let packs = pack::direct(&mut builder, input).is_none_or(|d| builder.program.pool.as_bool(d).is_none());
+    for (n, k) in keys.iter().enumerate().filter(|_| packs) {
+        if keys[..n].iter().all(|earlier| earlier.tensor != k.tensor) && !before.contains(&k.packed) {
+            launches.push(pack::pack_keys(&mut builder, input, k));
+        }
+    }
+    if packs && attend::weighs_values(attn) {
         launches.push(pack::pack_values(&mut builder, input, &values));
     }
     let parts = input.schedule.split.map(|n| merge::declare(&mut builder, input, n));

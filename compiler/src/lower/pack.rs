@@ -1,4 +1,5 @@
-//! The packing launches: K with keys along the lanes of a panel, V with features along them.
+//! Where the product finds keys and values: packed (K with keys along the lanes of a panel, V with features along
+//! them), or as they lie in their tensors where so few query rows read them that packing would cost more.
 //!
 //! Each key tensor of the score and the value tensor get one workspace tensor and one launch with a task for
 //! every (batch, key head, key tile). The V launch also notes for each tile whether it holds a NaN or an
@@ -36,6 +37,28 @@ pub struct PackedValues {
 
 const LANES: i64 = PANEL as i64;
 
+/// Most rows of a tile that read keys and values where they lie.
+const DIRECT_ROWS: i64 = 32;
+
+/// Bool over the sizes: keys and values are read where they lie, and not packed. None where they never are.
+pub fn direct(builder: &mut Builder, input: &Input) -> Option<ExprId> {
+    let most = DIRECT_ROWS / input.schedule.heads;
+    let most = builder.pool().int(most.min(input.schedule.tile_q));
+    let few = builder.pool().le(input.attn.seq_q, most);
+    (builder.pool().as_bool(few) != Some(false)).then_some(few)
+}
+
+/// `n`, or 0 where nothing is packed.
+fn if_packed(builder: &mut Builder, input: &Input, n: ExprId) -> ExprId {
+    match direct(builder, input) {
+        Some(direct) => {
+            let none = builder.pool().int(0);
+            builder.pool().select(direct, none, n)
+        }
+        None => n,
+    }
+}
+
 /// Batches and heads that the tensor has on its own: 1 where the dim is missing.
 fn extents(builder: &mut Builder, input: &Input, rows: Rows) -> (ExprId, ExprId) {
     let one = builder.pool().int(1);
@@ -58,6 +81,7 @@ pub fn declare_keys(builder: &mut Builder, input: &Input, rows: Rows) -> PackedK
     let d = input.attn.feature_dim(rows);
     let (batches, heads) = extents(builder, input, rows);
     let panels = n_panels(builder, input);
+    let batches = if_packed(builder, input, batches);
     let (d_expr, lanes) = (builder.pool().int(d), builder.pool().int(LANES));
     let shape = vec![batches, heads, panels, d_expr, lanes];
     let same = |t: &TensorDecl| t.kind == TensorKind::Workspace && t.name == name && t.shape == shape;
@@ -74,6 +98,7 @@ pub fn declare_values(builder: &mut Builder, input: &Input) -> PackedValues {
     let rows = input.attn.value;
     let d = input.attn.feature_dim(rows);
     let (batches, heads) = extents(builder, input, rows);
+    let batches = if_packed(builder, input, batches);
     let panels = n_panels(builder, input);
     let lanes = builder.pool().int(LANES);
     let padded = builder.pool().mul(panels, lanes);
@@ -86,6 +111,11 @@ pub fn declare_values(builder: &mut Builder, input: &Input) -> PackedValues {
 }
 
 impl PackedKeys {
+    /// The keys from `j0` on where they lie.
+    pub fn rows_at(&self, builder: &mut Builder, input: &Input, b: ExprId, g: ExprId, j0: ExprId) -> RowsRef {
+        where_they_lie(builder, input, self.rows, (b, g, j0))
+    }
+
     /// The panels that start at key `j0` (a multiple of 32).
     pub fn panels(&self, builder: &mut Builder, input: &Input, b: ExprId, g: ExprId, j0: ExprId) -> PanelRef {
         let (b, g, heads) = own_coordinates(builder, input, self.rows, b, g);
@@ -104,6 +134,11 @@ impl PackedKeys {
 }
 
 impl PackedValues {
+    /// The values from key `j0` on where they lie.
+    pub fn rows_at(&self, builder: &mut Builder, input: &Input, b: ExprId, g: ExprId, j0: ExprId) -> RowsRef {
+        where_they_lie(builder, input, self.rows, (b, g, j0))
+    }
+
     /// The panels from key `j0` on.
     pub fn panels(&self, builder: &mut Builder, input: &Input, b: ExprId, g: ExprId, j0: ExprId) -> PanelRef {
         let (b, g, heads) = own_coordinates(builder, input, self.rows, b, g);
@@ -169,11 +204,12 @@ struct PackTask {
 fn pack_task(builder: &mut Builder, input: &Input, rows: Rows) -> PackTask {
     let (batches, heads) = extents(builder, input, rows);
     let tile = input.schedule.tile_kv;
+    let tiles = builder.pool().ceil_div(input.attn.capacity(), tile);
+    let tiles = if_packed(builder, input, tiles);
     let pool = builder.pool();
     let (vb, vg, vt) =
         (pool.add_var("pb", Ty::Int), pool.add_var("pg", Ty::Int), pool.add_var("pt", Ty::Int));
     let (b, g, t) = (pool.var(vb), pool.var(vg), pool.var(vt));
-    let tiles = pool.ceil_div(input.attn.capacity(), tile);
     let tile_expr = pool.int(tile);
     let j0 = pool.mul(t, tile_expr);
     let keys = match rows.batch {
@@ -194,7 +230,7 @@ fn pack_task(builder: &mut Builder, input: &Input, rows: Rows) -> PackTask {
 pub fn pack_keys(builder: &mut Builder, input: &Input, keys: &PackedKeys) -> Launch {
     let task = pack_task(builder, input, keys.rows);
     let dst = keys.panels(builder, input, task.b, task.g, task.j0);
-    let src = source(builder, input, keys.rows, &task);
+    let src = where_they_lie(builder, input, keys.rows, (task.b, task.g, task.j0));
     let name = format!("pack_{}", input.attn.tensor(keys.tensor).name);
     Launch {
         name,
@@ -208,7 +244,7 @@ pub fn pack_keys(builder: &mut Builder, input: &Input, keys: &PackedKeys) -> Lau
 pub fn pack_values(builder: &mut Builder, input: &Input, values: &PackedValues) -> Launch {
     let task = pack_task(builder, input, values.rows);
     let dst = values.panels(builder, input, task.b, task.g, task.j0);
-    let src = source(builder, input, values.rows, &task);
+    let src = where_they_lie(builder, input, values.rows, (task.b, task.g, task.j0));
     let name = format!("pack_{}_values", input.attn.tensor(values.rows.tensor).name);
     let flag = (values.flags, vec![task.b, task.g, task.t]);
     Launch {
@@ -219,7 +255,12 @@ pub fn pack_values(builder: &mut Builder, input: &Input, values: &PackedValues) 
     }
 }
 
-fn source(builder: &mut Builder, input: &Input, rows: Rows, task: &PackTask) -> RowsRef {
-    let index = rows_index(builder.pool(), input.attn, rows, task.b, task.g, task.j0);
+fn where_they_lie(
+    builder: &mut Builder,
+    input: &Input,
+    rows: Rows,
+    (b, g, j0): (ExprId, ExprId, ExprId),
+) -> RowsRef {
+    let index = rows_index(builder.pool(), input.attn, rows, b, g, j0);
     RowsRef { tensor: rows.tensor, index, row_dim: rows.seq, col_dim: rows.feature }
 }

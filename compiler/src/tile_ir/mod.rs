@@ -187,6 +187,10 @@ pub enum Operand {
     Panels(PanelRef),
     /// A buffer of exactly 32 columns, which is one panel: element (t, x) is `buffer[t, x]`, x < 32.
     Buffer(BufId),
+    /// Rows of a tensor where they lie, for few rows on the left: element (t, x) is `src(x, t)`.
+    Columns(RowsRef),
+    /// Rows of a tensor where they lie, for few rows on the left: element (t, x) is `src(t, x)`.
+    Rows(RowsRef),
 }
 
 impl Operand {
@@ -195,6 +199,7 @@ impl Operand {
         match self {
             Operand::Panels(p) => vec![p.offset, p.panel_stride],
             Operand::Buffer(_) => vec![],
+            Operand::Columns(src) | Operand::Rows(src) => src.index.clone(),
         }
     }
 }

@@ -25,6 +25,7 @@
 //! - I16 What a product, row step, transposition, scan or reduction writes is another buffer than what it reads.
 //! - I17 A product without `+=` has no row_scale.
 //! - I18 A right operand that lies in a buffer has exactly 32 columns.
+//! - I19 A product with columns of a tensor has no row_scale and skips nothing.
 //!
 //! Not decided here, but by [`super::interp`] on data: that run-time counts fit, that no two tasks write one
 //! element, that nothing uninitialised is read.

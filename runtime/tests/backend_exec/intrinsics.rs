@@ -174,6 +174,31 @@ fn products_choose_by_skip_zero() {
 }
 
 #[test]
+fn products_with_rows_of_a_tensor() {
+    for flag in [false, true] {
+        let mut s = setup();
+        let (src, rows, n) = (s.q_rows(), s.rows, s.cols);
+        let (k, no) = (s.p.pool.int(9), s.p.pool.bool(false));
+        let (c, a) = (BufId(0), BufId(1));
+        let b = Operand::Columns(src);
+        let stmt = Stmt::Gemm { c, a, b, rows, k, n, row_scale: None, accumulate: flag, skip_zero: no };
+        let c = s.calls(stmt, flag);
+        let (to, from) = (c.buffers[0], c.buffers[1]);
+        c.assert(Intrinsic::GemmColumns, &[to, 48, from, 32, c.q, F16, 45, 5, 6, 9, 40, u64::from(flag)]);
+
+        let mut s = setup();
+        let (src, rows, n, skip_zero) = (s.q_rows(), s.rows, s.cols, s.bool_arg);
+        let k = s.p.pool.int(9);
+        let (c, a, row_scale) = (BufId(0), BufId(1), Some(BufId(4)));
+        let b = Operand::Rows(src);
+        let c = s.calls(Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate: true, skip_zero }, flag);
+        let (to, from, scale) = (c.buffers[0], c.buffers[1], c.buffers[4]);
+        let want = [to, 48, from, 32, c.q, F16, 45, 5, 6, 9, 40, scale, 1, u64::from(flag)];
+        c.assert(Intrinsic::GemmRows, &want);
+    }
+}
+
+#[test]
 fn steps() {
     for flag in [false, true] {
         let s = setup();

@@ -54,6 +54,8 @@ recorder!(gemm, Gemm, (c: i64, ldc: i64, a: i64, lda: i64, b: i64, ps: i64, rows
 recorder!(softmax_step, SoftmaxStep, (s: i64, lds: i64, rows: i64, cols: i64, scale: f32, m: i64, l: i64, alpha: i64, fl: u32));
 recorder!(weight_step, WeightStep, (kind: u32, s: i64, lds: i64, rows: i64, cols: i64, scale: f32, m: i64, fl: u32));
 recorder!(gemm_skip_zero, GemmSkipZero, (c: i64, ldc: i64, a: i64, lda: i64, b: i64, ps: i64, rows: i64, k: i64, n: i64, rs: i64, acc: u32));
+recorder!(gemm_columns, GemmColumns, (c: i64, ldc: i64, a: i64, lda: i64, b: i64, dtype: u32, sx: i64, st: i64, rows: i64, k: i64, n: i64, acc: u32));
+recorder!(gemm_rows, GemmRows, (c: i64, ldc: i64, a: i64, lda: i64, b: i64, dtype: u32, st: i64, sx: i64, rows: i64, k: i64, n: i64, rs: i64, acc: u32, skip: u32));
 recorder!(pack_k, PackK, (dst: i64, src: i64, dtype: u32, n: i64, d: i64, sk: i64, sd: i64));
 recorder!(pack_v, PackV, (dst: i64, ps: i64, src: i64, dtype: u32, n: i64, d: i64, sk: i64, sd: i64) -> i64 = 1);
 recorder!(load_rows, LoadRows, (dst: i64, ldd: i64, src: i64, dtype: u32, rows: i64, d: i64, sr: i64, sd: i64));
@@ -142,6 +144,8 @@ fn address(f: Intrinsic) -> *const () {
         Intrinsic::SoftmaxStep => softmax_step as *const (),
         Intrinsic::WeightStep => weight_step as *const (),
         Intrinsic::GemmSkipZero => gemm_skip_zero as *const (),
+        Intrinsic::GemmColumns => gemm_columns as *const (),
+        Intrinsic::GemmRows => gemm_rows as *const (),
         Intrinsic::PackK => pack_k as *const (),
         Intrinsic::PackV => pack_v as *const (),
         Intrinsic::LoadRows => load_rows as *const (),

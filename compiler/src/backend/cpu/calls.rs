@@ -19,6 +19,10 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
     match f {
         // c, ldc, a, lda, b, panel_stride, rows, k, n, row_scale, accumulate
         Intrinsic::Gemm | Intrinsic::GemmSkipZero => (&[W, W, W, W, W, W, W, W, W, W, C], None),
+        // c, ldc, a, lda, b, dtype, stride_x, stride_t, rows, k, n, accumulate
+        Intrinsic::GemmColumns => (&[W, W, W, W, W, C, W, W, W, W, W, C], None),
+        // c, ldc, a, lda, b, dtype, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero
+        Intrinsic::GemmRows => (&[W, W, W, W, W, C, W, W, W, W, W, W, C, C], None),
         // s, lds, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked
         Intrinsic::SoftmaxStep => (&[W, W, W, W, F, W, W, W, C], None),
         // kind, s, lds, rows, cols, scale, row_max, floor_unmasked

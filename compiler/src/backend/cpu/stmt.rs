@@ -312,10 +312,13 @@ impl Emitter<'_, '_> {
         let Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
             return Err(BackendError::internal("stmt", "only a Gemm comes here", format!("{stmt:?}")));
         };
+        if let Operand::Columns(src) | Operand::Rows(src) = b {
+            return self.direct(stmt, src, matches!(b, Operand::Columns(_)));
+        }
         let (to, from) = (self.buffer(*c)?, self.buffer(*a)?);
         let rows = self.count(*rows, to.rows.min(from.rows))?;
         let (most_k, most_n) = match b {
-            Operand::Panels(_) => (from.cols, to.cols),
+            Operand::Panels(_) | Operand::Columns(_) | Operand::Rows(_) => (from.cols, to.cols),
             Operand::Buffer(b) => (from.cols.min(self.buffer(*b)?.rows), to.cols.min(PANEL as i64)),
         };
         let (k, n) = (self.count(*k, most_k)?, self.count(*n, most_n)?);
@@ -325,6 +328,7 @@ impl Emitter<'_, '_> {
             Operand::Panels(p) => self.panel(p)?,
             // There is one panel, so the stride is not used.
             Operand::Buffer(b) => (self.buffer_address(*b)?, self.int(0)),
+            Operand::Columns(_) | Operand::Rows(_) => return Ok(()),
         };
         let scale = self.address_or_null(*row_scale)?;
         let add = self.b.ins().iconst(types::I32, i64::from(*accumulate));
@@ -340,6 +344,29 @@ impl Emitter<'_, '_> {
                 self.call_at(Intrinsic::Gemm, chosen, &args).map(|_| ())
             }
         }
+    }
+
+    /// A product with rows of a tensor where they lie.
+    fn direct(&mut self, stmt: &Stmt, src: &RowsRef, columns: bool) -> Result<()> {
+        let Stmt::Gemm { c, a, rows, k, n, row_scale, accumulate, skip_zero, .. } = stmt else {
+            return Ok(());
+        };
+        let (to, from) = (self.buffer(*c)?, self.buffer(*a)?);
+        let rows = self.count(*rows, to.rows.min(from.rows))?;
+        let (k, n) = (self.count(*k, from.cols)?, self.count(*n, to.cols)?);
+        let (ldc, lda) = (self.int(to.cols), self.int(from.cols));
+        let [c, a] = self.addresses([*c, *a])?;
+        let (dtype, b) = (self.dtype(src.tensor)?, self.rows_address(src)?);
+        let [by_row, by_element] = self.strides(src);
+        let add = self.b.ins().iconst(types::I32, i64::from(*accumulate));
+        if columns {
+            let args = [c, ldc, a, lda, b, dtype, by_row, by_element, rows, k, n, add];
+            return self.run(Intrinsic::GemmColumns, &args);
+        }
+        let scale = self.address_or_null(*row_scale)?;
+        let skip = self.flag(*skip_zero)?;
+        let args = [c, ldc, a, lda, b, dtype, by_row, by_element, rows, k, n, scale, add, skip];
+        self.run(Intrinsic::GemmRows, &args)
     }
 
     /// A row or column count, cut to 0..=max.

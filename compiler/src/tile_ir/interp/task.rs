@@ -300,7 +300,7 @@ impl<'m, 'a> Task<'m, 'a> {
         let (to, from) = (self.tile(*c).decl, self.tile(*a).decl);
         let rows = self.count(*rows, to.rows.min(from.rows))?;
         let (most_k, most_n) = match b {
-            Operand::Panels(_) => (from.cols, to.cols),
+            Operand::Panels(_) | Operand::Columns(_) | Operand::Rows(_) => (from.cols, to.cols),
             Operand::Buffer(b) => (from.cols.min(self.tile(*b).decl.rows), to.cols.min(PANEL as i64)),
         };
         let (k, n) = (self.count(*k, most_k)?, self.count(*n, most_n)?);
@@ -334,6 +334,14 @@ impl<'m, 'a> Task<'m, 'a> {
             Operand::Buffer(b) => {
                 let b = *b;
                 Box::new(move |task, t, x| task.get(b, t, x))
+            }
+            Operand::Columns(src) | Operand::Rows(src) => {
+                let (src, index, turned) =
+                    (src.clone(), self.index(&src.index)?, matches!(b, Operand::Columns(_)));
+                Box::new(move |task, t, x| {
+                    let (r, e) = if turned { (x, t) } else { (t, x) };
+                    task.source(&src, &index, r, e)
+                })
             }
         })
     }

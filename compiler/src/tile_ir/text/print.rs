@@ -240,6 +240,8 @@ impl Printer<'_> {
                 let right = match b {
                     Operand::Panels(p) => self.panel(p),
                     Operand::Buffer(b) => buf(b),
+                    Operand::Columns(src) => format!("columns({})", self.rows(src)),
+                    Operand::Rows(src) => format!("rows({})", self.rows(src)),
                 };
                 let product = format!("{} {assign} {} * {right}", buf(c), buf(a));
                 let sizes = format!("rows = {}, k = {}, n = {}", e(rows), e(k), e(n));

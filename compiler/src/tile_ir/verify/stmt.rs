@@ -197,6 +197,12 @@ impl<'a> Verifier<'a> {
                 self.distinct(&[*c, *buf])?;
                 (most_k, most_n) = (most_k.min(right.rows), most_n.min(panel));
             }
+            Operand::Columns(src) => {
+                self.read_rows(src)?;
+                let plain = row_scale.is_none() && self.program.pool.as_bool(*skip_zero) == Some(false);
+                self.ensure(plain, "I19", "a product with columns is neither scaled nor skips")?;
+            }
+            Operand::Rows(src) => self.read_rows(src)?,
         }
         self.count(*rows, to.rows.min(from.rows))?;
         self.count(*k, most_k)?;
@@ -414,6 +420,9 @@ impl Touched {
                     self.block(program, otherwise);
                 }
                 Stmt::LoadRows { src, .. } => {
+                    self.reads.insert(src.tensor);
+                }
+                Stmt::Gemm { b: Operand::Columns(src) | Operand::Rows(src), .. } => {
                     self.reads.insert(src.tensor);
                 }
                 Stmt::Gemm { b: Operand::Panels(b), .. } => {

@@ -11,6 +11,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod convert;
+mod direct;
 mod element;
 mod exp;
 mod gemm;
@@ -35,7 +36,7 @@ mod vectors;
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
-    FinishSoftmaxFn, GemmFn, HalfToF32Fn, IntrinsicTable, KeepLargestFn, LoadRowsFn, MarkFn, Math1Fn,
-    PackKFn, PackVFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn,
-    StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn, table,
+    FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn, HalfToF32Fn, IntrinsicTable, KeepLargestFn,
+    LoadRowsFn, MarkFn, Math1Fn, PackKFn, PackVFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, ScanRowsFn,
+    SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn, table,
 };

@@ -11,7 +11,7 @@
 
 use super::convert::{dtype_of, f16_to_f32};
 use super::isa::Isa;
-use super::{gemm, largest, math, pack, probe, random, rows, softmax, tiles, vectors};
+use super::{direct, gemm, largest, math, pack, probe, random, rows, softmax, tiles, vectors};
 use attn_compiler::artifact::Intrinsic;
 
 /// `gemm` and `gemm_skip_zero`.
@@ -27,6 +27,38 @@ pub type GemmFn = unsafe extern "C" fn(
     n: i64,
     row_scale: *const f32,
     accumulate: i32,
+);
+/// `gemm_columns`.
+pub type GemmColumnsFn = unsafe extern "C" fn(
+    c: *mut f32,
+    ldc: i64,
+    a: *const f32,
+    lda: i64,
+    b: *const u8,
+    dtype: u32,
+    stride_x: i64,
+    stride_t: i64,
+    rows: i64,
+    k: i64,
+    n: i64,
+    accumulate: i32,
+);
+/// `gemm_rows`.
+pub type GemmRowsFn = unsafe extern "C" fn(
+    c: *mut f32,
+    ldc: i64,
+    a: *const f32,
+    lda: i64,
+    b: *const u8,
+    dtype: u32,
+    stride_t: i64,
+    stride_x: i64,
+    rows: i64,
+    k: i64,
+    n: i64,
+    row_scale: *const f32,
+    accumulate: i32,
+    skip_zero: i32,
 );
 /// `softmax_step`.
 pub type SoftmaxStepFn = unsafe extern "C" fn(
@@ -223,6 +255,8 @@ typed_entries! {
     top_k, TopK, TopKFn;
     keep_largest, KeepLargest, KeepLargestFn;
     mark, Mark, MarkFn;
+    gemm_columns, GemmColumns, GemmColumnsFn;
+    gemm_rows, GemmRows, GemmRowsFn;
 }
 
 /// A count or a leading dimension.
@@ -373,6 +407,32 @@ macro_rules! isa_table {
                     let tile = tiles::Tile { s: dst, lds: count(ldd), rows: count(rows), cols: count(cols) };
                     largest::mark(tile, at, count(lda), first)
                 }
+                fn gemm_columns(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const u8, dtype: u32,
+                    stride_x: i64, stride_t: i64, rows: i64, k: i64, n: i64, accumulate: i32) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        direct::gemm_columns::<$simd>(direct::Direct {
+                            c, ldc: count(ldc), a, lda: count(lda), b, dtype, stride_row: stride_x as isize,
+                            stride_element: stride_t as isize, rows: count(rows), k: count(k), n: count(n),
+                            row_scale: std::ptr::null(), accumulate: accumulate != 0,
+                        })
+                    }
+                }
+                fn gemm_rows(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const u8, dtype: u32,
+                    stride_t: i64, stride_x: i64, rows: i64, k: i64, n: i64, row_scale: *const f32,
+                    accumulate: i32, skip_zero: i32) {
+                    if let Some(dtype) = dtype_of(dtype) {
+                        let product = direct::Direct {
+                            c, ldc: count(ldc), a, lda: count(lda), b, dtype, stride_row: stride_t as isize,
+                            stride_element: stride_x as isize, rows: count(rows), k: count(k), n: count(n),
+                            row_scale, accumulate: accumulate != 0,
+                        };
+                        if skip_zero != 0 {
+                            direct::gemm_rows::<$simd, true>(product)
+                        } else {
+                            direct::gemm_rows::<$simd, false>(product)
+                        }
+                    }
+                }
                 fn fma_loop(iterations: usize) -> f32 {
                     probe::fma_loop::<$simd>(iterations)
                 }
@@ -409,6 +469,8 @@ macro_rules! isa_table {
                 top_k as TopKFn as *const (),
                 keep_largest as KeepLargestFn as *const (),
                 mark as MarkFn as *const (),
+                gemm_columns as GemmColumnsFn as *const (),
+                gemm_rows as GemmRowsFn as *const (),
             ]);
         }
     };

@@ -246,11 +246,16 @@ impl Parser<'_> {
         Ok(Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero: self.expr()? })
     }
 
-    /// `panel(..)` or the name of a buffer, which may be `panel`.
+    /// `panel(..)`, `columns(..)`, `rows(..)`, or the name of a buffer, which may be one of these.
     fn operand(&mut self) -> Result<Operand> {
         let name = self.r.word()?;
-        if name == "panel" && self.r.eat("(")? {
-            return Ok(Operand::Panels(self.panel_body()?));
+        if ["panel", "columns", "rows"].contains(&name.as_str()) && self.r.eat("(")? {
+            if name == "panel" {
+                return Ok(Operand::Panels(self.panel_body()?));
+            }
+            let src = self.rows()?;
+            self.r.expect(")")?;
+            return Ok(if name == "rows" { Operand::Rows(src) } else { Operand::Columns(src) });
         }
         Ok(Operand::Buffer(self.buf_named(&name)?))
     }

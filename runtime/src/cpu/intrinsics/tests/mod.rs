@@ -4,6 +4,7 @@
 //! In: sizes and seeded values. Buffers end where the contract says that accesses end, or are followed by a
 //! sentinel that must survive. Not here: speed (`examples/intrinsics_bench.rs`).
 
+mod direct;
 mod functions;
 mod products;
 mod softmax;
@@ -80,6 +81,8 @@ fn the_table_has_an_entry_for_every_intrinsic() {
         assert_eq!(entries[19], t.top_k() as *const ());
         assert_eq!(entries[20], t.keep_largest() as *const ());
         assert_eq!(entries[21], t.mark() as *const ());
+        assert_eq!(entries[22], t.gemm_columns() as *const ());
+        assert_eq!(entries[23], t.gemm_rows() as *const ());
         // SAFETY: the words at as_ptr are the entries.
         assert_eq!(unsafe { *t.as_ptr().add(7) }, t.store_rows() as *const ());
     }
