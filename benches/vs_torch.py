@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""attnc against torch's scaled_dot_product_attention on this CPU, and the cost of a window as it grows.
+"""attnc against torch's scaled_dot_product_attention on this CPU: causal prefill and decode; the cost of a window as it grows.
 
 Comes in: nothing but the repository (and --out PATH). It builds attnc in release, makes a virtual env with
 a pinned torch in target/venv-bench if none is there (about 5 GB of downloads; --python PATH takes an
@@ -24,6 +24,8 @@ VENV = ROOT / "target" / "venv-bench"
 TORCH = "2.15.0"
 HEADS = 8
 CAUSAL = [(2048, 64), (2048, 128)]
+DECODE = [(dtype, s) for dtype in ("f32", "bf16") for s in (4096, 16384)]
+DECODE_HEADS, DECODE_KV_HEADS, DECODE_DIM = 32, 8, 128
 WINDOW, WINDOW_LENGTHS, WINDOW_DIM = 256, [4096, 8192], 64
 
 
@@ -37,6 +39,8 @@ def arguments():
     p.add_argument("--attnc", type=Path, help="an attnc binary; default: cargo build --release")
     p.add_argument("--causal", default="tests/goldens/specs/causal.attn", help="file with a causal kernel of dims B H Sq Sk D")
     p.add_argument("--causal-kernel", default="causal")
+    p.add_argument("--decode", default="tests/goldens/specs/gqa.attn", help="file with a kernel of grouped heads, dims B Hq Hkv Sq Sk D")
+    p.add_argument("--decode-kernel", default="gqa_chunk")
     p.add_argument("--window", default="tests/goldens/specs/window.attn", help="file with a causal window kernel of parameter W")
     p.add_argument("--window-kernel", default="window_causal")
     p.add_argument("--torch-only", action="store_true", help="leave attnc out")
@@ -66,10 +70,10 @@ def build():
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "attnc"
 
 
-def attnc_bench(args, file, kernel, dims, threads, params=()):
+def attnc_bench(args, file, kernel, dims, threads, params=(), dtype="f32"):
     """One `attnc bench` run: its JSON object. A failure ends the script with the command and what it said."""
     at = ",".join(f"{k}={v}" for k, v in dims.items())
-    command = [str(args.attnc), "bench", str(file), "--kernel", kernel, "--at", at, "--dtype", "f32", "--threads", str(threads), "--json"]
+    command = [str(args.attnc), "bench", str(file), "--kernel", kernel, "--at", at, "--dtype", dtype, "--threads", str(threads), "--json"]
     for param in params:
         command += ["--param", param]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -79,14 +83,14 @@ def attnc_bench(args, file, kernel, dims, threads, params=()):
         sys.exit(f"attnc gave no JSON (exit code {done.returncode}): {' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
-def torch_ms(torch, tensors, calls=3):
-    """Median milliseconds of a causal SDPA call, after one to warm up."""
+def torch_ms(torch, tensors, calls=3, **options):
+    """Median milliseconds of an SDPA call, after one to warm up."""
     sdpa = torch.nn.functional.scaled_dot_product_attention
-    sdpa(*tensors, is_causal=True)
+    sdpa(*tensors, **options)
     times = []
     for _ in range(calls):
         start = time.perf_counter()
-        sdpa(*tensors, is_causal=True)
+        sdpa(*tensors, **options)
         times.append((time.perf_counter() - start) * 1e3)
     time.sleep(0.05)  # OpenMP workers spin for a while after a call; attnc shall not share a core with them
     return statistics.median(times)
@@ -102,7 +106,7 @@ def causal_case(args, torch, s, d, threads):
     for _ in range(args.rounds):
         if not args.torch_only:
             ours.append(attnc_bench(args, args.causal, args.causal_kernel, dict(B=1, H=HEADS, Sq=s, Sk=s, D=d), threads))
-        theirs.append(torch_ms(torch, tensors))
+        theirs.append(torch_ms(torch, tensors, is_causal=True))
     row = dict(kernel="causal", B=1, H=HEADS, S=s, D=d, dtype="f32", threads=threads, flop=flop)
     row["torch_ms"] = statistics.median(theirs)
     row["torch_min_ms"] = min(theirs)
@@ -116,6 +120,35 @@ def causal_case(args, torch, s, d, threads):
         row["torch_over_attnc"] = row["torch_ms"] / row["attnc_ms"]
         row["rounds"] = [dict(attnc=r["median_ms"], torch=t) for r, t in zip(ours, theirs)]
     return row
+
+
+def decode_case(args, torch, dtype, s, threads):
+    """Interleaved rounds of one query over a cache of s keys."""
+    torch.set_num_threads(threads)
+    gen = torch.Generator().manual_seed(0)
+    kind = dict(f32=torch.float32, bf16=torch.bfloat16)[dtype]
+    shapes = [(DECODE_HEADS, 1), (DECODE_KV_HEADS, s), (DECODE_KV_HEADS, s)]
+    tensors = [torch.randn(1, h, n, DECODE_DIM, generator=gen).to(kind) for h, n in shapes]
+    dims = dict(B=1, Hq=DECODE_HEADS, Hkv=DECODE_KV_HEADS, Sq=1, Sk=s, D=DECODE_DIM)
+    theirs, ours = [], []
+    for _ in range(args.rounds):
+        if not args.torch_only:
+            ours.append(attnc_bench(args, args.decode, args.decode_kernel, dims, threads, dtype=dtype)["median_ms"])
+        theirs.append(torch_ms(torch, tensors, calls=9, enable_gqa=True))
+    size = sum(t.numel() * t.element_size() for t in tensors[1:])
+    row = dict(kernel="decode", dtype=dtype, threads=threads, bytes=size, torch_ms=statistics.median(theirs), **dims)
+    if ours:
+        row["attnc_ms"] = statistics.median(ours)
+        row["attnc_gb_per_s"] = size / row["attnc_ms"] / 1e6
+        row["torch_over_attnc"] = row["torch_ms"] / row["attnc_ms"]
+    return row
+
+
+def read_gb_per_s(args, threads):
+    """What this machine reads from memory, as `attnc explain --roofline` measures it."""
+    command = [str(args.attnc), "explain", args.decode, "--kernel", args.decode_kernel, "--at", "Sq=1,Sk=4096", "--roofline", "--json"]
+    done = subprocess.run([*command, "--threads", str(threads)], cwd=ROOT, capture_output=True, text=True)
+    return json.loads(done.stdout)["roofline"]["gbs"]
 
 
 def window_case(args, threads):
@@ -146,7 +179,7 @@ def measure(args):
     import torch
 
     torch.set_grad_enabled(False)
-    report = dict(schema=1, host=host(torch), rounds=args.rounds, causal=[], window=[])
+    report = dict(schema=1, host=host(torch), rounds=args.rounds, causal=[], decode=[], window=[])
     print(f"{report['host']['cpu']}, {report['host']['cores']} cores, load {report['host']['load_before']:.2f}, torch {torch.__version__} ({report['host']['torch_cpu']})")
     if report["host"]["load_before"] > 0.3:
         print("warning: something else is running on this machine; the ratio suffers less than the milliseconds")
@@ -157,6 +190,17 @@ def measure(args):
             report["causal"].append(row)
             tail = "" if args.torch_only else f"{row['attnc_ms']:10.2f}{row['attnc_gflops']:9.1f}{row['attnc_fraction_of_peak']:9.2f}{row['torch_over_attnc']:13.2f}"
             print(f"S={s} D={d:<14}{threads:8}{row['torch_ms']:10.2f}{row['torch_gflops']:9.1f}{tail}", flush=True)
+    print(f"{'decode Hq=32 Hkv=8 D=128':26}{'threads':>8}{'torch ms':>10}{'attnc ms':>10}{'GB/s':>7}{'of read':>9}{'torch/attnc':>13}")
+    for dtype, s in DECODE:
+        for threads in args.threads:
+            row = decode_case(args, torch, dtype, s, threads)
+            report["decode"].append(row)
+            tail = ""
+            if not args.torch_only:
+                row["read_gb_per_s"] = read_gb_per_s(args, threads)
+                share = row["attnc_gb_per_s"] / row["read_gb_per_s"]
+                tail = f"{row['attnc_ms']:10.2f}{row['attnc_gb_per_s']:7.1f}{share:9.2f}{row['torch_over_attnc']:13.2f}"
+            print(f"{dtype} Sk={s:<18}{threads:8}{row['torch_ms']:10.2f}{tail}", flush=True)
     if not args.torch_only:
         for threads in args.threads:
             row = window_case(args, threads)

@@ -17,6 +17,7 @@ use std::fmt;
 use crate::artifact::PANEL;
 use crate::attn_ir::Attention;
 use crate::expr::{BinaryOp, ExprId, Op};
+use crate::mask::cuts::{Axis, Cut};
 use crate::target::CpuFacts;
 
 /// Order in which the query tiles of a head are started.
@@ -211,8 +212,8 @@ fn stages(attn: &Attention, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
 fn automatic(attn: &Attention, budget: usize) -> (i64, i64, i64) {
     let (block_q, block_kv) = mask_blocks(attn);
     let fits = |q: i64, kv: i64| stages(attn, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
-    let (close, most_heads) = (follows_rows(attn), group::most_heads(attn));
-    for (q, kv) in PREFERRED.into_iter().filter(|(q, kv)| !close || (*q <= CLOSE.0 && *kv <= CLOSE.1)) {
+    let (most, most_heads) = (largest(attn), group::most_heads(attn));
+    for (q, kv) in PREFERRED.into_iter().filter(|(q, kv)| *q <= most.0 && *kv <= most.1) {
         let heads = group::heads_within(most_heads, q);
         let (q, kv) = (dividing(q / heads, block_q, 8), dividing(kv, block_kv, PANEL as i64));
         if fits(q * heads, kv) {
@@ -230,12 +231,22 @@ const PREFERRED: [(i64, i64); 7] = [(64, 128), (64, 64), (32, 64), (32, 32), (16
 /// narrow tiles leave fewer columns to the mask (a window of 256 at S = 8192, D = 64: 40 ms, and 36 ms).
 const CLOSE: (i64, i64) = (32, 64);
 
-/// Does where the keys begin depend on the row, as in windows and documents? Under a causal mask it does not.
-fn follows_rows(attn: &Attention) -> bool {
+/// Largest tile where data decide for each row by itself which keys it sees (chosen blocks): one query of a group of
+/// 16 heads then reads what it chose and nothing else.
+const CLOSEST: (i64, i64) = (16, 64);
+
+/// Largest tile for the mask: does where the keys begin depend on the row, as in windows and documents (under a causal
+/// mask it does not), or do data cut it row by row?
+fn largest(attn: &Attention) -> (i64, i64) {
     let mut pool = attn.pool.clone();
     let analysis = crate::ensure::analyze_mask(attn, &mut pool);
     let [first_row, ..] = analysis.corners();
-    pool.depends_on(analysis.symbolic().0, &[first_row])
+    let by_row = |cut: &Cut| cut.axis == Axis::Queries && pool.as_int(cut.by) == Some(1);
+    match () {
+        () if analysis.cuts().iter().any(by_row) => CLOSEST,
+        () if pool.depends_on(analysis.symbolic().0, &[first_row]) => CLOSE,
+        () => PREFERRED[0],
+    }
 }
 
 /// `tile`, or the block size if that is smaller, so that tiles do not straddle blocks needlessly.

@@ -119,7 +119,7 @@ impl Direct {
 
     /// The same product from row `row` of A and C on.
     #[inline(always)]
-    unsafe fn from_row(self, row: usize) -> Direct {
+    unsafe fn below(self, row: usize) -> Direct {
         // SAFETY: `row` is inside the tile.
         unsafe {
             Direct {
@@ -181,7 +181,7 @@ unsafe fn columns<S: Simd, P: Span>(g: Direct, span: P) {
     unsafe {
         let mut row = 0;
         while row < g.rows {
-            let here = g.from_row(row);
+            let here = g.below(row);
             row += match here.rows {
                 1 => column_blocks::<S, P, 1, 16>(here, span),
                 2 | 3 => column_blocks::<S, P, 2, 8>(here, span),
@@ -277,7 +277,7 @@ unsafe fn rows<S: Simd, P: Span, const SKIP: bool>(g: Direct, span: P) {
     unsafe {
         let mut row = 0;
         while row < g.rows {
-            let here = g.from_row(row);
+            let here = g.below(row);
             row += match here.rows {
                 1 => row_blocks::<S, P, 1, 8, SKIP>(here, span),
                 2 | 3 => row_blocks::<S, P, 2, 4, SKIP>(here, span),
