@@ -216,35 +216,63 @@ fn poison(t: &mut Tensor, n_keys: usize, key: usize, value: f32) {
     }
 }
 
+/// With many query rows (keys are packed) and with few (they are read where they lie).
 #[test]
 fn what_is_masked_does_not_leak_and_what_is_seen_does() {
     const N: usize = 70;
-    const KEY: usize = 40;
+    const KEY: usize = 66;
     let plan = plan();
-    let mut clean = Args::new(1, N, N);
-    clean.run(&plan, None, &[]).unwrap();
     let rows = |o: &[f32]| o.chunks(16).map(<[f32]>::to_vec).collect::<Vec<_>>();
-    let want = rows(clean.o());
-    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        for keys_too in [false, true] {
-            let mut args = Args::new(1, N, N);
+    for n_rows in [N, 9, 1] {
+        let mut clean = Args::new(1, n_rows, N);
+        clean.run(&plan, None, &[]).unwrap();
+        let want = rows(clean.o());
+        for (value, keys_too) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+            .into_iter()
+            .flat_map(|value| [(value, false), (value, true)])
+        {
+            let mut args = Args::new(1, n_rows, N);
             poison(&mut args.v, N, KEY, value);
             if keys_too {
                 poison(&mut args.k, N, KEY, value);
             }
             args.run(&plan, None, &[]).unwrap();
             for (n, (got, want)) in rows(args.o()).iter().zip(&want).enumerate() {
-                // Row i sees keys i - 3 to i.
-                if (KEY..KEY + 4).contains(&(n % N)) {
+                // Position i sees keys i - 3 to i.
+                let i = n % n_rows + N - n_rows;
+                if (KEY..KEY + 4).contains(&i) {
                     let changed = got.iter().zip(want).any(|(a, b)| a.to_bits() != b.to_bits());
-                    assert!(changed, "{value} at a seen key must show in row {n}");
+                    assert!(changed, "{value} at a seen key must show in row {n} of {n_rows}");
                     if !keys_too {
                         assert!(got.iter().all(|x| !x.is_finite()), "row {n} with {value}: {got:?}");
                     }
                 } else {
-                    assert_eq!(got, want, "{value} leaked into row {n}, keys too: {keys_too}");
+                    assert_eq!(got, want, "{value} leaked into row {n} of {n_rows}, keys too: {keys_too}");
                 }
             }
+        }
+    }
+}
+
+/// A score of -inf takes no part, like a masked pair: what stands in the value there is not read.
+#[test]
+fn what_scores_minus_infinity_does_not_leak() {
+    const N: usize = 70;
+    const KEY: usize = 33;
+    let plan = plan_of("", "j", "j <= i");
+    for n_rows in [N, 9, 1] {
+        let run = |value: Option<f32>| {
+            let mut args = Args::new(1, n_rows, N);
+            let mut tab = vec![0.0f32; N];
+            tab[KEY] = f32::NEG_INFINITY;
+            args.tab = Tensor::from_slice(&tab, &[N]).unwrap();
+            value.into_iter().for_each(|value| poison(&mut args.v, N, KEY, value));
+            args.run(&plan, None, &[]).unwrap();
+            args.o().to_vec()
+        };
+        let want = run(None);
+        for value in [f32::NAN, f32::INFINITY] {
+            assert_eq!(run(Some(value)), want, "{value} leaked, {n_rows} rows");
         }
     }
 }

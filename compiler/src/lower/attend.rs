@@ -456,11 +456,10 @@ impl Attend<'_> {
             step.push(self.weights(tiles, task, cols, scale, no));
             return step;
         }
-        let open = self.builder.pool().not(must);
         self.by_source(&mut step, direct, |a, direct, step| {
             let skip = if direct {
-                // What a masked pair would read is not known to be finite.
-                open
+                // What a pair that takes no part would read is not known to be finite.
+                a.builder.pool().bool(true)
             } else {
                 let flag = a.values.nonfinite(a.builder, a.input, task.b, task.g, kt);
                 a.define(step, "nonfinite", flag)

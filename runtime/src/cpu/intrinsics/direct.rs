@@ -314,13 +314,35 @@ unsafe fn row_blocks<S: Simd, P: Span, const R: usize, const W: usize, const SKI
 }
 
 /// `R` rows by `W` vectors from column `x` on (or a single one that is not `FULL`), kept in registers over the whole of
-/// k.
+/// k. With `SKIP`, weights of zero are only looked for where something that is not finite came out.
 #[inline(always)]
 unsafe fn row_block<S: Simd, P: Span, const R: usize, const W: usize, const SKIP: bool, const FULL: bool>(
     g: Direct,
     span: P,
     x: usize,
 ) {
+    // SAFETY: as for `gemm_rows`.
+    unsafe {
+        let mut acc = row_sums::<S, P, R, W, false, FULL>(g, span, x);
+        if SKIP && !finite::<S>(acc.as_flattened()) {
+            acc = row_sums::<S, P, R, W, true, FULL>(g, span, x);
+        }
+        for (r, sums) in acc.iter().enumerate() {
+            let scale = S::splat(if g.row_scale.is_null() { 1.0 } else { *g.row_scale.add(r) });
+            for (w, &sum) in sums.iter().enumerate() {
+                let c = g.c.add(r * g.ldc + x + w * LANES);
+                S::store(c, if g.accumulate { S::fma(S::load(c), scale, sum) } else { sum });
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn row_sums<S: Simd, P: Span, const R: usize, const W: usize, const SKIP: bool, const FULL: bool>(
+    g: Direct,
+    span: P,
+    x: usize,
+) -> [[S::V; W]; R] {
     // SAFETY: as for `gemm_rows`.
     unsafe {
         let zero = S::splat(0.0);
@@ -341,12 +363,22 @@ unsafe fn row_block<S: Simd, P: Span, const R: usize, const W: usize, const SKIP
                 }
             }
         }
-        for (r, sums) in acc.iter().enumerate() {
-            let scale = S::splat(if g.row_scale.is_null() { 1.0 } else { *g.row_scale.add(r) });
-            for (w, &sum) in sums.iter().enumerate() {
-                let c = g.c.add(r * g.ldc + x + w * LANES);
-                S::store(c, if g.accumulate { S::fma(S::load(c), scale, sum) } else { sum });
-            }
-        }
+        acc
     }
+}
+
+/// Is every lane of every vector finite?
+#[inline(always)]
+unsafe fn finite<S: Simd>(vectors: &[S::V]) -> bool {
+    let mut lanes = [0f32; LANES];
+    // SAFETY: the features of `S` by the callers' promise; the array holds sixteen values.
+    unsafe {
+        let zero = S::splat(0.0);
+        let mut taint = zero;
+        for &v in vectors {
+            taint = S::fma(v, zero, taint);
+        }
+        S::store(lanes.as_mut_ptr(), taint);
+    }
+    lanes.iter().all(|x| !x.is_nan())
 }
