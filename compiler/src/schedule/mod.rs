@@ -214,8 +214,10 @@ fn automatic(attn: &Attention, budget: usize) -> (i64, i64, i64) {
     let fits = |q: i64, kv: i64| stages(attn, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
     let (most, most_heads) = (largest(attn), group::most_heads(attn));
     for (q, kv) in PREFERRED.into_iter().filter(|(q, kv)| *q <= most.0 && *kv <= most.1) {
-        let heads = group::heads_within(most_heads, q);
-        let (q, kv) = (dividing(q / heads, block_q, 8), dividing(kv, block_kv, PANEL as i64));
+        // A group that falls into no smaller parts (71 heads of one key head) shares a tile as a whole.
+        let part = group::heads_within(most_heads, q);
+        let heads = if part == 1 && most_heads <= MOST_ROWS { most_heads } else { part };
+        let (q, kv) = (dividing((q / heads).max(1), block_q, 8), dividing(kv, block_kv, PANEL as i64));
         if fits(q * heads, kv) {
             return (q, kv, heads);
         }
@@ -248,6 +250,9 @@ fn largest(attn: &Attention) -> (i64, i64) {
         () => PREFERRED[0],
     }
 }
+
+/// Most rows of a tile that one query of all heads of a group may make.
+const MOST_ROWS: i64 = 128;
 
 /// `tile`, or the block size if that is smaller, so that tiles do not straddle blocks needlessly.
 fn dividing(tile: i64, block: Option<i64>, unit: i64) -> i64 {
