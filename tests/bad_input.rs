@@ -277,6 +277,28 @@ fn what_scores_minus_infinity_does_not_leak() {
     }
 }
 
+/// Weights too small for an f32 count as 0 however large the values are.
+#[test]
+fn vanishing_weights_meet_huge_values() {
+    const N: usize = 70;
+    const KEY: usize = 33;
+    let plan = plan_of("", "j", "j <= i");
+    for n_rows in [N, 9, 1] {
+        let run = |value: f32| {
+            let mut args = Args::new(1, n_rows, N);
+            let mut tab = vec![0.0f32; N];
+            tab[KEY] = -1e9;
+            args.tab = Tensor::from_slice(&tab, &[N]).unwrap();
+            poison(&mut args.v, N, KEY, value);
+            args.run(&plan, None, &[]).unwrap();
+            args.o().to_vec()
+        };
+        // Where a row sees that key alone it has all the weight.
+        let (want, got) = (run(0.0), run(3e38));
+        assert_eq!(got, want, "{n_rows} rows");
+    }
+}
+
 #[test]
 fn files_that_are_no_text() {
     let dir = tempfile::tempdir().unwrap();

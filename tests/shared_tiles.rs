@@ -76,3 +76,44 @@ fn sinks_and_splits() {
     check(&text(SLOPED, "j <= i", "softmax(score)", ALL, split), DType::F32, true);
     check(&text(SLOPED, "j < i", sink, "weight @ v, lse", split), DType::F16, true);
 }
+
+/// Branches over the same keys of which one shares tiles and the other does not, and one has two dots with them.
+#[test]
+fn branches_over_the_same_keys() {
+    let text = "attention shared {
+  dims B, Hq, Hkv, Sq, Sk, D
+  input q, r : float[B, Hq, Sq, D]
+  input k, v : float[B, Hkv, Sk, D]
+  input bias : float[Hq, Sk]
+  input keep : bit[Hq, Sk]
+  branch one {
+    heads grouped
+    align bottom_right
+    score  = dot(q, k) / sqrt(D)
+    mask   = keep[h, j]
+    weight = softmax(score)
+    return weight @ v
+  }
+  branch two {
+    heads grouped
+    align bottom_right
+    score  = dot(q, k) / sqrt(D) + dot(r, k) * bias[h, j] / D
+    weight = softmax(score)
+    return weight @ v
+  }
+  return one + two
+}";
+    let front = front("shared.attn", text);
+    let key = key("shared", DType::F32, &[("Hq", 8), ("Hkv", 2), ("D", 16)]);
+    let plan = plan(&front, &key);
+    assert_eq!(plan.attends.iter().map(|a| a.schedule.heads).collect::<Vec<_>>(), [1, 4]);
+    let artifact = pipeline::emit(&plan, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+    let packs = artifact.launches.iter().filter(|l| l.name.starts_with("pack_k")).count();
+    assert_eq!(packs, 1, "the keys are packed once");
+    let kernel = LoadedKernel::load(artifact).unwrap_or_else(|e| panic!("{e}"));
+    for (sq, sk) in LENGTHS {
+        let problem = problem(&plan.kernel, &[("B", 2), ("Sq", sq), ("Sk", sk)], &|_| (0, 2), sq as u64);
+        let out = run(&kernel, &plan.kernel, &problem, 2);
+        verify(&plan.kernel, DType::F32, &problem, &out, &format!("Sq = {sq}, Sk = {sk}"));
+    }
+}

@@ -432,7 +432,8 @@ pub enum Intrinsic {
     /// `gemm_rows(c, ldc, a, lda, b, dtype, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero)`
     ///
     /// As `gemm`, and as `gemm_skip_zero` with `skip_zero != 0`, for a B whose element (t, x) is element
-    /// `t * stride_t + x * stride_x` of a tensor, as f32; bit for bit what it would be after packing. For few rows.
+    /// `t * stride_t + x * stride_x` of a tensor, as f32; bit for bit what it would be after packing. For few rows. With
+    /// `skip_zero` an A of `f32::MIN_POSITIVE` (a floored weight) counts as 0 unless something not finite is met.
     GemmRows = 23,
 }
 

@@ -69,7 +69,7 @@ pub fn attention(program: &mut Program, input: &Input) {
     let mut launches: Vec<Launch> = Vec::new();
     let packs = pack::direct(&mut builder, input).is_none_or(|d| builder.program.pool.as_bool(d).is_none());
     for (n, k) in keys.iter().enumerate().filter(|_| packs) {
-        if keys[..n].iter().all(|earlier| earlier.tensor != k.tensor) && !before.contains(&k.packed) {
+        if keys[..n].iter().all(|earlier| earlier.packed != k.packed) && !before.contains(&k.packed) {
             launches.push(pack::pack_keys(&mut builder, input, k));
         }
     }

@@ -37,13 +37,14 @@ pub struct PackedValues {
 
 const LANES: i64 = PANEL as i64;
 
-/// Most rows of a tile that read keys and values where they lie.
+/// Most query rows of a group of heads that read keys and values where they lie.
 const DIRECT_ROWS: i64 = 32;
 
-/// Bool over the sizes: keys and values are read where they lie, and not packed. None where they never are.
+/// Bool over the sizes: keys and values are read where they lie, and not packed. None where they never are. It does not
+/// depend on the schedule, so that branches over the same keys agree, and share what is packed.
 pub fn direct(builder: &mut Builder, input: &Input) -> Option<ExprId> {
-    let most = DIRECT_ROWS / input.schedule.heads;
-    let most = builder.pool().int(most.min(input.schedule.tile_q));
+    let group = input.attn.n_heads / input.attn.n_kv_heads.max(1);
+    let most = builder.pool().int(DIRECT_ROWS / group.max(1));
     let few = builder.pool().le(input.attn.seq_q, most);
     (builder.pool().as_bool(few) != Some(false)).then_some(few)
 }
@@ -84,7 +85,11 @@ pub fn declare_keys(builder: &mut Builder, input: &Input, rows: Rows) -> PackedK
     let batches = if_packed(builder, input, batches);
     let (d_expr, lanes) = (builder.pool().int(d), builder.pool().int(LANES));
     let shape = vec![batches, heads, panels, d_expr, lanes];
-    let same = |t: &TensorDecl| t.kind == TensorKind::Workspace && t.name == name && t.shape == shape;
+    // One of several shapes has a number behind its name.
+    let named = |t: &TensorDecl| {
+        t.name.strip_prefix(&name).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let same = |t: &TensorDecl| t.kind == TensorKind::Workspace && named(t) && t.shape == shape;
     let known = builder.program.tensors.iter().position(same);
     let packed = match known {
         Some(n) => TensorId(n as u32),

@@ -271,7 +271,12 @@ impl Emitter<'_, '_> {
         let ld = self.int(buffer.cols);
         let [by_row, by_col] = self.strides(dst);
         let mut scale = self.address_or_null(row_scale)?;
-        if let (Some(first), Some(_)) = (first, row_scale) {
+        let mut rows = rows;
+        if let (Some(first), Some(buf)) = (first, row_scale) {
+            let (all, zero) = (self.int(self.buffer(buf)?.rows), self.int(0));
+            let left = self.b.ins().isub(all, first);
+            let left = self.b.ins().smax(left, zero);
+            rows = self.b.ins().smin(rows, left);
             let skipped = self.b.ins().imul_imm_s(first, 4);
             scale = self.b.ins().iadd(scale, skipped);
         }

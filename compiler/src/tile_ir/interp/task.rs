@@ -311,7 +311,8 @@ impl<'m, 'a> Task<'m, 'a> {
                 Some(v) if *accumulate => self.get(*v, r, 0)?,
                 _ => 1.0,
             };
-            for x in 0..n.next_multiple_of(16) {
+            let written = if matches!(b, Operand::Columns(_)) { n } else { n.next_multiple_of(16) };
+            for x in 0..written {
                 let sum = self.element((r, x, k), *a, skip_zero, &right);
                 let old = if *accumulate { self.get(*c, r, x) } else { Ok(0.0) };
                 let value = sum.and_then(|sum| if *accumulate { Ok(old? * scale + sum) } else { Ok(sum) });

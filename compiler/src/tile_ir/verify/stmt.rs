@@ -139,7 +139,10 @@ impl<'a> Verifier<'a> {
                 let b = self.tile(src.buf)?;
                 self.part(src, *rows)?;
                 self.count(*d, b.cols)?;
-                row_scale.iter().try_for_each(|v| self.vector(*v, *rows))?;
+                if let Some(buf) = *row_scale {
+                    self.vector(buf, *rows)?;
+                    self.part(&BufRows { buf, first: src.first }, *rows)?;
+                }
                 self.ensure(dst.row_dim != dst.col_dim, "I10", "rows run along two different dims")?;
                 self.written_rows(dst)
             }

@@ -314,7 +314,8 @@ unsafe fn row_blocks<S: Simd, P: Span, const R: usize, const W: usize, const SKI
 }
 
 /// `R` rows by `W` vectors from column `x` on (or a single one that is not `FULL`), kept in registers over the whole of
-/// k. With `SKIP`, weights of zero are only looked for where something that is not finite came out.
+/// k. With `SKIP`, weights of zero are only looked for where something that is not finite came out, and weights that stand
+/// for what is too small (`f32::MIN_POSITIVE`, see `SoftmaxStep`) count only there.
 #[inline(always)]
 unsafe fn row_block<S: Simd, P: Span, const R: usize, const W: usize, const SKIP: bool, const FULL: bool>(
     g: Direct,
@@ -323,9 +324,13 @@ unsafe fn row_block<S: Simd, P: Span, const R: usize, const W: usize, const SKIP
 ) {
     // SAFETY: as for `gemm_rows`.
     unsafe {
-        let mut acc = row_sums::<S, P, R, W, false, FULL>(g, span, x);
+        let mut acc = if SKIP {
+            row_sums::<S, P, R, W, BUT_FLOORED, FULL>(g, span, x)
+        } else {
+            row_sums::<S, P, R, W, EVERY, FULL>(g, span, x)
+        };
         if SKIP && !finite::<S>(acc.as_flattened()) {
-            acc = row_sums::<S, P, R, W, true, FULL>(g, span, x);
+            acc = row_sums::<S, P, R, W, BUT_ZERO, FULL>(g, span, x);
         }
         for (r, sums) in acc.iter().enumerate() {
             let scale = S::splat(if g.row_scale.is_null() { 1.0 } else { *g.row_scale.add(r) });
@@ -337,8 +342,15 @@ unsafe fn row_block<S: Simd, P: Span, const R: usize, const W: usize, const SKIP
     }
 }
 
+/// Which weights take part in [`row_sums`]: all of them.
+const EVERY: u8 = 0;
+/// Those that are not zero: what the others meet is not looked at.
+const BUT_ZERO: u8 = 1;
+/// All, with 0 in the place of `f32::MIN_POSITIVE`.
+const BUT_FLOORED: u8 = 2;
+
 #[inline(always)]
-unsafe fn row_sums<S: Simd, P: Span, const R: usize, const W: usize, const SKIP: bool, const FULL: bool>(
+unsafe fn row_sums<S: Simd, P: Span, const R: usize, const W: usize, const WHICH: u8, const FULL: bool>(
     g: Direct,
     span: P,
     x: usize,
@@ -356,9 +368,11 @@ unsafe fn row_sums<S: Simd, P: Span, const R: usize, const W: usize, const SKIP:
                 *v = if FULL { span.vector::<S>(row, at) } else { span.first::<S>(row, at, g.n - at) };
             }
             for (r, sums) in acc.iter_mut().enumerate() {
-                let a = S::splat(*g.a.add(r * g.lda + t));
+                let weight = *g.a.add(r * g.lda + t);
+                let floored = WHICH == BUT_FLOORED && weight == f32::MIN_POSITIVE;
+                let a = S::splat(if floored { 0.0 } else { weight });
                 for (sum, &b) in sums.iter_mut().zip(&b) {
-                    let b = if SKIP { S::select(S::eq(a, zero), zero, b) } else { b };
+                    let b = if WHICH == BUT_ZERO { S::select(S::eq(a, zero), zero, b) } else { b };
                     *sum = S::fma(a, b, *sum);
                 }
             }
