@@ -4,9 +4,13 @@
 //! f32 here; `EVERY_DTYPE=1 cargo test --release --test every_length` adds f16 and bf16. Deliberately not here: other
 //! feature sizes and Sq != Sk (`specs_verify.rs`), other people's results (`goldens.rs`).
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+
+use common::examples::{gallery_and_specs, kernels};
 
 const LENGTHS: [i64; 5] = [1, 17, 64, 129, 1000];
 
@@ -24,22 +28,6 @@ struct Run {
     file: PathBuf,
     kernel: String,
     args: Vec<String>,
-}
-
-/// Kernels of a text with their own texts.
-fn kernels(text: &str) -> Vec<(String, String)> {
-    let mut out: Vec<(String, String)> = Vec::new();
-    for line in text.lines() {
-        let head = line.strip_prefix("attention ").or_else(|| line.strip_prefix("recurrence "));
-        if let Some(rest) = head {
-            out.push((rest.split(['(', ' ', '{']).next().unwrap_or("").to_string(), String::new()));
-        }
-        if let Some((_, body)) = out.last_mut() {
-            body.push_str(line);
-            body.push('\n');
-        }
-    }
-    out
 }
 
 /// `S=17`, `Sq=17,Sk=17`...: the lengths that a kernel has, none beyond the bound of a dim (`Sq = 1..8`).
@@ -63,30 +51,20 @@ fn at(body: &str, length: i64) -> String {
 }
 
 fn runs() -> Vec<Run> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut out = Vec::new();
-    for folder in ["dsl-examples", "../shared/specs"] {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(root.join(folder))
-            .expect("a folder")
-            .map(|e| e.expect("an entry").path())
-            .collect();
-        files.retain(|f| f.extension().is_some_and(|e| e == "attn"));
-        files.sort();
-        for file in files {
-            let text = std::fs::read_to_string(&file).expect("a text");
-            let stem = file.file_stem().expect("a name").to_string_lossy().into_owned();
-            for (kernel, body) in kernels(&text) {
-                let mut lengths: Vec<String> = LENGTHS.iter().map(|&n| at(&body, n)).collect();
-                let long = LONG.iter().find(|(s, k, _)| *s == stem && *k == kernel);
-                lengths.extend(long.map(|(_, _, at)| at.to_string()));
-                lengths.dedup();
-                for at in lengths {
-                    let mut args = if at.is_empty() { vec![] } else { vec!["--at".to_string(), at] };
-                    if body.contains("(seen: int)") {
-                        args.extend(["--param".to_string(), "seen=65".to_string()]);
-                    }
-                    out.push(Run { file: file.clone(), kernel: kernel.clone(), args });
+    for (file, text) in gallery_and_specs() {
+        let stem = file.file_stem().expect("a name").to_string_lossy().into_owned();
+        for (_, kernel, body) in kernels(&text) {
+            let mut lengths: Vec<String> = LENGTHS.iter().map(|&n| at(&body, n)).collect();
+            let long = LONG.iter().find(|(s, k, _)| *s == stem && *k == kernel);
+            lengths.extend(long.map(|(_, _, at)| at.to_string()));
+            lengths.dedup();
+            for at in lengths {
+                let mut args = if at.is_empty() { vec![] } else { vec!["--at".to_string(), at] };
+                if body.contains("(seen: int)") {
+                    args.extend(["--param".to_string(), "seen=65".to_string()]);
                 }
+                out.push(Run { file: file.clone(), kernel: kernel.clone(), args });
             }
         }
     }

@@ -3,6 +3,8 @@
 //!
 //! All counts are those of `attnc explain`, which `compiler/tests/tiles_match_classes.rs` holds against lowered programs.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,9 +12,7 @@ use attnc::Tensor;
 use attnc::io::save;
 use serde_json::Value as Json;
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
+use common::examples::{gallery_and_specs, kernels};
 
 /// The attentions of a kernel as `explain` tells them.
 fn explain(file: &Path, more: &[&str]) -> Vec<Json> {
@@ -110,39 +110,26 @@ fn documents_of_256_tokens() {
     assert!(found.iter().all(|&r| r < 1.35), "{found:.3?}");
 }
 
+/// `--kernel NAME`, and the parameter that has no default.
+fn chosen<'a>(name: &'a str, body: &str) -> Vec<&'a str> {
+    let seen: &[&str] = if body.contains("(seen: int)") { &["--param", "seen=65"] } else { &[] };
+    [&["--kernel", name], seen].concat()
+}
+
 /// The kernels of the gallery and of the shared specifications whose masks read no tensor.
 #[test]
 fn no_static_mask_executes_an_empty_tile() {
     let (mut n_kernels, mut n_static) = (0, 0);
-    for folder in ["dsl-examples", "../shared/specs"] {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(root().join(folder))
-            .expect("a folder")
-            .map(|e| e.expect("an entry").path())
-            .collect();
-        files.retain(|f| f.extension().is_some_and(|e| e == "attn"));
-        files.sort();
-        for file in files {
-            let text = std::fs::read_to_string(&file).expect("a text");
-            for name in text.lines().filter_map(|l| l.strip_prefix("attention ")) {
-                let name = name.split(['(', ' ']).next().expect("a name");
-                let mut more = vec!["--kernel", name];
-                if text.contains("seen: int)") {
-                    more.extend(["--param", "seen=65"]);
+    for (file, text) in gallery_and_specs() {
+        for (_, name, body) in kernels(&text).iter().filter(|k| k.0 == "attention") {
+            n_kernels += 1;
+            for report in explain(&file, &chosen(name, body)) {
+                if report["exact"] != true {
+                    continue;
                 }
-                n_kernels += 1;
-                for report in explain(&file, &more) {
-                    if report["exact"] != true {
-                        continue;
-                    }
-                    n_static += 1;
-                    assert_eq!(
-                        report["tiles_without_pairs"],
-                        0,
-                        "{} {name}: {}",
-                        file.display(),
-                        report["mask"]
-                    );
-                }
+                n_static += 1;
+                let mask = &report["mask"];
+                assert_eq!(report["tiles_without_pairs"], 0, "{} {name}: {mask}", file.display());
             }
         }
     }
@@ -150,25 +137,13 @@ fn no_static_mask_executes_an_empty_tile() {
     assert!(n_kernels > 60 && n_static > 45, "{n_kernels} kernels, {n_static} with static masks");
 }
 
-/// Useful and executed work of every kernel of the gallery, recurrences too; the page of each shows them.
+/// Useful and executed work of every kernel, recurrences too; the gallery's pages show them.
 #[test]
-fn every_gallery_entry_is_explained() {
+fn every_kernel_is_explained() {
     let mut n_kernels = 0;
-    let mut files: Vec<PathBuf> = std::fs::read_dir(root().join("dsl-examples"))
-        .expect("a folder")
-        .map(|e| e.expect("an entry").path())
-        .collect();
-    files.retain(|f| f.extension().is_some_and(|e| e == "attn"));
-    for file in files {
-        let text = std::fs::read_to_string(&file).expect("a text");
-        for line in text.lines() {
-            let Some(rest) = line.strip_prefix("attention ").or_else(|| line.strip_prefix("recurrence "))
-            else {
-                continue;
-            };
-            let name = rest.split(['(', ' ', '{']).next().expect("a name");
-            let seen: &[&str] = if rest.contains("(seen: int)") { &["--param", "seen=65"] } else { &[] };
-            for report in explain(&file, &[&["--kernel", name, "--random"], seen].concat()) {
+    for (file, text) in gallery_and_specs() {
+        for (_, name, body) in kernels(&text) {
+            for report in explain(&file, &[&chosen(&name, &body)[..], &["--random"]].concat()) {
                 let (useful, executed) = (report["flops_useful"].as_f64(), report["flops_executed"].as_f64());
                 let (Some(useful), Some(executed)) = (useful, executed) else {
                     panic!("{} {name}: {report}", file.display())
@@ -180,5 +155,5 @@ fn every_gallery_entry_is_explained() {
         }
     }
     println!("{n_kernels} kernels");
-    assert!(n_kernels > 60, "{n_kernels} kernels");
+    assert!(n_kernels > 80, "{n_kernels} kernels");
 }

@@ -4,6 +4,7 @@
 //! machine. Deliberately not done: made-up tensors (see the parent).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::eval::Value;
@@ -32,6 +33,40 @@ pub fn examples() -> Vec<(String, String)> {
     found.sort();
     assert!(found.len() >= 10, "only {} examples in {}", found.len(), dir.display());
     found
+}
+
+/// Every `.attn` file of the gallery and of the shared specifications, sorted, with its text.
+pub fn gallery_and_specs() -> Vec<(PathBuf, String)> {
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).expect("a readable specification");
+        (path, text)
+    };
+    let mut files = Vec::new();
+    for folder in [super::root().join("dsl-examples"), super::shared().join("specs")] {
+        let entries = std::fs::read_dir(&folder).expect("a readable folder");
+        let paths = entries.map(|e| e.expect("a directory entry").path());
+        files.extend(paths.filter(|p| p.extension().is_some_and(|e| e == "attn")));
+    }
+    files.sort();
+    files.into_iter().map(read).collect()
+}
+
+/// Kernels of a text: keyword, name, own text.
+pub fn kernels(text: &str) -> Vec<(String, String, String)> {
+    let mut out: Vec<(String, String, String)> = Vec::new();
+    for line in text.lines() {
+        for keyword in ["attention", "recurrence"] {
+            if let Some(rest) = line.strip_prefix(keyword).and_then(|rest| rest.strip_prefix(' ')) {
+                let name = rest.split(['(', ' ', '{']).next().unwrap_or("");
+                out.push((keyword.into(), name.into(), String::new()));
+            }
+        }
+        if let Some((_, _, body)) = out.last_mut() {
+            body.push_str(line);
+            body.push('\n');
+        }
+    }
+    out
 }
 
 /// Size of a dim that no grid names: language.md, rule 13, but for the feature dim, which the caller chooses.

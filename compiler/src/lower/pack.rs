@@ -37,14 +37,9 @@ pub struct PackedValues {
 
 const LANES: i64 = PANEL as i64;
 
-/// Most query rows of a group of heads that read keys and values where they lie.
-const DIRECT_ROWS: i64 = 32;
-
-/// Bool over the sizes: keys and values are read where they lie, and not packed. None where they never are. It does not
-/// depend on the schedule, so that branches over the same keys agree, and share what is packed.
+/// Bool over the sizes: keys and values are read where they lie, and not packed. None where they never are.
 pub fn direct(builder: &mut Builder, input: &Input) -> Option<ExprId> {
-    let group = input.attn.n_heads / input.attn.n_kv_heads.max(1);
-    let most = builder.pool().int(DIRECT_ROWS / group.max(1));
+    let most = builder.pool().int(input.schedule.direct);
     let few = builder.pool().le(input.attn.seq_q, most);
     (builder.pool().as_bool(few) != Some(false)).then_some(few)
 }
