@@ -242,6 +242,7 @@ pub enum DType {
 
 impl DType {
     /// Bytes of one element in memory.
+    #[inline]
     pub const fn size(self) -> usize {
         match self {
             DType::F64 | DType::I64 => 8,

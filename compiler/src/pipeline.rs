@@ -199,8 +199,12 @@ pub fn plan(
     let mut checks = Checks::none();
     let (mut attends, mut recurs) = (Vec::new(), Vec::new());
     let mut clauses = instance.mask_clauses.into_iter();
+    let stored = lower::stored::Stored::of(&ir);
     for step in &ir.steps {
         match step {
+            attn_ir::Step::Derive(d) if stored.replaces(d.out) => {
+                program.tensors[d.out.0 as usize].shape.fill(program.pool.int(0));
+            }
             attn_ir::Step::Derive(d) => {
                 let (pool, shape) = (&mut program.pool, &ir.tensor(d.out).shape);
                 checks.add_derived(d, shape, pool, &program.tensors);
@@ -231,6 +235,7 @@ pub fn plan(
             attn_ir::Step::Attend(attention) => {
                 let mut tabulated = (**attention).clone();
                 tabulated.pool = program.pool.clone();
+                let value_factor = stored.read(&mut tabulated);
                 let (first, n_before) = (program.tensors.len() as u32, n_tables(&program));
                 let tables = lower::tabulate::tabulate(&mut tabulated, first, n_before)
                     .map_err(|e| not_tabulable(kernel, key, &e))?;
@@ -240,7 +245,7 @@ pub fn plan(
                 program.pool = tabulated.pool.clone();
                 program.tensors.extend(tables.iter().map(Table::declare));
                 checks.add_attention(&tabulated, &mut program.pool, &program.tensors);
-                let input = lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule };
+                let input = lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule, value_factor };
                 lower::attention(&mut program, &input);
                 let mask_clauses = clauses.next().unwrap_or_default();
                 attends.push(AttendPlan { attention: (**attention).clone(), mask_clauses, schedule });

@@ -17,8 +17,8 @@ fn loads(pool: &Pool, roots: &[ExprId]) -> Vec<TensorId> {
     pool.reachable(roots).into_iter().filter_map(load).collect()
 }
 
-/// What a step reads.
-fn reads(kernel: &Kernel, step: &Step) -> Vec<TensorId> {
+/// What a step reads; of an attention first the rows of its dots and of the values.
+pub fn reads(kernel: &Kernel, step: &Step) -> Vec<TensorId> {
     match step {
         Step::Derive(d) => loads(&kernel.pool, &[d.value]),
         Step::Accumulate(s) => vec![s.source],

@@ -87,8 +87,8 @@ pub fn attend(
     parts: Option<&merge::Parts>,
 ) -> Launch {
     let g = builder.pool().add_var("g", Ty::Int);
-    let attn = by_key_head(builder, input, g);
-    let input = &Input { attn: &attn, ..*input };
+    let (attn, value_factor) = by_key_head(builder, input, g);
+    let input = &Input { attn: &attn, value_factor, ..*input };
     let mut a = Attend { builder, input, keys, values, parts, buffers: Vec::new() };
     let tiles = a.declare();
     let (grid, task, mut body) = a.coordinates(g);
@@ -99,17 +99,22 @@ pub fn attend(
 }
 
 /// The attention with a variable for the key head where heads share a tile.
-fn by_key_head<'a>(builder: &mut Builder, input: &Input<'a>, g: VarId) -> Cow<'a, Attention> {
+fn by_key_head<'a>(
+    builder: &mut Builder,
+    input: &Input<'a>,
+    g: VarId,
+) -> (Cow<'a, Attention>, Option<ExprId>) {
     if input.schedule.heads == 1 {
-        return Cow::Borrowed(input.attn);
+        return (Cow::Borrowed(input.attn), input.value_factor);
     }
     let pool = builder.pool();
     let g = pool.var(g);
     let mut attn = input.attn.clone();
     attn.mask = with_key_head(pool, input.attn, attn.mask, g);
     attn.score = with_key_head(pool, input.attn, attn.score, g);
+    let value_factor = input.value_factor.map(|f| with_key_head(pool, input.attn, f, g));
     attn.pool = pool.clone();
-    Cow::Owned(attn)
+    (Cow::Owned(attn), value_factor)
 }
 
 /// True if some output is the weighted sum of the values.
@@ -457,7 +462,10 @@ impl Attend<'_> {
             return step;
         }
         self.by_source(&mut step, direct, |a, direct, step| {
-            let skip = if direct {
+            let skip = if a.input.value_factor.is_some() {
+                // Stored integers are finite.
+                a.builder.pool().bool(false)
+            } else if direct {
                 // What a pair that takes no part would read is not known to be finite.
                 a.builder.pool().bool(true)
             } else {
@@ -466,6 +474,7 @@ impl Attend<'_> {
             };
             step.push(a.weights(tiles, task, cols, scale, skip));
             step.extend(a.dropped(tiles, task, at, cols));
+            step.extend(a.scaled(tiles, task, at.j_lo, cols));
             step.push(a.weighed(tiles, task, (at.j_lo, cols), (direct, skip)));
         });
         step
@@ -527,6 +536,16 @@ impl Attend<'_> {
                 });
             }
         }
+    }
+
+    /// The weights times the scales of the values; no weight takes part in no product.
+    fn scaled(&mut self, tiles: &Tiles, task: &Task, j0: ExprId, cols: ExprId) -> Option<Stmt> {
+        let factor = self.input.value_factor?;
+        let pool = self.builder.pool();
+        let (weight, zero) = (pool.var(self.input.attn.dots[0].var), pool.float(0.0));
+        let (none, product) = (pool.eq(weight, zero), pool.mul(weight, factor));
+        let value = pool.select(none, zero, product);
+        Some(self.map(tiles, task, j0, cols, value))
     }
 
     /// The product of the weights with the values.

@@ -21,6 +21,7 @@ mod parts;
 pub mod rank;
 pub mod recur;
 mod scale;
+pub mod stored;
 pub mod tabulate;
 pub mod write;
 
@@ -40,6 +41,8 @@ pub struct Input<'a> {
     pub tables: &'a [Table],
     /// Decisions.
     pub schedule: &'a CpuSchedule,
+    /// What each weight is multiplied by before the values: a float expression of (b, h, j) ([`stored`]).
+    pub value_factor: Option<ExprId>,
 }
 
 /// Lowers one attention on its own to the CPU form of the tile IR.

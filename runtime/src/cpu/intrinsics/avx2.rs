@@ -76,6 +76,13 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(p.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed))
         } }
         prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        prefetch_near(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+        settle() { _mm_lfence() }
+        zip(a: Pair, b: Pair) -> (Pair, Pair) { (zip8(a[0], b[0]), zip8(a[1], b[1])) }
+        unzip(a: Pair, b: Pair) -> (Pair, Pair) { {
+            let ((e0, o0), (e1, o1)) = (unzip8(a[0], a[1]), unzip8(b[0], b[1]));
+            ([e0, e1], [o0, o1])
+        } }
         add(a: Pair, b: Pair) -> Pair { both!(_mm256_add_ps, a, b) }
         sub(a: Pair, b: Pair) -> Pair { both!(_mm256_sub_ps, a, b) }
         mul(a: Pair, b: Pair) -> Pair { both!(_mm256_mul_ps, a, b) }
@@ -219,5 +226,28 @@ unsafe fn transpose16(r: &mut [Pair; LANES]) {
                 r[8 * cols + i][rows] = block[i];
             }
         }
+    }
+}
+
+/// `a[0], b[0], a[1], b[1], ...`
+#[inline(always)]
+unsafe fn zip8(a: __m256, b: __m256) -> Pair {
+    // SAFETY: register shuffles; AVX2 is there, as for every caller.
+    unsafe {
+        let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
+    }
+}
+
+/// The even lanes of `a` and then of `b`, and the odd ones.
+#[inline(always)]
+unsafe fn unzip8(a: __m256, b: __m256) -> (__m256, __m256) {
+    // SAFETY: register shuffles; AVX2 is there, as for every caller.
+    unsafe {
+        let (even, odd) = (_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
+        let in_order = |v: __m256| {
+            _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v)))
+        };
+        (in_order(even), in_order(odd))
     }
 }

@@ -4,6 +4,8 @@
 //! from memory once for each eight rows of A or fewer, and nothing was written but C; the bits depend on neither the
 //! instruction set nor the sizes of the other dimensions. Not here: many rows, for which packing pays (`pack.rs`, `gemm.rs`).
 
+use std::mem::MaybeUninit;
+
 use attn_compiler::artifact::DType;
 
 use super::convert::read;
@@ -12,6 +14,8 @@ use super::simd::{LANES, Simd};
 
 /// Sixteen elements along a row of a tensor.
 trait Span: Copy {
+    /// Bytes between neighbours along a row where that is known and small: what is worth asking for ahead.
+    const SIZE: usize;
     /// Elements `t..t + n` of the row at `row`, at most 16; zero beyond.
     ///
     /// # Safety
@@ -27,6 +31,19 @@ trait Span: Copy {
         // SAFETY: the caller's promise.
         unsafe { self.first::<S>(row, t, LANES) }
     }
+
+    /// Whether [`Span::pair`] gives the even elements and the odd ones, not the first sixteen and the others.
+    const ALTERNATE: bool = false;
+
+    /// Elements `t..t + 32`.
+    ///
+    /// # Safety
+    /// As for `first`.
+    #[inline(always)]
+    unsafe fn pair<S: Simd>(self, row: *const u8, t: usize) -> (S::V, S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { (self.vector::<S>(row, t), self.vector::<S>(row, t + LANES)) }
+    }
 }
 
 /// One after the other.
@@ -41,6 +58,8 @@ impl<E> Clone for Contiguous<E> {
 impl<E> Copy for Contiguous<E> {}
 
 impl<E: Element> Span for Contiguous<E> {
+    const SIZE: usize = E::SIZE as usize;
+
     #[inline(always)]
     unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V {
         // SAFETY: the caller's promise.
@@ -52,6 +71,14 @@ impl<E: Element> Span for Contiguous<E> {
         // SAFETY: the caller's promise.
         unsafe { E::load::<S>(row.offset(t as isize * E::SIZE)) }
     }
+
+    const ALTERNATE: bool = E::ALTERNATE;
+
+    #[inline(always)]
+    unsafe fn pair<S: Simd>(self, row: *const u8, t: usize) -> (S::V, S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { E::load_pair::<S>(row.offset(t as isize * E::SIZE)) }
+    }
 }
 
 /// At a distance, of any type.
@@ -62,6 +89,8 @@ struct Scattered {
 }
 
 impl Span for Scattered {
+    const SIZE: usize = LINE;
+
     #[inline(always)]
     unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V {
         let mut lanes = [0f32; LANES];
@@ -75,9 +104,12 @@ impl Span for Scattered {
     }
 }
 
-/// Bytes ahead of the rows at hand that are asked for: what the first level's own prefetcher does not reach.
-const AHEAD: isize = 16 << 10;
+/// Bytes ahead of the row at hand that are asked for, a line with every line that is used and in that order: only so
+/// do the requests of the machine's own prefetchers and ours make one stream (26 GB/s of 48 otherwise, 42 so).
+const AHEAD: isize = 12 << 10;
 const LINE: usize = 64;
+/// Bytes of rows that several passes of [`gemm_rows`] read from the first level.
+const CLOSE: usize = 8 << 10;
 
 /// The arguments of both products.
 #[derive(Clone, Copy)]
@@ -86,10 +118,10 @@ pub(super) struct Direct {
     pub ldc: usize,
     pub a: *const f32,
     pub lda: usize,
-    /// The tensor, its type, and its strides in elements from row to row and along a row.
+    /// The tensor, its type, bytes from row to row, and elements from one to the next along a row.
     pub b: *const u8,
     pub dtype: DType,
-    pub stride_row: isize,
+    pub row_bytes: isize,
     pub stride_element: isize,
     pub rows: usize,
     pub k: usize,
@@ -103,17 +135,23 @@ impl Direct {
     #[inline(always)]
     unsafe fn row(self, n: usize) -> *const u8 {
         // SAFETY: the caller asks for a row that there is.
-        unsafe { self.b.offset(n as isize * self.stride_row * self.dtype.size() as isize) }
+        unsafe { self.b.offset(n as isize * self.row_bytes) }
     }
 
-    /// Asks for the elements `x..x + n` of a row that lies about [`AHEAD`] bytes further on.
+    /// Asks for what lies [`AHEAD`] of the elements `t..t + 32` of a row.
     #[inline(always)]
-    unsafe fn ask<S: Simd>(self, row: *const u8, x: usize, n: usize) {
-        let size = self.dtype.size();
-        let at = row.wrapping_offset(AHEAD).wrapping_add(x * size);
-        for line in (0..n * size).step_by(LINE) {
-            // SAFETY: the features are there; the address need not be valid.
-            unsafe { S::prefetch(at.wrapping_add(line)) };
+    unsafe fn ask<S: Simd, P: Span>(self, row: *const u8, t: usize) {
+        let at = row.wrapping_offset(AHEAD).wrapping_add(t * P::SIZE);
+        // SAFETY: the features are there; the address need not be valid.
+        unsafe {
+            match P::SIZE {
+                1 | 2 => S::prefetch_near(at),
+                4 => {
+                    S::prefetch_near(at);
+                    S::prefetch_near(at.wrapping_add(LINE));
+                }
+                _ => {}
+            }
         }
     }
 
@@ -175,6 +213,21 @@ pub(super) unsafe fn gemm_columns<S: Simd>(g: Direct) {
     unsafe { with_span!(g, span => columns::<S, _>(g, span)) }
 }
 
+/// Elements of A whose order is that of [`Span::pair`], all rows of a block together.
+const ALTERNATED: usize = 2048;
+
+/// Room for them, on a line.
+#[repr(align(64))]
+struct Scratch([f32; ALTERNATED]);
+
+/// Where the rows of A that meet pairs lie, and how many of their elements do: a multiple of 32.
+#[derive(Clone, Copy)]
+struct Paired {
+    a: *const f32,
+    lda: usize,
+    k: usize,
+}
+
 #[inline(always)]
 unsafe fn columns<S: Simd, P: Span>(g: Direct, span: P) {
     // SAFETY: as for `gemm_columns`.
@@ -182,21 +235,45 @@ unsafe fn columns<S: Simd, P: Span>(g: Direct, span: P) {
         let mut row = 0;
         while row < g.rows {
             let here = g.below(row);
-            row += match here.rows {
-                1 => column_blocks::<S, P, 1, 16>(here, span),
-                2 | 3 => column_blocks::<S, P, 2, 8>(here, span),
-                4..8 => column_blocks::<S, P, 4, 4>(here, span),
-                _ => column_blocks::<S, P, 8, 2>(here, span),
+            // The remainder of a row in code of its own: beside it the sums would not stay in registers.
+            let rest = g.k % (2 * LANES) != 0 || (P::ALTERNATE && g.k > ALTERNATED / 8);
+            row += match (here.rows, rest) {
+                (1, false) => column_blocks::<S, P, 1, 16, false>(here, span),
+                (2 | 3, false) => column_blocks::<S, P, 2, 8, false>(here, span),
+                (4..8, false) => column_blocks::<S, P, 4, 4, false>(here, span),
+                (8.., false) => column_blocks::<S, P, 8, 2, false>(here, span),
+                (1, true) => column_blocks::<S, P, 1, 16, true>(here, span),
+                (2 | 3, true) => column_blocks::<S, P, 2, 8, true>(here, span),
+                _ => column_blocks::<S, P, 4, 4, true>(here, span),
             };
         }
     }
 }
 
-/// `R` rows of A, all columns, `X` at a time (`R * X` is 16); gives `R`.
+/// `R` rows of A, all columns, `X` at a time (`R * X` is 16); gives `R`. Without `REST` all of a row goes in pairs.
 #[inline(always)]
-unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize>(g: Direct, span: P) -> usize {
+unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize, const REST: bool>(
+    g: Direct,
+    span: P,
+) -> usize {
     // SAFETY: as for `gemm_columns`; R rows are there.
     unsafe {
+        let mut scratch = MaybeUninit::<Scratch>::uninit();
+        let mut pairs = Paired { a: g.a, lda: g.lda, k: g.k / (2 * LANES) * (2 * LANES) };
+        if P::ALTERNATE {
+            // Rows side by side: at a distance of half a page they would share the places of a cache.
+            let k = pairs.k.min(ALTERNATED / R);
+            pairs = Paired { a: scratch.as_ptr().cast(), lda: k, k };
+            for r in 0..R {
+                for t in (0..pairs.k).step_by(2 * LANES) {
+                    let a = g.a.add(r * g.lda + t);
+                    let (even, odd) = S::unzip(S::load(a), S::load(a.add(LANES)));
+                    let to = scratch.as_mut_ptr().cast::<f32>().add(r * pairs.lda + t);
+                    S::store(to, even);
+                    S::store(to.add(LANES), odd);
+                }
+            }
+        }
         let mut x = 0;
         while x < g.n {
             let width = X.min(g.n - x);
@@ -204,15 +281,32 @@ unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize>(g: Dir
             for (u, row) in rows.iter_mut().enumerate() {
                 // Columns that are not there repeat the last one and are not stored.
                 *row = g.row(x + u.min(width - 1));
-                g.ask::<S>(*row, 0, g.k);
+            }
+            let mut acc = column_block::<S, P, R, X>(g, pairs, span, rows);
+            if REST {
+                acc = column_rest::<S, P, R, X>(g, pairs.k, span, rows, acc);
+            }
+            let mut all = [S::splat(0.0); LANES];
+            for (lane, sum) in all.iter_mut().zip(acc.as_flattened()) {
+                *lane = *sum;
             }
             let mut sums = [0f32; LANES];
-            S::store(sums.as_mut_ptr(), column_block::<S, P, R, X>(g, span, rows));
-            for r in 0..R {
-                let c = g.c.add(r * g.ldc + x);
-                for u in 0..width {
-                    let sum = sums[r * X + u];
-                    *c.add(u) = if g.accumulate { *c.add(u) + sum } else { sum };
+            S::store(sums.as_mut_ptr(), S::tree_sums(all));
+            if P::SIZE == 4 {
+                S::settle();
+            }
+            if width == X && !g.accumulate {
+                for (u, of_column) in sums.chunks_exact(R).enumerate() {
+                    for (r, &sum) in of_column.iter().enumerate() {
+                        *g.c.add(r * g.ldc + x + u) = sum;
+                    }
+                }
+            } else {
+                for (u, of_column) in sums.chunks_exact(R).enumerate().take(width) {
+                    for (r, &sum) in of_column.iter().enumerate() {
+                        let c = g.c.add(r * g.ldc + x + u);
+                        *c = if g.accumulate { *c + sum } else { sum };
+                    }
                 }
             }
             x += width;
@@ -221,43 +315,56 @@ unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize>(g: Dir
     }
 }
 
-/// The sums of `R` rows of A with `X` rows of the tensor: lane `r * X + x`.
+/// The products of `R` rows of A with `X` rows of the tensor as far as they go in pairs, lane by lane. One row of the
+/// tensor after the other, so that memory is asked for in one stream.
 #[inline(always)]
 unsafe fn column_block<S: Simd, P: Span, const R: usize, const X: usize>(
     g: Direct,
+    pairs: Paired,
     span: P,
     rows: [*const u8; X],
-) -> S::V {
+) -> [[S::V; R]; X] {
     // SAFETY: as for `gemm_columns`.
     unsafe {
-        let mut acc = [[S::splat(0.0); X]; R];
-        let full = g.k / LANES * LANES;
-        let mut t = 0;
-        while t < full {
-            let mut a = [S::splat(0.0); R];
-            for (r, v) in a.iter_mut().enumerate() {
-                *v = S::load(g.a.add(r * g.lda + t));
+        let mut acc = [[S::splat(0.0); R]; X];
+        for (sums, &row) in acc.iter_mut().zip(&rows) {
+            let mut t = 0;
+            while t < pairs.k {
+                g.ask::<S, P>(row, t);
+                let (first, second) = span.pair::<S>(row, t);
+                for r in 0..R {
+                    let a = pairs.a.add(r * pairs.lda + t);
+                    sums[r] = S::fma(S::load(a), first, sums[r]);
+                    sums[r] = S::fma(S::load(a.add(LANES)), second, sums[r]);
+                }
+                t += 2 * LANES;
             }
-            for (x, &row) in rows.iter().enumerate() {
-                let b = span.vector::<S>(row, t);
-                for (r, sums) in acc.iter_mut().enumerate() {
-                    sums[x] = S::fma(a[r], b, sums[x]);
+        }
+        acc
+    }
+}
+
+/// Adds the products of the elements from `from` on.
+#[inline(always)]
+unsafe fn column_rest<S: Simd, P: Span, const R: usize, const X: usize>(
+    g: Direct,
+    from: usize,
+    span: P,
+    rows: [*const u8; X],
+    mut acc: [[S::V; R]; X],
+) -> [[S::V; R]; X] {
+    // SAFETY: as for `gemm_columns`.
+    unsafe {
+        for (sums, &row) in acc.iter_mut().zip(&rows) {
+            for t in (from..g.k).step_by(LANES) {
+                let n = LANES.min(g.k - t);
+                let b = span.first::<S>(row, t, n);
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(S::load_first(g.a.add(r * g.lda + t), n), b, *sum);
                 }
             }
-            t += LANES;
         }
-        let n = g.k - full;
-        for (x, &row) in rows.iter().enumerate().filter(|_| n > 0) {
-            let b = span.first::<S>(row, full, n);
-            for (r, sums) in acc.iter_mut().enumerate() {
-                sums[x] = S::fma(S::load_first(g.a.add(r * g.lda + full), n), b, sums[x]);
-            }
-        }
-        let mut all = [S::splat(0.0); LANES];
-        for (lane, sum) in all.iter_mut().zip(acc.as_flattened()) {
-            *lane = *sum;
-        }
-        S::tree_sums(all)
+        acc
     }
 }
 
@@ -275,20 +382,41 @@ pub(super) unsafe fn gemm_rows<S: Simd, const SKIP: bool>(g: Direct) {
 unsafe fn rows<S: Simd, P: Span, const SKIP: bool>(g: Direct, span: P) {
     // SAFETY: as for `gemm_rows`.
     unsafe {
+        let chunk = (CLOSE / (g.n * P::SIZE).max(1)).max(8);
+        let mut t = 0;
+        while t < g.k {
+            let k = chunk.min(g.k - t);
+            let mut here = Direct { a: g.a.add(t), b: g.row(t), k, ..g };
+            if t > 0 {
+                (here.row_scale, here.accumulate) = (std::ptr::null(), true);
+            }
+            close_rows::<S, P, SKIP>(here, span);
+            t += k;
+        }
+    }
+}
+
+/// The product with rows of which all but the first pass come from the first level.
+#[inline(always)]
+unsafe fn close_rows<S: Simd, P: Span, const SKIP: bool>(g: Direct, span: P) {
+    let wide = g.n >= 8 * LANES;
+    // SAFETY: as for `gemm_rows`.
+    unsafe {
         let mut row = 0;
         while row < g.rows {
             let here = g.below(row);
             row += match here.rows {
-                1 => row_blocks::<S, P, 1, 8, SKIP>(here, span),
+                1 if wide => row_blocks::<S, P, 1, 8, SKIP>(here, span),
+                1 => row_blocks::<S, P, 1, 4, SKIP>(here, span),
+                _ if wide => row_blocks::<S, P, 2, 8, SKIP>(here, span),
                 2 | 3 => row_blocks::<S, P, 2, 4, SKIP>(here, span),
-                4..8 => row_blocks::<S, P, 4, 4, SKIP>(here, span),
-                _ => row_blocks::<S, P, 8, 2, SKIP>(here, span),
+                _ => row_blocks::<S, P, 4, 4, SKIP>(here, span),
             };
         }
     }
 }
 
-/// `R` rows of A, all columns, `W` vectors at a time; gives `R`.
+/// `R` rows of A, all columns, `W` vectors at a time, at last one; gives `R`.
 #[inline(always)]
 unsafe fn row_blocks<S: Simd, P: Span, const R: usize, const W: usize, const SKIP: bool>(
     g: Direct,
@@ -332,9 +460,14 @@ unsafe fn row_block<S: Simd, P: Span, const R: usize, const W: usize, const SKIP
         if SKIP && !finite::<S>(acc.as_flattened()) {
             acc = row_sums::<S, P, R, W, BUT_ZERO, FULL>(g, span, x);
         }
-        for (r, sums) in acc.iter().enumerate() {
+        for (r, sums) in acc.iter_mut().enumerate() {
+            if P::ALTERNATE && W > 1 {
+                for two in sums.chunks_exact_mut(2) {
+                    (two[0], two[1]) = S::zip(two[0], two[1]);
+                }
+            }
             let scale = S::splat(if g.row_scale.is_null() { 1.0 } else { *g.row_scale.add(r) });
-            for (w, &sum) in sums.iter().enumerate() {
+            for (w, &mut sum) in sums.iter_mut().enumerate() {
                 let c = g.c.add(r * g.ldc + x + w * LANES);
                 S::store(c, if g.accumulate { S::fma(S::load(c), scale, sum) } else { sum });
             }
@@ -361,23 +494,45 @@ unsafe fn row_sums<S: Simd, P: Span, const R: usize, const W: usize, const WHICH
         let mut acc = [[zero; W]; R];
         for t in 0..g.k {
             let row = g.row(t);
-            g.ask::<S>(row, x, W * LANES);
-            let mut b = [zero; W];
-            for (w, v) in b.iter_mut().enumerate() {
-                let at = x + w * LANES;
-                *v = if FULL { span.vector::<S>(row, at) } else { span.first::<S>(row, at, g.n - at) };
+            let mut weights = [zero; R];
+            for (r, a) in weights.iter_mut().enumerate() {
+                *a = S::splat(*g.a.add(r * g.lda + t));
+                if WHICH == BUT_FLOORED {
+                    *a = S::select(S::eq(*a, S::splat(f32::MIN_POSITIVE)), zero, *a);
+                }
             }
-            for (r, sums) in acc.iter_mut().enumerate() {
-                let weight = *g.a.add(r * g.lda + t);
-                let floored = WHICH == BUT_FLOORED && weight == f32::MIN_POSITIVE;
-                let a = S::splat(if floored { 0.0 } else { weight });
-                for (sum, &b) in sums.iter_mut().zip(&b) {
-                    let b = if WHICH == BUT_ZERO { S::select(S::eq(a, zero), zero, b) } else { b };
-                    *sum = S::fma(a, b, *sum);
+            for w in (0..W).step_by(2) {
+                let at = x + w * LANES;
+                g.ask::<S, P>(row, at);
+                if W == 1 {
+                    let b = if FULL { span.vector::<S>(row, at) } else { span.first::<S>(row, at, g.n - at) };
+                    meet::<S, R, W, WHICH>(&mut acc, 0, &weights, b);
+                } else {
+                    let (first, second) = span.pair::<S>(row, at);
+                    meet::<S, R, W, WHICH>(&mut acc, w, &weights, first);
+                    meet::<S, R, W, WHICH>(&mut acc, w + 1, &weights, second);
                 }
             }
         }
         acc
+    }
+}
+
+/// Adds the products of a vector of a row with the weights of `R` rows of A.
+#[inline(always)]
+unsafe fn meet<S: Simd, const R: usize, const W: usize, const WHICH: u8>(
+    acc: &mut [[S::V; W]; R],
+    w: usize,
+    weights: &[S::V; R],
+    b: S::V,
+) {
+    // SAFETY: the features of `S` by the callers' promise.
+    unsafe {
+        let zero = S::splat(0.0);
+        for (sums, &a) in acc.iter_mut().zip(weights) {
+            let b = if WHICH == BUT_ZERO { S::select(S::eq(a, zero), zero, b) } else { b };
+            sums[w] = S::fma(a, b, sums[w]);
+        }
     }
 }
 
@@ -388,10 +543,12 @@ unsafe fn finite<S: Simd>(vectors: &[S::V]) -> bool {
     // SAFETY: the features of `S` by the callers' promise; the array holds sixteen values.
     unsafe {
         let zero = S::splat(0.0);
-        let mut taint = zero;
-        for &v in vectors {
-            taint = S::fma(v, zero, taint);
+        // Four chains: one would take as long as the product.
+        let mut taints = [zero; 4];
+        for (n, &v) in vectors.iter().enumerate() {
+            taints[n % 4] = S::fma(v, zero, taints[n % 4]);
         }
+        let taint = S::add(S::add(taints[0], taints[1]), S::add(taints[2], taints[3]));
         S::store(lanes.as_mut_ptr(), taint);
     }
     lanes.iter().all(|x| !x.is_nan())

@@ -16,6 +16,17 @@ pub(super) trait Element {
     /// # Safety
     /// The features of `S`; the elements are readable.
     unsafe fn load<S: Simd>(src: *const u8) -> S::V;
+    /// Whether [`Element::load_pair`] gives the even elements and the odd ones, not the first sixteen and the others.
+    const ALTERNATE: bool = false;
+    /// Thirty-two contiguous elements as f32.
+    ///
+    /// # Safety
+    /// The features of `S`; the elements are readable.
+    #[inline(always)]
+    unsafe fn load_pair<S: Simd>(src: *const u8) -> (S::V, S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { (Self::load::<S>(src), Self::load::<S>(src.offset(LANES as isize * Self::SIZE))) }
+    }
     /// Sixteen contiguous elements from f32, rounded to nearest even.
     ///
     /// # Safety
@@ -53,7 +64,31 @@ macro_rules! element {
 
 element!(F32, 4, load, store);
 element!(F16, 2, load_f16, store_f16);
-element!(Bf16, 2, load_bf16, store_bf16);
+
+impl Element for Bf16 {
+    const SIZE: isize = 2;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(src: *const u8) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16(src.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(dst: *mut u8, v: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe { S::store_bf16(dst.cast(), v) }
+    }
+
+    const ALTERNATE: bool = true;
+    /// A shift and a mask; widening would take a shuffle and a shift for each half.
+    #[inline(always)]
+    unsafe fn load_pair<S: Simd>(src: *const u8) -> (S::V, S::V) {
+        // SAFETY: the caller's promise; the first element is the low half of a word on every machine that is supported.
+        unsafe {
+            let words = S::load(src.cast());
+            (S::shl::<16>(words), S::and(words, S::splat_bits(0xffff_0000_u32 as i32)))
+        }
+    }
+}
 
 /// Eight-bit float e4m3.
 pub(super) struct F8E4M3;

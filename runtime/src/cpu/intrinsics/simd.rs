@@ -50,6 +50,45 @@ pub(super) trait Simd {
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
 
+    /// Asks for the cache line at `p`, which need not be valid, in the first-level cache.
+    #[inline(always)]
+    unsafe fn prefetch_near(_p: *const u8) {}
+
+    /// Lets what has been loaded arrive before going on: requests that run far ahead of the work crowd out those of
+    /// [`Simd::prefetch_near`].
+    #[inline(always)]
+    unsafe fn settle() {}
+
+    /// `a[0], b[0], a[1], b[1], ...` in two vectors.
+    #[inline(always)]
+    unsafe fn zip(a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        let (mut x, mut y, mut both) = ([0f32; LANES], [0f32; LANES], [0f32; 2 * LANES]);
+        // SAFETY: the trait's contract; the arrays hold what is read and written.
+        unsafe {
+            Self::store(x.as_mut_ptr(), a);
+            Self::store(y.as_mut_ptr(), b);
+            for i in 0..LANES {
+                (both[2 * i], both[2 * i + 1]) = (x[i], y[i]);
+            }
+            (Self::load(both.as_ptr()), Self::load(both.as_ptr().add(LANES)))
+        }
+    }
+
+    /// The even lanes of `a` and then of `b`, and the odd ones.
+    #[inline(always)]
+    unsafe fn unzip(a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        let (mut x, mut y, mut both) = ([0f32; LANES], [0f32; LANES], [0f32; 2 * LANES]);
+        // SAFETY: the trait's contract; the arrays hold what is read and written.
+        unsafe {
+            Self::store(both.as_mut_ptr(), a);
+            Self::store(both.as_mut_ptr().add(LANES), b);
+            for i in 0..LANES {
+                (x[i], y[i]) = (both[2 * i], both[2 * i + 1]);
+            }
+            (Self::load(x.as_ptr()), Self::load(y.as_ptr()))
+        }
+    }
+
     /// a + b
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// a - b

@@ -411,7 +411,7 @@ macro_rules! isa_table {
                     stride_x: i64, stride_t: i64, rows: i64, k: i64, n: i64, accumulate: i32) {
                     if let Some(dtype) = dtype_of(dtype) {
                         direct::gemm_columns::<$simd>(direct::Direct {
-                            c, ldc: count(ldc), a, lda: count(lda), b, dtype, stride_row: stride_x as isize,
+                            c, ldc: count(ldc), a, lda: count(lda), b, dtype, row_bytes: stride_x as isize * dtype.size() as isize,
                             stride_element: stride_t as isize, rows: count(rows), k: count(k), n: count(n),
                             row_scale: std::ptr::null(), accumulate: accumulate != 0,
                         })
@@ -422,7 +422,7 @@ macro_rules! isa_table {
                     accumulate: i32, skip_zero: i32) {
                     if let Some(dtype) = dtype_of(dtype) {
                         let product = direct::Direct {
-                            c, ldc: count(ldc), a, lda: count(lda), b, dtype, stride_row: stride_t as isize,
+                            c, ldc: count(ldc), a, lda: count(lda), b, dtype, row_bytes: stride_t as isize * dtype.size() as isize,
                             stride_element: stride_x as isize, rows: count(rows), k: count(k), n: count(n),
                             row_scale, accumulate: accumulate != 0,
                         };
