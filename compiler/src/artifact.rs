@@ -436,11 +436,21 @@ pub enum Intrinsic {
     /// `t * stride_t + x * stride_x` of a tensor, as f32; bit for bit what it would be after packing. For few rows. With
     /// `skip_zero` an A of `f32::MIN_POSITIVE` (a floored weight) counts as 0 unless something not finite is met.
     GemmRows = 23,
+    /// `affine(s, lds, rows, cols, scale, factor, term, step, keep_zero)`
+    ///
+    /// `s[r, c] = fma(s[r, c], scale * factor[c], term[c + r * step])` for c < cols; 1 for every factor if that is
+    /// null, and the product alone if `term` is. With `keep_zero`, +0 where `s[r, c]` is 0. Other columns are not touched.
+    Affine = 24,
+    /// `band(s, lds, rows, cols, period, from, from_step, to, to_step)`
+    ///
+    /// `s[r, c] = -inf` for c < cols unless `from + p * from_step <= c < to + p * to_step`, p = r % period (r where the
+    /// period is not positive). Other columns are not touched.
+    Band = 25,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 24] = {
+    pub const ALL: [Intrinsic; 26] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -467,6 +477,8 @@ impl Intrinsic {
             Mark,
             GemmColumns,
             GemmRows,
+            Affine,
+            Band,
         ]
     };
 }

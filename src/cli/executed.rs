@@ -132,6 +132,10 @@ impl Outline<'_> {
                 let all = [(each, vec![*rows, *cols]), (by_row, vec![*rows]), (once, vec![])];
                 all.into_iter().filter(|w| w.0 > 0.0).collect()
             }
+            Stmt::Affine { rows, cols, factor, term, .. } => {
+                let each = 1.0 + f64::from(u8::from(factor.is_some())) + f64::from(u8::from(term.is_some()));
+                vec![(each, vec![*rows, *cols])]
+            }
             Stmt::Math { dst, rows, .. } => {
                 vec![(self.launch.buffers[dst.0 as usize].cols as f64, vec![*rows])]
             }
@@ -150,6 +154,7 @@ impl Outline<'_> {
             | Stmt::PackV { .. }
             | Stmt::Transpose { .. }
             | Stmt::Fill { .. }
+            | Stmt::Band { .. }
             | Stmt::Any { .. }
             | Stmt::First { .. } => vec![],
             _ => return None,

@@ -27,7 +27,14 @@ pub const CHUNK: i64 = 32;
 
 /// How many features of a dot go into one chain: all `d`, or [`CHUNK`] if no factor near `1 / sqrt(d)` follows.
 pub fn chain(pool: &Pool, score: ExprId, dot: VarId, d: i64) -> i64 {
-    let is_dot = |id: ExprId| matches!(pool.op(id), Op::Var(v) if *v == dot);
+    let plain = |id: ExprId| matches!(pool.op(id), Op::Var(v) if *v == dot);
+    // The scale of a stored row belongs to the row, not to the score.
+    let is_dot = |id: ExprId| match *pool.op(id) {
+        Op::Binary(BinaryOp::Mul, x, y) => {
+            (plain(x) && pool.as_const(y).is_none()) || (plain(y) && pool.as_const(x).is_none())
+        }
+        _ => plain(id),
+    };
     let scaled = pool.reachable(&[score]).into_iter().any(|id| match *pool.op(id) {
         Op::Binary(BinaryOp::Mul | BinaryOp::Div, x, y) if is_dot(x) || is_dot(y) => {
             split(pool, id).1 * (d as f64).sqrt() <= 2.0

@@ -1,6 +1,8 @@
 //! The passes over the tile IR, in order. Each is one file, one function, one name; each keeps the program
 //! valid (it is verified after every one) and its meaning (the interpreter agrees before and after).
 
+mod affine;
+mod band;
 mod drop_identity_maps;
 mod fold_branches;
 mod split_math;
@@ -21,7 +23,7 @@ pub struct Pass {
 }
 
 /// Every pass, in order.
-pub const PASSES: [Pass; 3] = [
+pub const PASSES: [Pass; 5] = [
     Pass {
         name: "fold-branches",
         about: "takes the branch whose condition is known",
@@ -39,6 +41,18 @@ pub const PASSES: [Pass; 3] = [
         about: "takes elementary functions of whole tiles out of maps, for the vector intrinsics",
         when: |target| matches!(target, Target::Cpu(_)),
         run: split_math::run,
+    },
+    Pass {
+        name: "affine",
+        about: "computes what maps add to or multiply scores with once for each column or diagonal, for the vector intrinsics",
+        when: |target| matches!(target, Target::Cpu(_)),
+        run: affine::run,
+    },
+    Pass {
+        name: "band",
+        about: "masks one run of columns of each row without comparing every element",
+        when: |target| matches!(target, Target::Cpu(_)),
+        run: band::run,
     },
 ];
 

@@ -250,6 +250,15 @@ pub struct Span {
     pub hi: ExprId,
 }
 
+/// Where a run of columns of a row begins or ends: at `at + step * r`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BandEnd {
+    /// Of row 0, an int expression.
+    pub at: ExprId,
+    /// 0 or 1.
+    pub step: i64,
+}
+
 /// A statement. Row and column counts are int expressions, at most the buffer's size.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stmt {
@@ -386,6 +395,43 @@ pub enum Stmt {
         reads: Vec<(VarId, BufId, Access)>,
         /// Float expression.
         value: ExprId,
+    },
+    /// `s[r, c] = -inf` for r < rows, c < cols unless `from.at + from.step * p <= c < to.at + to.step * p`, where
+    /// p is `r mod period` (r if the period is not positive).
+    Band {
+        /// Scores.
+        s: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
+        /// Rows after which the ends repeat.
+        period: ExprId,
+        /// First column of a row.
+        from: BandEnd,
+        /// One past the last.
+        to: BandEnd,
+    },
+    /// `dst[r, c] = dst[r, c] * (scale * factor[0, c]) + term` for r < rows, c < cols, where the term is
+    /// `term[0, c]`, or on diagonals `term[0, rows - 1 - r + c]`; without a factor 1, without a term nothing is added.
+    /// With `keep_zero` a zero stays +0.
+    Affine {
+        /// Buffer.
+        dst: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
+        /// Uniform float.
+        scale: ExprId,
+        /// A value for each column.
+        factor: Option<BufId>,
+        /// A value for each column or diagonal.
+        term: Option<BufId>,
+        /// The term is one for each diagonal.
+        diagonal: bool,
+        /// Zeros stay.
+        keep_zero: bool,
     },
     /// `dst[r, c] = f(dst[r, c])` for r < rows and every column.
     Math {
@@ -640,6 +686,8 @@ impl Stmt {
                 [&b.exprs()[..], &[*rows, *k, *n, *skip_zero]].concat()
             }
             Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
+            Stmt::Band { rows, cols, period, from, to, .. } => vec![*rows, *cols, *period, from.at, to.at],
+            Stmt::Affine { rows, cols, scale, .. } => vec![*rows, *cols, *scale],
             Stmt::Math { rows, .. } => vec![*rows],
             Stmt::KeepLargest { rows, cols, first, m, .. } => vec![*rows, *cols, *first, *m],
             Stmt::Mark { rows, cols, first, .. } => vec![*rows, *cols, *first],

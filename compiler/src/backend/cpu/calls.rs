@@ -51,6 +51,10 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::Transpose => (&[W, W, W, W, W, W], None),
         // s, lds, rows, cols, decay
         Intrinsic::ScanRows => (&[W, W, W, W, W], None),
+        // s, lds, rows, cols, scale, factor, term, step, keep_zero
+        Intrinsic::Affine => (&[W, W, W, W, F, W, W, W, C], None),
+        // s, lds, rows, cols, period, from, from_step, to, to_step
+        Intrinsic::Band => (&[W, W, W, W, W, W, W, W, W], None),
         // op, dst, src, lds, rows, cols
         Intrinsic::ReduceRows => (&[C, W, W, W, W, W], None),
         // hi, lo, src, dtype, n, stride

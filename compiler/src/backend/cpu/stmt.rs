@@ -85,6 +85,14 @@ impl Emitter<'_, '_> {
                 self.run(Intrinsic::FinishSoftmax, &[rows, max, sum, sink, inv, lse])
             }
             Stmt::Transpose { dst, src, rows, cols } => self.transpose(*dst, *src, (*rows, *cols)),
+            Stmt::Affine { .. } => self.affine(stmt),
+            Stmt::Band { s, rows, cols, period, from, to } => {
+                let [s, ld, rows, cols] = self.tile(*s, *rows, *cols)?;
+                let period = self.scalar(*period)?;
+                let (first, end) = (self.scalar(from.at)?, self.scalar(to.at)?);
+                let (by_first, by_end) = (self.int(from.step), self.int(to.step));
+                self.run(Intrinsic::Band, &[s, ld, rows, cols, period, first, by_first, end, by_end])
+            }
             Stmt::ScanRows { dst, rows, cols, decay } => {
                 let [s, ld, rows, cols] = self.tile(*dst, *rows, *cols)?;
                 let rows = self.within(rows, decay.as_slice())?;
@@ -247,6 +255,34 @@ impl Emitter<'_, '_> {
         let n = self.b.ins().smin(n, left);
         let skipped = self.b.ins().imul_imm_s(first, buffer.cols * 4);
         Ok((self.b.ins().iadd(at, skipped), n, Some(first)))
+    }
+
+    fn affine(&mut self, stmt: &Stmt) -> Result<()> {
+        let Stmt::Affine { dst, rows, cols, scale, factor, term, diagonal, keep_zero } = stmt else {
+            return Err(BackendError::internal("stmt", "only an Affine comes here", format!("{stmt:?}")));
+        };
+        let [s, ld, mut rows, mut cols] = self.tile(*dst, *rows, *cols)?;
+        for buf in factor.iter().chain(term) {
+            let room = self.int(self.buffer(*buf)?.cols);
+            cols = self.b.ins().smin(cols, room);
+        }
+        let scale = self.scalar(*scale)?;
+        let factor = self.address_or_null(*factor)?;
+        let mut at = self.address_or_null(*term)?;
+        let mut step = self.int(0);
+        if let (Some(term), true) = (term, *diagonal) {
+            // The first row begins at the last diagonal, each other one before the one above; all lie in the buffer.
+            let (room, one, none) = (self.int(self.buffer(*term)?.cols), self.int(1), self.int(0));
+            let left = self.b.ins().isub(room, cols);
+            let most = self.b.ins().iadd(left, one);
+            rows = self.b.ins().smin(rows, most);
+            let first = self.b.ins().isub(rows, one);
+            let first = self.b.ins().smax(first, none);
+            at = self.element(at, first);
+            step = self.int(-1);
+        }
+        let keep = self.b.ins().iconst(types::I32, i64::from(*keep_zero));
+        self.run(Intrinsic::Affine, &[s, ld, rows, cols, scale, factor, at, step, keep])
     }
 
     fn load_rows(&mut self, dst: &BufRows, src: &RowsRef, rows: ExprId, d: ExprId) -> Result<()> {

@@ -163,6 +163,8 @@ impl<'m, 'a> Task<'m, 'a> {
                 Ok(())
             }
             Stmt::Transpose { dst, src, rows, cols } => self.transpose(*dst, *src, (*rows, *cols)),
+            Stmt::Affine { .. } => self.affine(stmt),
+            Stmt::Band { .. } => self.band(stmt),
             Stmt::ScanRows { dst, rows, cols, decay } => self.scan_rows(*dst, (*rows, *cols), *decay),
             Stmt::ReduceRows { dst, op, src, rows, cols } => {
                 self.reduce_rows(*dst, *op, *src, (*rows, *cols))

@@ -236,6 +236,44 @@ fn vectors_are_stored_along_any_dim_and_branches_are_taken() {
 }
 
 #[test]
+fn rows_keep_one_run_of_columns() {
+    let header = "input x: f32[n, d] output o: f32[n, d]";
+    let launches = "launch l { buffer s[8, 16]
+        load_rows s <- x[0 : r, 0 : x], rows = n, d = d
+        band s, rows = n, cols = d, period = 3, from = -1, from_step = 1, to = 4, to_step = 0
+        store_rows o[0 : r, 0 : x] <- s, rows = n, d = d }";
+    let found = Case { header, launches, n: 6, d: 5 }.output();
+    let x = x(6, 5);
+    for (at, found) in found.iter().enumerate() {
+        let (p, c) = ((at / 5 % 3) as i64, (at % 5) as i64);
+        let seen = -1 + p <= c && c < 4;
+        assert_eq!(*found, if seen { x[at] } else { f64::NEG_INFINITY }, "{at}");
+    }
+}
+
+#[test]
+fn tiles_are_scaled_and_added_to_by_column_and_diagonal() {
+    let header = "input x: f32[n, d] output o: f32[n, d]";
+    let launches = "launch l { buffer s[8, 16] buffer f[1, 16] buffer t[1, 32]
+        load_rows s <- x[0 : r, 0 : x], rows = n, d = d
+        map f[r < 1, c < d]: float(c)
+        map t[r2 < 1, c2 < n - 1 + d]: float(c2) * 100.0
+        affine s, rows = n, cols = d, scale = 2.0, factor = f, diagonal = t
+        affine s, rows = n, cols = d, scale = 1.0, term = f
+        affine s, rows = 1, cols = d, scale = 0.0
+        affine s, rows = 1, cols = d, scale = 1.0, term = t, keep_zero
+        store_rows o[0 : r, 0 : x] <- s, rows = n, d = d }";
+    let found = Case { header, launches, n: 6, d: 5 }.output();
+    let x = x(6, 5);
+    let wanted = |at: usize| {
+        let (r, c) = (at / 5, at % 5);
+        let diagonal = (5 - r + c) as f64 * 100.0;
+        if r == 0 { 0.0 } else { x[at] * 2.0 * c as f64 + diagonal + c as f64 }
+    };
+    close(&found, &(0..30).map(wanted).collect::<Vec<_>>());
+}
+
+#[test]
 fn what_a_program_must_not_do_is_an_error() {
     let store = "store_rows o[0 : r, 0 : x] <- a, rows = n, d = 5 }";
     let case = |body: &str, message: &str| {

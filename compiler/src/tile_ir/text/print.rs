@@ -293,6 +293,31 @@ impl Printer<'_> {
             Stmt::Transpose { dst, src, rows, cols } => {
                 format!("transpose {} <- {}, rows = {}, cols = {}", buf(dst), buf(src), e(rows), e(cols))
             }
+            Stmt::Band { s, rows, cols, period, from, to } => format!(
+                "band {}, rows = {}, cols = {}, period = {}, from = {}, from_step = {}, to = {}, to_step = {}",
+                buf(s),
+                e(rows),
+                e(cols),
+                e(period),
+                e(&from.at),
+                from.step,
+                e(&to.at),
+                to.step
+            ),
+            Stmt::Affine { dst, rows, cols, scale, factor, term, diagonal, keep_zero } => {
+                let mut text =
+                    format!("affine {}, rows = {}, cols = {}, scale = {}", buf(dst), e(rows), e(cols), e(scale));
+                if let Some(factor) = factor {
+                    text += &format!(", factor = {}", buf(factor));
+                }
+                if let Some(term) = term {
+                    text += &format!(", {} = {}", if *diagonal { "diagonal" } else { "term" }, buf(term));
+                }
+                if *keep_zero {
+                    text += ", keep_zero";
+                }
+                text
+            }
             Stmt::ScanRows { dst, rows, cols, decay } => {
                 let decay = decay.map_or_else(String::new, |v| format!(", decay = {}", self.buf(v)));
                 format!("scan_rows {}, rows = {}, cols = {}{decay}", buf(dst), e(rows), e(cols))

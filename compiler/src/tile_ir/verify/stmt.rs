@@ -68,6 +68,24 @@ impl<'a> Verifier<'a> {
             }
             Stmt::Gemm { .. } => self.gemm(stmt),
             Stmt::Map { .. } => self.map(stmt),
+            Stmt::Band { s, rows, cols, period, from, to } => {
+                let b = self.buffer(*s)?;
+                self.count(*rows, b.rows)?;
+                self.count(*cols, b.cols)?;
+                [*period, from.at, to.at].into_iter().try_for_each(|e| self.expr(e, Ty::Int))
+            }
+            Stmt::Affine { dst, rows, cols, scale, factor, term, .. } => {
+                let b = self.buffer(*dst)?;
+                self.count(*rows, b.rows)?;
+                self.count(*cols, b.cols)?;
+                self.expr(*scale, Ty::Float)?;
+                for vector in [factor, term].into_iter().flatten() {
+                    let v = self.buffer(*vector)?;
+                    self.count(*cols, v.cols)?;
+                    self.distinct(&[*dst, *vector])?;
+                }
+                Ok(())
+            }
             Stmt::Math { dst, rows, .. } => {
                 let b = self.buffer(*dst)?;
                 self.count(*rows, b.rows)
@@ -457,6 +475,8 @@ impl Touched {
                 | Stmt::Fill { .. }
                 | Stmt::Gemm { .. }
                 | Stmt::Map { .. }
+                | Stmt::Affine { .. }
+                | Stmt::Band { .. }
                 | Stmt::Math { .. }
                 | Stmt::Transpose { .. }
                 | Stmt::ScanRows { .. }

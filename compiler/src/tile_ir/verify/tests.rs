@@ -62,6 +62,8 @@ const GOOD: &str = r#"program good {
     buffer one[4, 1]
     gemm z = v * w, rows = 4, k = 20, n = 32, skip_zero = false
     transpose w <- z, rows = 4, cols = 20
+    band v, rows = 4, cols = 30, period = n, from = n, from_step = 1, to = 30, to_step = 0
+    affine v, rows = 4, cols = 31, scale = c, factor = z, diagonal = w
     scan_rows w, rows = 4, cols = 31, decay = one
     reduce_rows sum one <- z, rows = 4, cols = 32
     keep_largest w, twin <- z, rows = 4, cols = 32, first = n, m = 7
@@ -141,6 +143,12 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I9", "transpose w <- z, rows = 4, cols = 20", "transpose w <- z, rows = 4, cols = 21"),
     ("I9", "transpose w <- z, rows = 4, cols = 20", "transpose w <- z, rows = 5, cols = 20"),
     ("I16", "transpose w <- z", "transpose w <- w"),
+    ("I9", "band v, rows = 4, cols = 30", "band v, rows = 4, cols = 33"),
+    ("I6", "period = n, from = n", "period = n, from = c"),
+    ("I9", "affine v, rows = 4, cols = 31", "affine v, rows = 4, cols = 33"),
+    ("I9", "affine v, rows = 4", "affine v, rows = 5"),
+    ("I9", "factor = z", "factor = one"),
+    ("I16", "diagonal = w", "diagonal = v"),
     ("I9", "scan_rows w, rows = 4, cols = 31", "scan_rows w, rows = 4, cols = 33"),
     ("I9", "scan_rows w, rows = 4", "scan_rows w, rows = 5"),
     ("I8", "decay = one", "decay = z"),

@@ -259,16 +259,17 @@ unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize, const 
     // SAFETY: as for `gemm_columns`; R rows are there.
     unsafe {
         let mut scratch = MaybeUninit::<Scratch>::uninit();
+        let alternated = (&raw mut (*scratch.as_mut_ptr()).0).cast::<f32>();
         let mut pairs = Paired { a: g.a, lda: g.lda, k: g.k / (2 * LANES) * (2 * LANES) };
         if P::ALTERNATE {
             // Rows side by side: at a distance of half a page they would share the places of a cache.
             let k = pairs.k.min(ALTERNATED / R);
-            pairs = Paired { a: scratch.as_ptr().cast(), lda: k, k };
+            pairs = Paired { a: alternated, lda: k, k };
             for r in 0..R {
                 for t in (0..pairs.k).step_by(2 * LANES) {
                     let a = g.a.add(r * g.lda + t);
                     let (even, odd) = S::unzip(S::load(a), S::load(a.add(LANES)));
-                    let to = scratch.as_mut_ptr().cast::<f32>().add(r * pairs.lda + t);
+                    let to = alternated.add(r * pairs.lda + t);
                     S::store(to, even);
                     S::store(to.add(LANES), odd);
                 }
@@ -276,42 +277,63 @@ unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize, const 
         }
         let mut x = 0;
         while x < g.n {
-            let width = X.min(g.n - x);
-            let mut rows = [g.b; X];
-            for (u, row) in rows.iter_mut().enumerate() {
+            let mut sums = [S::splat(0.0); R];
+            for (n, sums) in sums.iter_mut().enumerate() {
+                let first = x + n * X;
+                if first >= g.n {
+                    break;
+                }
                 // Columns that are not there repeat the last one and are not stored.
-                *row = g.row(x + u.min(width - 1));
-            }
-            let mut acc = column_block::<S, P, R, X>(g, pairs, span, rows);
-            if REST {
-                acc = column_rest::<S, P, R, X>(g, pairs.k, span, rows, acc);
-            }
-            let mut all = [S::splat(0.0); LANES];
-            for (lane, sum) in all.iter_mut().zip(acc.as_flattened()) {
-                *lane = *sum;
-            }
-            let mut sums = [0f32; LANES];
-            S::store(sums.as_mut_ptr(), S::tree_sums(all));
-            if P::SIZE == 4 {
-                S::settle();
-            }
-            if width == X && !g.accumulate {
-                for (u, of_column) in sums.chunks_exact(R).enumerate() {
-                    for (r, &sum) in of_column.iter().enumerate() {
-                        *g.c.add(r * g.ldc + x + u) = sum;
-                    }
+                let rows: [*const u8; X] = std::array::from_fn(|u| g.row((first + u).min(g.n - 1)));
+                let mut acc = column_block::<S, P, R, X>(g, pairs, span, rows);
+                if REST {
+                    acc = column_rest::<S, P, R, X>(g, pairs.k, span, rows, acc);
                 }
-            } else {
-                for (u, of_column) in sums.chunks_exact(R).enumerate().take(width) {
-                    for (r, &sum) in of_column.iter().enumerate() {
-                        let c = g.c.add(r * g.ldc + x + u);
-                        *c = if g.accumulate { *c + sum } else { sum };
-                    }
+                let mut all = [S::splat(0.0); LANES];
+                for (lane, sum) in all.iter_mut().zip(acc.as_flattened()) {
+                    *lane = *sum;
+                }
+                *sums = S::tree_sums(all);
+                if P::SIZE == 4 {
+                    S::settle();
                 }
             }
-            x += width;
+            store_columns::<S, R>(g, x, by_row::<S, R>(sums));
+            x += LANES;
         }
         R
+    }
+}
+
+/// `R` vectors of `R` values for each of sixteen columns in turn, as a vector of sixteen columns for each of `R` rows.
+#[inline(always)]
+unsafe fn by_row<S: Simd, const R: usize>(mut v: [S::V; R]) -> [S::V; R] {
+    let mut apart = 1;
+    // SAFETY: the features of `S` by the callers' promise.
+    unsafe {
+        while apart < R {
+            let of = v;
+            for i in 0..R / 2 {
+                (v[i], v[R / 2 + i]) = S::unzip(of[2 * i], of[2 * i + 1]);
+            }
+            apart *= 2;
+        }
+    }
+    v
+}
+
+/// Sixteen columns of C from `x` on, or as many as there are.
+#[inline(always)]
+unsafe fn store_columns<S: Simd, const R: usize>(g: Direct, x: usize, sums: [S::V; R]) {
+    let n = LANES.min(g.n - x);
+    // SAFETY: as for `gemm_columns`.
+    unsafe {
+        for (r, &sum) in sums.iter().enumerate() {
+            let c = g.c.add(r * g.ldc + x);
+            let before = if g.accumulate { S::load_first(c, n) } else { S::splat(0.0) };
+            let sum = if g.accumulate { S::add(before, sum) } else { sum };
+            if n == LANES { S::store(c, sum) } else { S::store_first(c, sum, n) }
+        }
     }
 }
 

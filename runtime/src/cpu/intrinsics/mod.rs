@@ -6,6 +6,7 @@
 //! of a NaN). Each kernel is written once, over [`simd::Simd`], sixteen lanes wide. Not here: loops over
 //! tiles, masks, threads: generated code has them.
 
+mod affine;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -36,7 +37,7 @@ mod vectors;
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
-    FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn, HalfToF32Fn, IntrinsicTable, KeepLargestFn,
+    AffineFn, BandFn, FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn, HalfToF32Fn, IntrinsicTable, KeepLargestFn,
     LoadRowsFn, MarkFn, Math1Fn, PackKFn, PackVFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, ScanRowsFn,
     SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn, table,
 };

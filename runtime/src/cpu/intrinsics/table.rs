@@ -11,7 +11,7 @@
 
 use super::convert::{dtype_of, f16_to_f32};
 use super::isa::Isa;
-use super::{direct, gemm, largest, math, pack, probe, random, rows, softmax, tiles, vectors};
+use super::{affine, direct, gemm, largest, math, pack, probe, random, rows, softmax, tiles, vectors};
 use attn_compiler::artifact::Intrinsic;
 
 /// `gemm` and `gemm_skip_zero`.
@@ -151,6 +151,30 @@ pub type TransposeFn =
     unsafe extern "C" fn(dst: *mut f32, ldd: i64, src: *const f32, lds: i64, rows: i64, cols: i64);
 /// `scan_rows`.
 pub type ScanRowsFn = unsafe extern "C" fn(s: *mut f32, lds: i64, rows: i64, cols: i64, decay: *const f32);
+/// `affine`.
+pub type AffineFn = unsafe extern "C" fn(
+    s: *mut f32,
+    lds: i64,
+    rows: i64,
+    cols: i64,
+    scale: f32,
+    factor: *const f32,
+    term: *const f32,
+    step: i64,
+    keep_zero: i32,
+);
+/// `band`.
+pub type BandFn = unsafe extern "C" fn(
+    s: *mut f32,
+    lds: i64,
+    rows: i64,
+    cols: i64,
+    period: i64,
+    from: i64,
+    from_step: i64,
+    to: i64,
+    to_step: i64,
+);
 /// `reduce_rows`.
 pub type ReduceRowsFn =
     unsafe extern "C" fn(op: u32, dst: *mut f32, src: *const f32, lds: i64, rows: i64, cols: i64);
@@ -257,6 +281,8 @@ typed_entries! {
     mark, Mark, MarkFn;
     gemm_columns, GemmColumns, GemmColumnsFn;
     gemm_rows, GemmRows, GemmRowsFn;
+    affine, Affine, AffineFn;
+    band, Band, BandFn;
 }
 
 /// A count or a leading dimension.
@@ -433,6 +459,21 @@ macro_rules! isa_table {
                         }
                     }
                 }
+                fn band(s: *mut f32, lds: i64, rows: i64, cols: i64, period: i64, from: i64, from_step: i64,
+                    to: i64, to_step: i64) {
+                    let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    affine::band::<$simd>(tile, period, (from, from_step), (to, to_step))
+                }
+                fn affine(s: *mut f32, lds: i64, rows: i64, cols: i64, scale: f32, factor: *const f32,
+                    term: *const f32, step: i64, keep_zero: i32) {
+                    let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    let with = affine::Affine { scale, factor, term, step: step as isize };
+                    if keep_zero != 0 {
+                        affine::affine::<$simd, true>(tile, with)
+                    } else {
+                        affine::affine::<$simd, false>(tile, with)
+                    }
+                }
                 fn fma_loop(iterations: usize) -> f32 {
                     probe::fma_loop::<$simd>(iterations)
                 }
@@ -471,6 +512,8 @@ macro_rules! isa_table {
                 mark as MarkFn as *const (),
                 gemm_columns as GemmColumnsFn as *const (),
                 gemm_rows as GemmRowsFn as *const (),
+                affine as AffineFn as *const (),
+                band as BandFn as *const (),
             ]);
         }
     };

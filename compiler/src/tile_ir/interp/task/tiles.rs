@@ -1,4 +1,4 @@
-//! Statements between buffers: transposition, scan, reduction, random dropping.
+//! Statements between buffers: scaling and adding, transposition, scan, reduction, random dropping.
 //!
 //! What holds: exactly the elements that the statement names are read; in f64, in ascending order.
 
@@ -15,6 +15,47 @@ impl Task<'_, '_> {
             for x in 0..to.cols as usize {
                 let value = if x < rows { self.get(src, x, c)? } else { 0.0 };
                 self.tile(dst).set(c, x, Some(value))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn band(&mut self, stmt: &Stmt) -> Done {
+        let Stmt::Band { s, rows, cols, period, from, to } = stmt else { return Ok(()) };
+        let decl = self.tile(*s).decl;
+        let (rows, cols) = (self.count(*rows, decl.rows)?, self.count(*cols, decl.cols)?);
+        let [period, first, end] = [*period, from.at, to.at].map(|e| self.machine.eval(e).map(|v| v.int()));
+        let (period, first, end) = (period?, first?, end?);
+        for r in 0..rows {
+            let p = if period > 0 { r as i64 % period } else { r as i64 };
+            let seen = first + p * from.step..end + p * to.step;
+            for c in 0..cols {
+                let x = self.get(*s, r, c)?;
+                let x = if seen.contains(&(c as i64)) { x } else { f64::NEG_INFINITY };
+                self.tile(*s).set(r, c, Some(x))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn affine(&mut self, stmt: &Stmt) -> Done {
+        let Stmt::Affine { dst, rows, cols, scale, factor, term, diagonal, keep_zero } = stmt else {
+            return Ok(());
+        };
+        let decl = self.tile(*dst).decl;
+        let (rows, cols) = (self.count(*rows, decl.rows)?, self.count(*cols, decl.cols)?);
+        let scale = self.machine.eval(*scale)?.float();
+        for r in 0..rows {
+            for c in 0..cols {
+                let x = self.get(*dst, r, c)?;
+                let factor = factor.map_or(Ok(1.0), |v| self.get(v, 0, c))?;
+                let at = if *diagonal { rows - 1 - r + c } else { c };
+                let mut y = x * (scale * factor);
+                if let Some(term) = term {
+                    y += self.get(*term, 0, at)?;
+                }
+                let y = if *keep_zero && x == 0.0 { 0.0 } else { y };
+                self.tile(*dst).set(r, c, Some(y))?;
             }
         }
         Ok(())

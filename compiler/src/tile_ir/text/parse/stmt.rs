@@ -3,7 +3,7 @@
 use super::super::print::{ACCESSES, MATH_FNS, REDUCTIONS, WEIGHTS};
 use super::{Parser, Result};
 use crate::expr::{ExprId, Ty, VarId};
-use crate::tile_ir::{Access, BufId, BufRows, FlatRef, Operand, Span, Stmt};
+use crate::tile_ir::{Access, BandEnd, BufId, BufRows, FlatRef, Operand, Span, Stmt};
 
 /// What a map says of its elements.
 struct Elements {
@@ -61,6 +61,8 @@ impl Parser<'_> {
                     cols: self.key("cols")?,
                 })
             }
+            "affine" => self.affine(),
+            "band" => self.band(),
             "scan_rows" => {
                 let (dst, rows, cols) = (self.buf()?, self.key("rows")?, self.key("cols")?);
                 let decay = if self.r.eat(",")? { Some(self.buf_after("decay")?) } else { None };
@@ -321,6 +323,35 @@ impl Parser<'_> {
         let alpha = self.buf_key("alpha")?;
         let floor_unmasked = self.key("floor_unmasked")?;
         Ok(Stmt::SoftmaxStep { s, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked })
+    }
+
+    fn band(&mut self) -> Result<Stmt> {
+        let (s, rows, cols) = (self.buf()?, self.key("rows")?, self.key("cols")?);
+        let (period, from) = (self.key("period")?, self.key("from")?);
+        let from_step = self.constant_key("from_step")?;
+        let to = self.key("to")?;
+        let to_step = self.constant_key("to_step")?;
+        let (from, to) = (BandEnd { at: from, step: from_step }, BandEnd { at: to, step: to_step });
+        Ok(Stmt::Band { s, rows, cols, period, from, to })
+    }
+
+    fn affine(&mut self) -> Result<Stmt> {
+        let (dst, rows, cols, scale) = (self.buf()?, self.key("rows")?, self.key("cols")?, self.key("scale")?);
+        let (mut factor, mut term, mut diagonal, mut keep_zero) = (None, None, false, false);
+        while self.r.eat(",")? {
+            if self.r.eat_word("keep_zero")? {
+                keep_zero = true;
+            } else if self.r.eat_word("factor")? {
+                self.r.expect("=")?;
+                factor = Some(self.buf()?);
+            } else if self.r.eat_word("diagonal")? {
+                self.r.expect("=")?;
+                (term, diagonal) = (Some(self.buf()?), true);
+            } else {
+                term = Some(self.buf_after("term")?);
+            }
+        }
+        Ok(Stmt::Affine { dst, rows, cols, scale, factor, term, diagonal, keep_zero })
     }
 
     fn weight_step(&mut self) -> Result<Stmt> {

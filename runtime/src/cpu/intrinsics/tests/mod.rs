@@ -4,6 +4,7 @@
 //! In: sizes and seeded values. Buffers end where the contract says that accesses end, or are followed by a
 //! sentinel that must survive. Not here: speed (`examples/intrinsics_bench.rs`).
 
+mod affine;
 mod direct;
 mod functions;
 mod products;
