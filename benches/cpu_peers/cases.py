@@ -11,6 +11,8 @@ from pathlib import Path
 
 SPEC = Path(__file__).parent / "specs" / "peers.attn"
 BYTES = dict(f32=4, bf16=2, f16=2, int8=1)
+TOLERANCE = dict(f32=2e-3, f16=1e-2, bf16=5e-2, int8=5e-2)
+"""Largest absolute error of an output at which a result counts as right; a wrong mask or scale errs by 0.1 to 3."""
 BUCKETS, FAR = 32, 128
 """Rows of T5's table for each head, and the distance from which all share the last row."""
 

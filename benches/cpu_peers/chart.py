@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from report import figures
+from report import all_figures
 
 INK, GRID, OURS, FLEX, AROUND = "#7d8590", "#7d859040", "#2f81f7", "#d29922", "#8957e5"
 """Greys and hues that read on white and on black; the background is left transparent."""
@@ -19,7 +19,7 @@ INK, GRID, OURS, FLEX, AROUND = "#7d8590", "#7d859040", "#2f81f7", "#d29922", "#
 
 def draw(report, path, threads):
     """Writes the chart of the rows with so many threads."""
-    rows = [figures(r) for r in report["cases"] if r["threads"] == threads]
+    rows = [r for r in all_figures(report) if r["threads"] == threads]
     rows = [r for r in rows if r["over_best"]][::-1]
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "attnc", "font.family": "sans-serif", "font.size": 10, "text.color": INK})
     fig, ax = plt.subplots(figsize=(9, 1.1 + 0.3 * len(rows)))

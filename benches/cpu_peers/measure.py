@@ -14,13 +14,11 @@ import tempfile
 from pathlib import Path
 
 import environment
-from cases import as_dict
+from cases import TOLERANCE, as_dict
 from peers import FILES
 from pool import Process
 
 SCHEMA = 1
-TOLERANCE = dict(f32=2e-3, f16=1e-2, bf16=5e-2, int8=5e-2)
-"""Largest absolute error of attnc's output, as in tensors.py."""
 
 
 def host():
@@ -44,13 +42,12 @@ class Field:
 
     def __init__(self, files, threads, folder, groups, wanted):
         self.threads, self.processes, self.missing, self.names, self.versions = threads, {}, {}, {}, {}
-        for file in files:
+        for file, group in files.items():
             process = Process(environment.python(), file, threads, folder, environment.ggml())
             facts = process.ask(do="facts", timeout=300)
             if "failed" in facts:
                 process.end()
-                why = next((f"{g} is not installed: {groups[g]}" for g in groups if groups[g] and file.startswith(g[:4])), facts["failed"])
-                self.missing[file] = why
+                self.missing[file] = f"{group} is not installed: {groups[group]}" if groups[group] else facts["failed"]
                 continue
             names = [n for n in facts["peers"] if wanted is None or any(w.lower() in n.lower() for w in wanted)]
             self.versions |= {n: facts["peers"][n] for n in names}

@@ -1,7 +1,7 @@
 """Writes the figures of a report into docs/benchmarks.md, between marker comments. Standard library only."""
 
 from environment import ROOT
-from report import figures, geometric, percent, summary, text
+from report import all_figures, geometric, percent, summary, text
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 CHART = ROOT / "docs" / "cpu_peers.svg"
@@ -15,11 +15,10 @@ def markdown(report):
     rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''}"
     lines = [f"{h['cpu']}, {h['cores']} cores, {report['date']}, commit {report['commit']}, {rounds}; {libraries}.", ""]
     lines += ["| case | threads | attnc ms | GFLOP/s | of peak or read | best other | its ms | / best | / Flex | / workaround |", "|---|---|---|---|---|---|---|---|---|---|"]
-    for row in report["cases"]:
-        r = figures(row)
+    rows = all_figures(report)
+    for r in rows:
         cells = [r["id"], str(r["threads"]), text(r["ms"]), text(r["gflops"], 0), percent(r["share"]), r["best"] or "-", text(r["best_ms"])]
         lines.append("| " + " | ".join([*cells, text(r["over_best"]), text(r["over_flex"]), text(r["over_around"])]) + " |")
-    rows = [figures(r) for r in report["cases"]]
     ours, flex = (geometric(r[key] for r in rows) for key in ("compile_ms", "flex_first_ms"))
     lines += ["", *(f"- {line[0].upper()}{line[1:]}." for line in summary(report))]
     if ours and flex:

@@ -3,7 +3,10 @@
 A ratio is the time of another implementation over the time of attnc: above 1 attnc is the faster one.
 """
 
+import copy
 import math
+import statistics
+import textwrap
 
 from cases import from_dict
 
@@ -21,6 +24,22 @@ def best(row, how=None):
     """(name, ms) of the fastest other implementation, `how` native or workaround or either; None if there is none."""
     found = [(r["ms"], n) for n, r in timed(row).items() if how in (None, r["how"])]
     return (min(found)[1], min(found)[0]) if found else None
+
+
+def level(report):
+    """Puts the median over the run, for each number of threads, in place of each row's own peaks: single samples are unsteady."""
+    for key in ("peak_gflops", "read_gb_per_s"):
+        for threads in {r["threads"] for r in report["cases"]}:
+            rows = [r for r in report["cases"] if r["threads"] == threads]
+            middle = statistics.median(r[key] for r in rows)
+            for r in rows:
+                r[key] = middle
+    return report
+
+
+def all_figures(report):
+    """`figures` of every row, shares by the peaks of the whole run."""
+    return [figures(r) for r in level(copy.deepcopy(report))["cases"]]
 
 
 def figures(row):
@@ -73,15 +92,14 @@ def details(row):
         share = percent(gflops / row["peak_gflops"]) if case.kind != "decode" else percent(row["cache_bytes"] / r["ms"] / 1e6 / row["read_gb_per_s"])
         ratio = r["ms"] / ours["ms"] if "ms" in ours else None
         lines.append(f"  {name + mark:28}{r['ms']:10.2f}{gflops:10.1f}{share:>9}{text(ratio):>9}{r['error']:10.1e}{r['first_ms']:15.1f}")
-    for name, r in row["peers"].items():
-        if "ms" not in r:
-            lines.append(f"  {name:28}{'failed: ' if 'failed' in r else ''}{r.get('failed') or r.get('refused')}")
-    return lines
+    lines += [f"  {name:28}failed: {r['failed']}" for name, r in row["peers"].items() if "failed" in r]
+    refused = "; ".join(f"{name} ({r['refused']})" for name, r in row["peers"].items() if "refused" in r)
+    return lines + textwrap.wrap(f"not run: {refused}", 120, initial_indent="  ", subsequent_indent="    ") * bool(refused)
 
 
 def table(report):
     """Lines: one for each row, then the geometric means, the worst case, and how cost grows with a window."""
-    rows = [figures(r) for r in report["cases"]]
+    rows = all_figures(report)
     head = ["case", "thr", "ms", "GFLOP/s", "share", "best other", "ms", "/ best", "/ Flex", "/ workaround", "compile ms", "Flex first ms"]
     cells = [[r["id"], str(r["threads"]), text(r["ms"]), text(r["gflops"], 0), percent(r["share"]), r["best"] or "-", text(r["best_ms"]), text(r["over_best"]),
               text(r["over_flex"]), text(r["over_around"]), text(r["compile_ms"], 1), text(r["flex_first_ms"], 0)] for r in rows]
@@ -92,7 +110,7 @@ def table(report):
 
 def summary(report):
     """Sentences about a whole report."""
-    rows = [figures(r) for r in report["cases"]]
+    rows = all_figures(report)
     lines = []
     for key, what in (("over_best", "the best other"), ("over_flex", "FlexAttention"), ("over_around", "the best workaround")):
         known = [r for r in rows if r[key]]

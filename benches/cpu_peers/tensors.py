@@ -13,8 +13,6 @@ import numpy as np
 from cases import BUCKETS, FAR
 
 KINDS = {"F32": np.float32, "F16": np.float16, "I32": np.int32, "I8": np.int8}
-TOLERANCE = dict(f32=2e-3, f16=1e-2, bf16=5e-2, int8=5e-2)
-"""Largest absolute error of o at which a result counts as right; a wrong mask or scale errs by 0.1 to 3."""
 
 
 def to_bf16_bits(x):

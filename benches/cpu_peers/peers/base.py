@@ -31,9 +31,6 @@ class Peer:
 
     name = ""
     """What tables call it."""
-    group = ""
-    """The group of pins in environment.py that it needs."""
-
     def version(self):
         """The version of the library, as text."""
         raise NotImplementedError

@@ -113,7 +113,7 @@ class Graph:
 class Ggml(Peer):
     """Keys and values in the type of the case (q8_0 for int8), queries in f32, masks in f16, as llama.cpp calls it."""
 
-    name, group, kind = "ggml", "ggml", None
+    name, kind = "ggml", None
 
     def version(self):
         return BASE.ggml_version().decode()

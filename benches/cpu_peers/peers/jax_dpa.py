@@ -30,7 +30,7 @@ def fetch(case):
 class Dpa(Peer):
     """Causal, windows, grouped heads, lse; bias and other masks as arrays of N x N elements, soft caps in plain jax.numpy."""
 
-    name, group = "jax", "jax"
+    name = "jax"
 
     def version(self):
         return jax.__version__

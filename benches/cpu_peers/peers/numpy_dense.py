@@ -9,7 +9,7 @@ from peers.base import NATIVE, WORKAROUND, Call, No, Peer
 class Numpy(Peer):
     """The definition, in f32."""
 
-    name, group = "numpy", "base"
+    name = "numpy"
 
     def version(self):
         return np.__version__

@@ -57,8 +57,6 @@ def empty(shape, dtype):
 class Onnx(Peer):
     """What the three operators share."""
 
-    group = "onnxruntime"
-
     def version(self):
         return ort.__version__
 

@@ -14,8 +14,9 @@ TYPES = dict(f32=ov.Type.f32, f16=ov.Type.f16, bf16=ov.Type.bf16, int8=ov.Type.f
 def tensor(x, dtype):
     """An ov.Tensor [1, ...] of f32 values in the type of a case."""
     if dtype == "bf16":
-        bits = made.to_bf16_bits(x)[None]
-        return ov.Tensor(bits, list(bits.shape), ov.Type.bf16)
+        held = ov.Tensor(ov.Type.bf16, ov.Shape([1, *x.shape]))
+        held.data.view(np.uint16)[:] = made.to_bf16_bits(x)[None]
+        return held
     return ov.Tensor(np.ascontiguousarray(x[None].astype(np.float16 if dtype == "f16" else np.float32)))
 
 
@@ -25,7 +26,7 @@ def repeated(x, case, rows):
         return x
     each = case.hq // case.hkv
     shape = ops.constant(np.array([1, case.hkv, each, 1, case.d], np.int64))
-    wide = ops.broadcast(ops.unsqueeze(x, 2), shape, "BIDIRECTIONAL")
+    wide = ops.broadcast(ops.unsqueeze(x, 2), shape, broadcast_spec="BIDIRECTIONAL")
     return ops.reshape(wide, ops.constant(np.array([0, case.hq, rows, case.d], np.int64)), special_zero=True)
 
 
@@ -46,8 +47,6 @@ def fetch(case):
 
 class Base(Peer):
     """What both share."""
-
-    group = "openvino"
 
     def version(self):
         return ov.__version__
@@ -114,19 +113,15 @@ class Stateful(Base):
             caches.append(repeated(whole, case, -1))
         o = ops.scaled_dot_product_attention(q, *caches, causal=False)
         request = compiled([ops.result(ops.convert(o, "f32"))], sinks, [q, *new, order], case, threads)
-        old, last = ([tensor(tensors[n][:, part], case.dtype) for n in "kv"] for part in (slice(0, -1), slice(-1, None)))
-        request.set_input_tensor(0, tensor(tensors["q"], case.dtype))
-        request.set_input_tensor(3, ov.Tensor(np.zeros(1, np.int32)))
-
-        def feed(rows):
-            for n, x in enumerate(rows):
-                request.set_input_tensor(n + 1, x)
+        old = {n: tensor(tensors[n][:, :-1], case.dtype) for n in "kv"}
+        last = [tensor(tensors[n][:, -1:], case.dtype) for n in "kv"]
+        for n, x in enumerate([tensor(tensors["q"], case.dtype), *last, ov.Tensor(np.zeros(1, np.int32))]):
+            request.set_input_tensor(n, x)
 
         def reset():
             request.reset_state()
-            feed(old)
-            request.infer()
-            feed(last)
+            for state in request.query_state():
+                state.state = old[state.name[-1]]
 
         reset()
         return Call(lambda: request.infer(share_outputs=True) and None or request, fetch(case), reset, most=max(20, case.sk // 100))

@@ -35,7 +35,7 @@ def score_of(case, t):
 class Flex(Peer):
     """Compiled anew for each case and number of threads, for the exact shape."""
 
-    name, group = "FlexAttention", "torch"
+    name = "FlexAttention"
 
     def version(self):
         return torch.__version__

@@ -9,7 +9,7 @@ from peers.torch_common import fetch, load, sdpa
 class Sdpa(Peer):
     """is_causal, grouped heads; the call beneath it where lse is wanted."""
 
-    name, group = "torch SDPA", "torch"
+    name = "torch SDPA"
 
     def version(self):
         return torch.__version__

@@ -15,8 +15,6 @@ def added(case, t):
 class Torch(Peer):
     """What the workarounds share."""
 
-    group = "torch"
-
     def version(self):
         return torch.__version__
 
