@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 
 from report import all_figures
 
-INK, GRID, OURS, FLEX, AROUND = "#7d8590", "#7d859040", "#2f81f7", "#d29922", "#8957e5"
+INK, GRID, OURS, SLOWER, FLEX, AROUND = "#7d8590", "#7d859040", "#2f81f7", "#da3633", "#d29922", "#8957e5"
 """Greys and hues that read on white and on black; the background is left transparent."""
 
 
@@ -23,8 +23,10 @@ def draw(report, path, threads):
     rows = [r for r in rows if r["over_best"]][::-1]
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "attnc", "font.family": "sans-serif", "font.size": 10, "text.color": INK})
     fig, ax = plt.subplots(figsize=(9, 1.1 + 0.3 * len(rows)))
-    ax.barh(range(len(rows)), [r["over_best"] for r in rows], color=OURS, height=0.62, label="over the best other (named)", zorder=2)
-    for key, color, marker, label in (("over_flex", FLEX, "D", "over FlexAttention"), ("over_around", AROUND, "o", "over the best workaround")):
+    over = [r["over_best"] for r in rows]
+    colors = [OURS if x >= 1 else SLOWER for x in over]
+    ax.barh(range(len(rows)), [x - 1 for x in over], left=1, color=colors, height=0.62, label="attnc over the best other (named)", zorder=2)
+    for key, color, marker, label in (("over_flex", FLEX, "D", "attnc over FlexAttention"), ("over_around", AROUND, "o", "attnc over the best workaround")):
         at = [(r[key], y) for y, r in enumerate(rows) if r[key]]
         if at:
             ax.scatter(*zip(*at), color=color, marker=marker, s=22, label=label, zorder=3)
@@ -32,7 +34,8 @@ def draw(report, path, threads):
         ax.text(1.0, y, f"  {r['over_best']:.1f}x {r['best']}", va="center", ha="left", fontsize=8, transform=ax.get_yaxis_transform())
     ax.axvline(1, color=INK, linewidth=1, zorder=1)
     ax.set_xscale("log")
-    ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if t <= 1.3 * max(max(r["over_best"], r["over_flex"] or 0, r["over_around"] or 0) for r in rows)]
+    marked = [r[key] for r in rows for key in ("over_best", "over_flex", "over_around") if r[key]]
+    ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if min(marked) / 2 < t <= 1.3 * max(marked)]
     ax.set_xticks(ticks, [f"{t:g}x" for t in ticks])
     ax.minorticks_off()
     ax.set_yticks(range(len(rows)), [r["id"] for r in rows])

@@ -86,7 +86,7 @@ def ready(say=print):
     if record.get("pins") != wanted:
         say(f"making {VENV} (about 6 GB, some minutes)")
         VENV.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", VENV.resolve()], check=True)
         record = dict(pins=wanted, groups={})
     for n, group in enumerate(PINS):
         if record["groups"].get(group, "not tried") is None:
