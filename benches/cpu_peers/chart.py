@@ -26,7 +26,8 @@ def draw(report, path, threads):
     over = [r["over_best"] for r in rows]
     colors = [OURS if x >= 1 else SLOWER for x in over]
     ax.barh(range(len(rows)), [x - 1 for x in over], left=1, color=colors, height=0.62, label="attnc over the best other (named)", zorder=2)
-    for key, color, marker, label in (("over_flex", FLEX, "D", "attnc over FlexAttention"), ("over_around", AROUND, "o", "attnc over the best workaround")):
+    marks = [("over_flex", FLEX, "D", "attnc over FlexAttention"), ("over_around", AROUND, "o", "attnc over the best workaround")]
+    for key, color, marker, label in marks:
         at = [(r[key], y) for y, r in enumerate(rows) if r[key]]
         if at:
             ax.scatter(*zip(*at), color=color, marker=marker, s=22, label=label, zorder=3)

@@ -50,7 +50,7 @@ class Field:
                 self.missing[file] = f"{group} is not installed: {groups[group]}" if groups[group] else facts["failed"]
                 continue
             names = [n for n in facts["peers"] if wanted is None or any(w.lower() in n.lower() for w in wanted)]
-            self.versions |= {n: facts["peers"][n] for n in names}
+            self.versions |= {"numpy" if group == "base" else group: facts["peers"][n] for n in names}
             if names:
                 self.processes[file], self.names[file] = process, names
             else:

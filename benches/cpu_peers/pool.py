@@ -39,10 +39,8 @@ class Process:
     def start(self):
         """Starts it."""
         with open(self.log, "ab") as log:
-            pipe = subprocess.PIPE
-            self.process = subprocess.Popen(
-                self.command, stdin=pipe, stdout=pipe, stderr=log, env=self.env, text=True, preexec_fn=die_with_parent, start_new_session=True
-            )
+            options = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+            self.process = subprocess.Popen(self.command, env=self.env, preexec_fn=die_with_parent, **options)
 
     def ask(self, timeout=600, **command):
         """Sends a command and waits for the answer."""

@@ -49,16 +49,20 @@ def figures(row):
     flex = timed(row).get(FLEX)
     over = lambda ms: ms / ours if ms and ours else None
     gflops = row["flop"] / ours / 1e6 if ours else None
-    read = row["cache_bytes"] / ours / 1e6 if ours else None
-    share = None
-    if ours:
-        share = read / row["read_gb_per_s"] if case.kind == "decode" else gflops / row["peak_gflops"]
+    share = share_of(row, ours) if ours else None
+    name, ms = fastest or (None, None)
     return dict(
-        id=case.id, kind=case.kind, threads=row["threads"], ms=ours, gflops=gflops, gb_per_s=read if case.kind == "decode" else None, share=share,
-        best=fastest and fastest[0], best_ms=fastest and fastest[1], over_best=over(fastest and fastest[1]),
-        flex_ms=flex and flex["ms"], over_flex=over(flex and flex["ms"]), around=around and around[0], over_around=over(around and around[1]),
+        id=case.id, kind=case.kind, threads=row["threads"], ms=ours, gflops=gflops, share=share, best=name, best_ms=ms, over_best=over(ms),
+        over_flex=over(flex and flex["ms"]), around=around and around[0], over_around=over(around and around[1]),
         compile_ms=row["ours"].get("compile_ms"), flex_first_ms=flex and flex["first_ms"],
     )
+
+
+def share_of(row, ms):
+    """The part of the machine's peak that a time in milliseconds means: of reading in decode steps, else of the f32 FMA peak."""
+    if row["case"]["kind"] == "decode":
+        return row["cache_bytes"] / ms / 1e6 / row["read_gb_per_s"]
+    return row["flop"] / ms / 1e6 / row["peak_gflops"]
 
 
 def geometric(values):
@@ -82,14 +86,14 @@ def details(row):
     case = from_dict(row["case"])
     lines = [f"{case.id}, {row['threads']} thread(s): peak {row['peak_gflops']:.0f} GFLOP/s, read {row['read_gb_per_s']:.1f} GB/s"]
     ours = row["ours"]
-    lines.append(f"  {'':28}{'ms':>10}{'GFLOP/s':>10}{'of peak':>9}{'/ attnc':>9}{'error':>10}{'first call ms':>15}")
+    lines.append(f"  {'':28}{'ms':>10}{'GFLOP/s':>10}{'share':>9}{'/ attnc':>9}{'error':>10}{'first call ms':>15}")
     entries = {"attnc": dict(ours, how="native", first_ms=ours.get("compile_ms"))} | timed(row)
     for name, r in sorted(entries.items(), key=lambda x: x[1].get("ms") or math.inf):
         if "ms" not in r:
             lines.append(f"  {name:28}failed: {r.get('failed')}")
             continue
         gflops, mark = row["flop"] / r["ms"] / 1e6, " (w)" if r["how"] == "workaround" else ""
-        share = percent(gflops / row["peak_gflops"]) if case.kind != "decode" else percent(row["cache_bytes"] / r["ms"] / 1e6 / row["read_gb_per_s"])
+        share = percent(share_of(row, r["ms"]))
         ratio = r["ms"] / ours["ms"] if "ms" in ours else None
         lines.append(f"  {name + mark:28}{r['ms']:10.2f}{gflops:10.1f}{share:>9}{text(ratio):>9}{r['error']:10.1e}{r['first_ms']:15.1f}")
     lines += [f"  {name:28}failed: {r['failed']}" for name, r in row["peers"].items() if "failed" in r]
@@ -101,8 +105,9 @@ def table(report):
     """Lines: one for each row, then the geometric means, the worst case, and how cost grows with a window."""
     rows = all_figures(report)
     head = ["case", "thr", "ms", "GFLOP/s", "share", "best other", "ms", "/ best", "/ Flex", "/ workaround", "compile ms", "Flex first ms"]
-    cells = [[r["id"], str(r["threads"]), text(r["ms"]), text(r["gflops"], 0), percent(r["share"]), r["best"] or "-", text(r["best_ms"]), text(r["over_best"]),
-              text(r["over_flex"]), text(r["over_around"]), text(r["compile_ms"], 1), text(r["flex_first_ms"], 0)] for r in rows]
+    cells = [[r["id"], str(r["threads"]), text(r["ms"]), text(r["gflops"], 0), percent(r["share"]), r["best"] or "-", text(r["best_ms"]),
+              text(r["over_best"]), text(r["over_flex"]), text(r["over_around"]), text(r["compile_ms"], 1), text(r["flex_first_ms"], 0)]
+             for r in rows]
     widths = [max(len(line[n]) for line in [head, *cells]) for n in range(len(head))]
     align = lambda line: "  ".join(x.ljust(w) if n in (0, 5) else x.rjust(w) for n, (x, w) in enumerate(zip(line, widths)))
     return [align(head), *map(align, cells), "", *summary(report)]
@@ -119,7 +124,8 @@ def summary(report):
             lines.append(f"over {what}: geometric mean {geometric(r[key] for r in known):.2f} of {len(known)}; "
                          f"worst {least[key]:.2f} ({least['id']}, {least['threads']} thread(s))")
     lines += growth(report)
-    lines += [f"attnc failed: {r['case']['id']}, {r['threads']} thread(s): {r['ours']['failed']}" for r in report["cases"] if "failed" in r["ours"]]
+    failed = [r for r in report["cases"] if "failed" in r["ours"]]
+    lines += [f"attnc failed: {r['case']['id']}, {r['threads']} thread(s): {r['ours']['failed']}" for r in failed]
     return lines
 
 

@@ -95,7 +95,9 @@ class Worker:
 
     def turn(self, command):
         """Milliseconds (median) of calls within a budget of seconds, after a warm-up."""
-        call = self.calls[command["peer"]]
+        call = self.calls.get(command["peer"])
+        if call is None:
+            raise RuntimeError("its process was replaced during this case")
         if call.reset:
             call.reset()
         start = time.perf_counter()
