@@ -51,7 +51,7 @@ def build_ggml(log):
     """Builds libggml-base and libggml-cpu for this machine, about two minutes on two cores."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        run([python(), "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", work, GGML_SDIST], log)
+        run([python(), "-m", "pip", "download", "--no-deps", "--no-binary", GGML_SDIST.split("==")[0], "-d", work, GGML_SDIST], log)
         with tarfile.open(next(work.glob("*.tar.gz"))) as archive:
             archive.extractall(work, filter="data")
         source = next(work.glob("*/vendor/llama.cpp/ggml"))
