@@ -15,6 +15,7 @@ from pathlib import Path
 
 import environment
 from cases import TOLERANCE, as_dict
+from others import Watch
 from peers import FILES
 from pool import Process
 
@@ -138,6 +139,7 @@ class Bench:
         ours, peaks, live = row["ours"], [], {n: r for n, r in row["peers"].items() if "how" in r}
         for r in live.values():
             r["turns"] = []
+        watch = Watch([p.process.pid for p in field.processes.values() if p.process])
         for _ in range(self.args.rounds):
             if "turns" in ours:
                 turn = self.ours.turn(case, folder, field.threads)
@@ -150,6 +152,7 @@ class Bench:
                     turn = field.turn(name, self.args.budget)
                     r["turns"].append(turn["ms"]) if "ms" in turn else r.update(turn)
             peaks.append(self.ours.roofline(field.threads))
+        row["others_cores"] = watch.cores()
         row["peak_gflops"], row["read_gb_per_s"] = (statistics.median(x) for x in zip(*peaks))
         for r in [ours, *live.values()]:
             if r.get("turns") and "failed" not in r:

@@ -9,6 +9,7 @@ import statistics
 import textwrap
 
 from cases import from_dict
+from others import DISTURBED
 
 FLEX = "FlexAttention"
 MODIFIED = ("window", "alibi", "softcap", "t5", "documents")
@@ -37,9 +38,19 @@ def level(report):
     return report
 
 
+def disturbed(row, leveled):
+    """True if something else was running: others used the cores, or the peak beside the row was far below that of the run."""
+    return (row.get("others_cores") or 0) > DISTURBED or row["peak_gflops"] < 0.75 * leveled["peak_gflops"]
+
+
 def all_figures(report):
-    """`figures` of every row, shares by the peaks of the whole run."""
-    return [figures(r) for r in level(copy.deepcopy(report))["cases"]]
+    """`figures` of every row, shares by the peaks of the whole run; the names of disturbed rows end with a star."""
+    rows = []
+    for raw, row in zip(report["cases"], level(copy.deepcopy(report))["cases"]):
+        noisy = disturbed(raw, row)
+        rows.append(dict(figures(row), disturbed=noisy))
+        rows[-1]["id"] += " *" * noisy
+    return rows
 
 
 def figures(row):
@@ -85,6 +96,8 @@ def details(row):
     """Lines about a row: every implementation with its time, work, error and first call; then who is missing and why."""
     case = from_dict(row["case"])
     lines = [f"{case.id}, {row['threads']} thread(s): peak {row['peak_gflops']:.0f} GFLOP/s, read {row['read_gb_per_s']:.1f} GB/s"]
+    if (row.get("others_cores") or 0) > DISTURBED:
+        lines.append(f"  disturbed: others used {row['others_cores']:.1f} cores meanwhile")
     ours = row["ours"]
     lines.append(f"  {'':28}{'ms':>10}{'GFLOP/s':>10}{'share':>9}{'/ attnc':>9}{'error':>10}{'first call ms':>15}")
     entries = {"attnc": dict(ours, how="native", first_ms=ours.get("compile_ms"))} | timed(row)
@@ -124,6 +137,9 @@ def summary(report):
             lines.append(f"over {what}: geometric mean {geometric(r[key] for r in known):.2f} of {len(known)}; "
                          f"worst {least[key]:.2f} ({least['id']}, {least['threads']} thread(s))")
     lines += growth(report)
+    noisy = sum(r["disturbed"] for r in rows)
+    if noisy:
+        lines.append(f"something else was running during {noisy} of {len(rows)} rows (*): their times are too long, their ratios unsteady")
     failed = [r for r in report["cases"] if "failed" in r["ours"]]
     lines += [f"attnc failed: {r['case']['id']}, {r['threads']} thread(s): {r['ours']['failed']}" for r in failed]
     return lines

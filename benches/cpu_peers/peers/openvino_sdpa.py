@@ -49,7 +49,7 @@ class Base(Peer):
     """What both share."""
 
     def version(self):
-        return ov.__version__
+        return ov.__version__.split("-")[0]
 
 
 class Sdpa(Base):
