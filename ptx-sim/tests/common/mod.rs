@@ -1,0 +1,76 @@
+//! What the tests of the simulator share: kernels by name, numbers, launches over seeds.
+#![allow(dead_code)]
+
+use attn_ptx_sim::{Arg, Device, Fault, LaunchOptions, Module, Report};
+
+/// The text of a kernel in `tests/ptx`.
+pub fn text(name: &str) -> String {
+    let path = format!("{}/tests/ptx/{name}.ptx", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+pub fn parse(text: &str) -> Module {
+    match Module::parse(text) {
+        Ok(module) => module,
+        Err(e) => panic!("{e}"),
+    }
+}
+
+/// Pseudo-random numbers of a fixed sequence (xorshift).
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// In [-1, 1), with 8 bits: exact in every format.
+    pub fn coarse(&mut self) -> f32 {
+        ((self.bits() >> 40) as i32 % 128) as f32 / 128.0
+    }
+
+    pub fn float(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub fn bf16s(&mut self, n: usize) -> Vec<half::bf16> {
+        (0..n).map(|_| half::bf16::from_f32(self.float())).collect()
+    }
+}
+
+pub struct Run {
+    pub kernel: &'static str,
+    pub grid: [u32; 3],
+    pub block: u32,
+    pub dynamic: u32,
+}
+
+pub fn launch(
+    device: &mut Device,
+    module: &Module,
+    run: &Run,
+    args: &[Arg],
+    seed: u64,
+) -> Result<Report, Fault> {
+    let mut options = LaunchOptions::seed(seed);
+    options.max_steps = 3_000_000;
+    device.launch(module, run.kernel, run.grid, [run.block, 1, 1], run.dynamic, args, &options)
+}
+
+pub fn good(result: Result<Report, Fault>) -> Report {
+    match result {
+        Ok(report) => report,
+        Err(fault) => panic!("{fault}"),
+    }
+}
+
+/// Fails unless every value is within `tol` of what is wanted.
+pub fn close(got: &[f32], want: &[f32], tol: f32) {
+    assert_eq!(got.len(), want.len());
+    for (n, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= tol * w.abs().max(1.0), "element {n}: {g}, expected {w}");
+    }
+}
