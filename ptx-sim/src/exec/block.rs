@@ -347,7 +347,7 @@ fn start_registers(kernel: &Kernel, threads: u32) -> Option<u32> {
     }
     let ctas = kernel.min_ctas?;
     let max = kernel.max_threads.or(kernel.req_threads)?.iter().product::<u32>().max(threads);
-    Some((65536 / (ctas.max(1) * max) / 8 * 8).min(255))
+    Some((65536 / (ctas.max(1) * max) / 8 * 8).min(256))
 }
 
 fn special(what: Special, l: &Launch, id: [u32; 3], w: usize, lane: usize) -> u64 {

@@ -106,7 +106,9 @@ impl Block<'_> {
     fn land(&mut self, cp: &mut Cp) -> Exec<()> {
         if !cp.landed {
             let mut bytes = [0; 16];
-            bytes[..cp.len as usize].copy_from_slice(self.global.read(cp.src, cp.len as usize)?);
+            if cp.len > 0 {
+                bytes[..cp.len as usize].copy_from_slice(self.global.read(cp.src, cp.len as usize)?);
+            }
             self.shared.land(cp.dst, &bytes[..cp.size as usize])?;
             cp.landed = true;
         }

@@ -279,7 +279,7 @@ impl Block<'_> {
         }
         self.warps[w].set_pred(p, m, bits);
         match failed {
-            Some(addr) if self.warps[w].splits.len() == 1 => {
+            Some(addr) if self.warps[w].alone() => {
                 Ok(Flow::Sleep(Wait::Doze { events: self.events, addr }))
             }
             _ => Ok(Flow::Next),

@@ -393,6 +393,11 @@ impl Warp {
         self.splits = out;
     }
 
+    /// Whether no other lanes could run instead of the current ones.
+    pub fn alone(&self) -> bool {
+        self.splits.iter().filter(|s| !s.arrived).count() <= 1
+    }
+
     /// Another split gets its turn.
     pub fn rotate(&mut self) {
         let n = self.splits.len();

@@ -1,6 +1,9 @@
 //! What the tests of the simulator share: kernels by name, numbers, launches over seeds.
 #![allow(dead_code)]
 
+pub mod eval;
+pub mod runs;
+
 use attn_ptx_sim::{Arg, Device, Fault, LaunchOptions, Module, Report};
 
 /// The text of a kernel in `tests/ptx`.
@@ -27,13 +30,18 @@ impl Numbers {
         self.0
     }
 
-    /// In [-1, 1), with 8 bits: exact in every format.
+    /// In [-1, 1) in steps of 1/128: exact in every format.
     pub fn coarse(&mut self) -> f32 {
-        ((self.bits() >> 40) as i32 % 128) as f32 / 128.0
+        ((self.bits() >> 40) % 256) as f32 / 128.0 - 1.0
     }
 
+    /// In [-1, 1).
     pub fn float(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.float()).collect()
     }
 
     pub fn bf16s(&mut self, n: usize) -> Vec<half::bf16> {
@@ -48,18 +56,13 @@ pub struct Run {
     pub dynamic: u32,
 }
 
-pub fn launch(
-    device: &mut Device,
-    module: &Module,
-    run: &Run,
-    args: &[Arg],
-    seed: u64,
-) -> Result<Report, Fault> {
+pub fn launch(device: &mut Device, module: &Module, run: &Run, args: &[Arg], seed: u64) -> Result<Report, Fault> {
     let mut options = LaunchOptions::seed(seed);
     options.max_steps = 3_000_000;
     device.launch(module, run.kernel, run.grid, [run.block, 1, 1], run.dynamic, args, &options)
 }
 
+/// The report of a launch that must go well.
 pub fn good(result: Result<Report, Fault>) -> Report {
     match result {
         Ok(report) => report,
@@ -67,10 +70,36 @@ pub fn good(result: Result<Report, Fault>) -> Report {
     }
 }
 
-/// Fails unless every value is within `tol` of what is wanted.
-pub fn close(got: &[f32], want: &[f32], tol: f32) {
+/// Why a kernel is not right.
+#[derive(Debug)]
+pub enum Failure {
+    Fault(Fault),
+    Wrong(String),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fault(fault) => fault.fmt(f),
+            Self::Wrong(what) => write!(f, "wrong result: {what}"),
+        }
+    }
+}
+
+/// Fails unless every value is there and within `tol` of what is wanted.
+pub fn close(got: Result<Vec<f32>, String>, want: &[f32], tol: f32) -> Result<(), Failure> {
+    let got = got.map_err(Failure::Wrong)?;
     assert_eq!(got.len(), want.len());
     for (n, (g, w)) in got.iter().zip(want).enumerate() {
-        assert!((g - w).abs() <= tol * w.abs().max(1.0), "element {n}: {g}, expected {w}");
+        if !((g - w).abs() <= tol * w.abs().max(1.0)) {
+            return Err(Failure::Wrong(format!("element {n}: {g}, expected {w}")));
+        }
     }
+    Ok(())
 }
