@@ -58,7 +58,7 @@ pub struct Run {
 
 pub fn launch(device: &mut Device, module: &Module, run: &Run, args: &[Arg], seed: u64) -> Result<Report, Fault> {
     let mut options = LaunchOptions::seed(seed);
-    options.max_steps = 3_000_000;
+    options.max_steps = 200_000;
     device.launch(module, run.kernel, run.grid, [run.block, 1, 1], run.dynamic, args, &options)
 }
 
