@@ -75,9 +75,7 @@ impl FaultKind {
             Self::AsyncNotWaited => {
                 "wait first: cp.async.wait_group after commit_group, or mbarrier.try_wait of the phase"
             }
-            Self::WgmmaNotWaited => {
-                "wgmma.commit_group and wgmma.wait_group before touching the registers"
-            }
+            Self::WgmmaNotWaited => "wgmma.commit_group and wgmma.wait_group before touching the registers",
             Self::MissingWgmmaFence => "wgmma.fence.sync.aligned between the register access and wgmma",
             Self::Race => "a barrier between the two accesses: bar.sync, bar.warp.sync or an mbarrier",
             Self::MissingProxyFence => {

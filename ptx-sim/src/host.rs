@@ -26,6 +26,24 @@ pub enum Lateness {
     Random,
 }
 
+/// How many blocks of how many threads, with how much dynamic shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory of a block.
+    pub dynamic_smem: u32,
+}
+
+impl Shape {
+    /// `grid` blocks of `block` threads in one dimension, without dynamic shared memory.
+    pub fn linear(grid: u32, block: u32) -> Self {
+        Self { grid: [grid, 1, 1], block: [block, 1, 1], dynamic_smem: 0 }
+    }
+}
+
 /// How to run a launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaunchOptions {
@@ -222,16 +240,14 @@ impl Device {
         self.global.free(buffer.addr);
     }
 
-    /// Runs a kernel over `grid` blocks of `block` threads with `dynamic_smem` bytes of dynamic shared memory.
+    /// Runs a kernel over the blocks of a shape.
     ///
     /// Module variables in global memory start anew at every launch.
     pub fn launch(
         &mut self,
         module: &Module,
         kernel: &str,
-        grid: [u32; 3],
-        block: [u32; 3],
-        dynamic_smem: u32,
+        shape: Shape,
         args: &[Arg],
         options: &LaunchOptions,
     ) -> Result<Report, Fault> {
@@ -240,7 +256,7 @@ impl Device {
             return Err(refuse("no such kernel in the module".into()));
         };
         let k = &module.kernels[n];
-        check_shape(k, grid, block, dynamic_smem).map_err(refuse)?;
+        check_shape(k, shape).map_err(refuse)?;
         let params = parameters(k, args).map_err(refuse)?;
         let mut tables = Vec::new();
         for table in &module.tables {
@@ -256,14 +272,14 @@ impl Device {
             params: &params,
             options,
             tables: &tables,
-            grid,
-            dims: block,
-            dynamic: dynamic_smem,
+            grid: shape.grid,
+            dims: shape.block,
+            dynamic: shape.dynamic_smem,
         };
         let mut stats = Stats::new(k);
         let result = run_blocks(&launch, &mut self.global, &mut stats);
         tables.iter().for_each(|t| self.global.free(*t));
-        result.map(|()| stats.report(k, k.shared_bytes + dynamic_smem))
+        result.map(|()| stats.report(k, k.shared_bytes + shape.dynamic_smem))
     }
 }
 
@@ -296,7 +312,8 @@ fn shared_limit(target: u32) -> u32 {
     }
 }
 
-fn check_shape(k: &Kernel, grid: [u32; 3], block: [u32; 3], dynamic: u32) -> Result<(), String> {
+fn check_shape(k: &Kernel, shape: Shape) -> Result<(), String> {
+    let Shape { grid, block, dynamic_smem: dynamic } = shape;
     let threads: u64 = block.iter().map(|n| u64::from(*n)).product();
     if grid.contains(&0) || threads == 0 || threads > 1024 {
         return Err(format!("grid {grid:?}, block {block:?}: 1 to 1024 threads, no empty dimension"));
@@ -304,10 +321,9 @@ fn check_shape(k: &Kernel, grid: [u32; 3], block: [u32; 3], dynamic: u32) -> Res
     if grid.iter().map(|n| u64::from(*n)).product::<u64>() > 1 << 24 {
         return Err(format!("grid {grid:?} is too large to simulate"));
     }
-    if let Some(max) = k.max_threads {
-        if threads > max.iter().map(|n| u64::from(*n)).product() {
-            return Err(format!("block {block:?} exceeds .maxntid {max:?}"));
-        }
+    let most = |max: [u32; 3]| max.iter().map(|n| u64::from(*n)).product::<u64>();
+    if let Some(max) = k.max_threads.filter(|max| threads > most(*max)) {
+        return Err(format!("block {block:?} exceeds .maxntid {max:?}"));
     }
     if k.req_threads.is_some_and(|r| r != block) {
         return Err(format!("block {block:?} is not the .reqntid {:?}", k.req_threads));

@@ -7,7 +7,7 @@
 //! one block, races between blocks. See the crate's README for what is modelled.
 //!
 //! ```
-//! use attn_ptx_sim::{Arg, Device, LaunchOptions, Module};
+//! use attn_ptx_sim::{Arg, Device, LaunchOptions, Module, Shape};
 //!
 //! let ptx = "
 //! .version 8.3
@@ -33,7 +33,7 @@
 //! let mut device = Device::new();
 //! let x = device.upload("x", &[1.0f32, 2.0, 3.0]);
 //! let args = [x.arg(), Arg::U32(3)];
-//! let report = device.launch(&module, "twice", [1, 1, 1], [32, 1, 1], 0, &args, &LaunchOptions::default())?;
+//! let report = device.launch(&module, "twice", Shape::linear(1, 32), &args, &LaunchOptions::default())?;
 //! assert_eq!(device.download(x)?, [2.0, 4.0, 6.0]);
 //! assert_eq!(report.count("add.f32"), 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -52,6 +52,6 @@ mod report;
 mod tensor_map;
 
 pub use fault::{Fault, FaultKind, ParseError, Site, Waiting};
-pub use host::{Arg, Buffer, Device, Lateness, LaunchOptions, Module, Scalar};
+pub use host::{Arg, Buffer, Device, Lateness, LaunchOptions, Module, Scalar, Shape};
 pub use report::{BankConflict, Report};
 pub use tensor_map::{Element, Swizzle, TENSOR_MAP_BYTES, TensorMap, TensorMapError};

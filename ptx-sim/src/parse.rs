@@ -102,12 +102,7 @@ fn space_of(word: &str) -> VarSpace {
 }
 
 /// `.align 16 .b8 name[64] = {...}, ...;` after the space.
-fn variables(
-    c: &mut Cursor,
-    space: VarSpace,
-    external: bool,
-    out: &mut dyn FnMut(VarDecl),
-) -> Result<()> {
+fn variables(c: &mut Cursor, space: VarSpace, external: bool, out: &mut dyn FnMut(VarDecl)) -> Result<()> {
     let mut head = VarDecl {
         line: c.line,
         space,

@@ -112,10 +112,17 @@ impl TensorMap {
         let rank = dims.len();
         let refuse = |why: String| Err(TensorMapError(why));
         if !(1..=5).contains(&rank) || box_dims.len() != rank || steps.len() != rank {
-            return refuse(format!("rank {rank} with {} box sizes and {} steps", box_dims.len(), steps.len()));
+            return refuse(format!(
+                "rank {rank} with {} box sizes and {} steps",
+                box_dims.len(),
+                steps.len()
+            ));
         }
         if strides.len() + 1 != rank {
-            return refuse(format!("{} strides for rank {rank}: expected one less than the rank", strides.len()));
+            return refuse(format!(
+                "{} strides for rank {rank}: expected one less than the rank",
+                strides.len()
+            ));
         }
         if !base.is_multiple_of(16) {
             return refuse(format!("the base {base:#x} is not a multiple of 16"));
@@ -178,10 +185,10 @@ impl TensorMap {
         for row in 0..rows {
             let mut rest = row;
             let mut at = Some(self.base);
-            for d in 1..self.rank() {
+            for (d, start) in coords.iter().enumerate().skip(1) {
                 let n = rest % self.count(d);
                 rest /= self.count(d);
-                let index = i64::from(coords[d]) + n as i64 * i64::from(self.steps[d]);
+                let index = i64::from(*start) + n as i64 * i64::from(self.steps[d]);
                 let inside = (0..self.dims[d] as i64).contains(&index);
                 at = at.filter(|_| inside).map(|a| a.wrapping_add(index as u64 * self.strides[d - 1]));
             }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use attn_ptx_sim::{Arg, Device, Element, FaultKind, LaunchOptions, Swizzle, TensorMap};
+use attn_ptx_sim::{Arg, Device, Element, FaultKind, LaunchOptions, Shape, Swizzle, TensorMap};
 use common::parse;
 
 /// A kernel of one warp: `mem` of shared memory, parameters map, x, out, and a lane's word of shared memory at the end.
@@ -17,7 +17,8 @@ fn kernel(lines: &str) -> String {
     )
 }
 
-const INIT: &str = "@%p0 mbarrier.init.shared.b64 [%r2], 1;\nfence.mbarrier_init.release.cluster;\nbar.warp.sync -1;\n";
+const INIT: &str =
+    "@%p0 mbarrier.init.shared.b64 [%r2], 1;\nfence.mbarrier_init.release.cluster;\nbar.warp.sync -1;\n";
 const WAIT: &str = "W: mbarrier.try_wait.parity.shared::cta.b64 %p1, [%r2], 0;\n@!%p1 bra W;\n";
 /// Copies `n` words of shared memory to out.
 fn dump(n: usize) -> String {
@@ -28,14 +29,20 @@ fn dump(n: usize) -> String {
 }
 
 /// Runs lines over a device that holds `x`; the words of out.
-fn run(lines: &str, map: &dyn Fn(u64) -> TensorMap, x: &[u32], words: usize, seed: u64) -> Result<Vec<u32>, FaultKind> {
+fn run(
+    lines: &str,
+    map: &dyn Fn(u64) -> TensorMap,
+    x: &[u32],
+    words: usize,
+    seed: u64,
+) -> Result<Vec<u32>, FaultKind> {
     let module = parse(&kernel(lines));
     let mut device = Device::new();
     let x = device.upload("x", x);
     let out = device.upload("out", &vec![0u32; words]);
     let args = [Arg::Map(map(x.addr())), x.arg(), out.arg()];
     let options = LaunchOptions { max_steps: 100_000, ..LaunchOptions::seed(seed) };
-    match device.launch(&module, "k", [1, 1, 1], [32, 1, 1], 0, &args, &options) {
+    match device.launch(&module, "k", Shape::linear(1, 32), &args, &options) {
         Ok(_) => Ok(device.download(out).expect("written")),
         Err(fault) => {
             println!("{fault}");
@@ -50,7 +57,10 @@ fn words(n: u32) -> Vec<u32> {
 
 /// A map over rows of 64 words with a box of `w` x `h`.
 fn rows(w: u32, h: u32, swizzle: Swizzle) -> impl Fn(u64) -> TensorMap {
-    move |base| TensorMap::tiled(Element::U32, base, &[64, 16], &[256], &[w, h], &[1, 1], swizzle).expect("a good map")
+    move |base| {
+        TensorMap::tiled(Element::U32, base, &[64, 16], &[256], &[w, h], &[1, 1], swizzle)
+            .expect("a good map")
+    }
 }
 
 fn load(coords: &str, rank: u32, bytes: u32) -> String {
@@ -79,7 +89,8 @@ fn swizzles_as_in_the_tables() {
         let width = span / 4;
         let bytes = span * 16;
         let lines = load("0, 0", 2, bytes) + &dump(bytes as usize / 4);
-        let got = run(&lines, &rows(width, 16, swizzle), &words(1024), bytes as usize / 4, 0).expect("no fault");
+        let got =
+            run(&lines, &rows(width, 16, swizzle), &words(1024), bytes as usize / 4, 0).expect("no fault");
         for (place, chunk) in got.chunks(4).enumerate() {
             let (line, at) = (place / 8, place % 8);
             // The chunk of the unswizzled box that stands here.
@@ -99,7 +110,11 @@ fn boxes_that_hang_over_the_edges() {
         for (n, value) in got.iter().enumerate() {
             let (col, row) = (c0 + n as i32 % 8, c1 + n as i32 / 8);
             let inside = (0..64).contains(&col) && (0..16).contains(&row);
-            assert_eq!(*value, if inside { (row * 64 + col) as u32 + 1 } else { 0 }, "box at {c0}, {c1}: word {n}");
+            assert_eq!(
+                *value,
+                if inside { (row * 64 + col) as u32 + 1 } else { 0 },
+                "box at {c0}, {c1}: word {n}"
+            );
         }
     }
 }
@@ -110,7 +125,16 @@ fn ranks_and_element_strides() {
     let dims = [4u64, 4, 2, 2, 2];
     let map = |base: u64| {
         let strides = [16u64, 64, 128, 256];
-        TensorMap::tiled(Element::U32, base, &dims, &strides, &[4, 4, 2, 2, 1], &[1, 2, 1, 1, 1], Swizzle::None).expect("a good map")
+        TensorMap::tiled(
+            Element::U32,
+            base,
+            &dims,
+            &strides,
+            &[4, 4, 2, 2, 1],
+            &[1, 2, 1, 1, 1],
+            Swizzle::None,
+        )
+        .expect("a good map")
     };
     let lines = load("0, 0, 0, 0, 1", 5, 4 * 2 * 2 * 2 * 4) + &dump(32);
     let got = run(&lines, &map, &words(128), 32, 2);
@@ -121,7 +145,9 @@ fn ranks_and_element_strides() {
         }
     }
     assert_eq!(got, Ok(want));
-    let one = |base: u64| TensorMap::tiled(Element::U32, base, &[128], &[], &[32], &[1], Swizzle::None).expect("a good map");
+    let one = |base: u64| {
+        TensorMap::tiled(Element::U32, base, &[128], &[], &[32], &[1], Swizzle::None).expect("a good map")
+    };
     assert_eq!(run(&(load("96", 1, 128) + &dump(32)), &one, &words(128), 32, 2), Ok((97..=128).collect()));
 }
 
@@ -140,7 +166,8 @@ fn maps_that_the_driver_refuses() {
     says(made(0, &[64, 64], &[128], &[128, 8], Swizzle::B128), "256 bytes and the swizzle spans 128");
     says(made(0, &[64, 64], &[128], &[4, 8], Swizzle::None), "8 bytes, no multiple of 16");
     says(made(0, &[64, 64], &[], &[64, 8], Swizzle::None), "0 strides");
-    let map = made(1 << 36, &[64, 1000, 7], &[128, 128_000], &[64, 100, 3], Swizzle::B128).expect("a good map");
+    let map =
+        made(1 << 36, &[64, 1000, 7], &[128, 128_000], &[64, 100, 3], Swizzle::B128).expect("a good map");
     assert_eq!(TensorMap::from_bytes(&map.to_bytes()), Some(map.clone()));
     assert_eq!(map.box_bytes(), 64 * 100 * 3 * 2);
 }
@@ -170,7 +197,10 @@ fn linear_bulk_copies_and_reductions() {
 fn phases_and_parities() {
     // Lane 0 drives a barrier of two arrivals and writes down what tests say.
     let test = |parity: u32, n: u32| {
-        format!("mbarrier.test_wait.parity.shared.b64 %p1, [%r2], {parity}; selp.u32 %r4, 1, 0, %p1; st.global.u32 [%rd2+{}], %r4;\n", 4 * n)
+        format!(
+            "mbarrier.test_wait.parity.shared.b64 %p1, [%r2], {parity}; selp.u32 %r4, 1, 0, %p1; st.global.u32 [%rd2+{}], %r4;\n",
+            4 * n
+        )
     };
     let arrive = "mbarrier.arrive.shared.b64 %rd4, [%r2];\n";
     let lines = [
@@ -195,13 +225,18 @@ fn phases_and_parities() {
 #[test]
 fn misuse_of_mbarriers() {
     let map = rows(8, 4, Swizzle::None);
-    let alone = |lines: &str| run(&format!("@!%p0 bra E;\n{lines}\nE:"), &map, &words(64), 8, 0).expect_err("a fault");
+    let alone = |lines: &str| {
+        run(&format!("@!%p0 bra E;\n{lines}\nE:"), &map, &words(64), 8, 0).expect_err("a fault")
+    };
     let init = "mbarrier.init.shared.b64 [%r2], 1;\n";
     assert_eq!(alone("mbarrier.arrive.shared.b64 _, [%r2];"), FaultKind::Mbarrier);
     assert_eq!(alone(&format!("{init}{init}")), FaultKind::Mbarrier);
     assert_eq!(alone("mbarrier.init.shared.b64 [%r2+4], 1;"), FaultKind::Misaligned);
     assert_eq!(alone(&format!("{init}ld.shared.u32 %r3, [%r2];")), FaultKind::Mbarrier);
-    assert_eq!(alone(&format!("{init}mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r2], 1048576;")), FaultKind::Mbarrier);
+    assert_eq!(
+        alone(&format!("{init}mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r2], 1048576;")),
+        FaultKind::Mbarrier
+    );
     // Nobody saw phase 0 complete before the arrival in phase 1.
     let arrive = "mbarrier.arrive.shared.b64 _, [%r2];\n";
     assert_eq!(alone(&format!("{init}{arrive}{arrive}")), FaultKind::Mbarrier);
@@ -260,7 +295,10 @@ fn memory_that_nobody_wrote() {
     let map = rows(8, 4, Swizzle::None);
     assert_eq!(run("ld.local.u32 %r3, [stack];", &map, &words(4), 1, 0), Err(FaultKind::UninitLocal));
     assert_eq!(run("ld.shared.u32 %r3, [%r1];", &map, &words(4), 1, 0), Err(FaultKind::UninitShared));
-    assert_eq!(run("mov.u64 %rd5, 64; ld.global.u32 %r3, [%rd5];", &map, &words(4), 1, 0), Err(FaultKind::OutOfBounds));
+    assert_eq!(
+        run("mov.u64 %rd5, 64; ld.global.u32 %r3, [%rd5];", &map, &words(4), 1, 0),
+        Err(FaultKind::OutOfBounds)
+    );
     assert_eq!(run("ld.global.u32 %r3, [%rd1+2];", &map, &words(4), 1, 0), Err(FaultKind::Misaligned));
     let mut device = Device::new();
     let fresh = device.alloc::<u32>("fresh", 4);

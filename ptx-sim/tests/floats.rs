@@ -115,7 +115,10 @@ fn float_conversions() {
     assert_eq!(r16("cvt.rn.bf16.f32 %h3, %f0;", &[[bits(tie), 0, 0]])[0], 0x3F80);
     assert_eq!(r16("cvt.rn.f16.f32 %h3, %f0;", &[[bits(65520.0), 0, 0]])[0], 0x7C00);
     assert_eq!(r32("cvt.f32.bf16 %f3, %h0; mov.b32 %r3, %f3;", &[[0x4040, 0, 0]])[0], 3f32.to_bits());
-    assert_eq!(r32("cvt.f32.f16 %f3, %h0; mov.b32 %r3, %f3;", &[[0x0001, 0, 0]])[0], 2f32.powi(-24).to_bits());
+    assert_eq!(
+        r32("cvt.f32.f16 %f3, %h0; mov.b32 %r3, %f3;", &[[0x0001, 0, 0]])[0],
+        2f32.powi(-24).to_bits()
+    );
     // tf32 keeps 10 bits of the fraction; .rna rounds ties away.
     assert_eq!(p("cvt.rna.tf32.f32 %r3, %f0;", 1.0 + 2f32.powi(-11), 0.0), (1.0 + 2f32.powi(-10)).to_bits());
     assert_eq!(p("cvt.rni.f32.f32 %f3, %f0; mov.b32 %r3, %f3;", 2.5, 0.0), 2f32.to_bits());
@@ -123,7 +126,10 @@ fn float_conversions() {
     assert_eq!(p("cvt.sat.f32.f32 %f3, %f0; mov.b32 %r3, %f3;", 2.1, 0.0), 1f32.to_bits());
     // e4m3: 1 is 0x38, 448 is 0x7E (saturated), -0.5 is 0xB0, 2^-9 is the least subnormal.
     assert_eq!(p("cvt.rn.satfinite.e4m3x2.f32 %h3, %f0, %f1; cvt.u32.u16 %r3, %h3;", 1.0, 1000.0), 0x387E);
-    assert_eq!(p("cvt.rn.satfinite.e4m3x2.f32 %h3, %f0, %f1; cvt.u32.u16 %r3, %h3;", -0.5, 2f32.powi(-9)), 0xB001);
+    assert_eq!(
+        p("cvt.rn.satfinite.e4m3x2.f32 %h3, %f0, %f1; cvt.u32.u16 %r3, %h3;", -0.5, 2f32.powi(-9)),
+        0xB001
+    );
     assert_eq!(r32("cvt.rn.f16x2.e4m3x2 %r3, %h0;", &[[0x38B0, 0, 0]])[0], 0x3C00_B800);
     // e5m2: 1 is 0x3C.
     assert_eq!(p("cvt.rn.satfinite.e5m2x2.f32 %h3, %f0, %f1; cvt.u32.u16 %r3, %h3;", 1.0, 2.0), 0x3C40);
@@ -151,5 +157,8 @@ fn integer_conversions() {
     let big = (1u64 << 53) + 1;
     let got = r64("cvt.rn.f64.u64 %d3, %rd0; mov.b64 %rd3, %d3;", &[[big, 0, 0]])[0];
     assert_eq!(f64::from_bits(got), 9_007_199_254_740_992.0);
-    assert_eq!(f64s("cvt.rn.f32.f64 %f3, %d0; cvt.f64.f32 %d3, %f3;", &[[0.1, 0.0, 0.0]])[0], f64::from(0.1f32));
+    assert_eq!(
+        f64s("cvt.rn.f32.f64 %f3, %d0; cvt.f64.f32 %d3, %f3;", &[[0.1, 0.0, 0.0]])[0],
+        f64::from(0.1f32)
+    );
 }

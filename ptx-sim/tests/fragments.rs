@@ -44,7 +44,7 @@ fn half_at(words: &[u32], e: usize) -> u16 {
 #[test]
 fn ldmatrix_hands_out_pairs_of_a_row() {
     // Lane l writes 16 bytes: row l of memory. Matrix j is rows 8j to 8j + 7.
-    let input: Vec<u32> = (0..128u32).map(|n| 2 * n | (2 * n + 1) << 16).collect();
+    let input: Vec<u32> = (0..128u32).map(|n| (2 * n) | ((2 * n + 1) << 16)).collect();
     for trans in [false, true] {
         let mode = if trans { ".trans" } else { "" };
         let lines = format!(
@@ -61,7 +61,11 @@ fn ldmatrix_hands_out_pairs_of_a_row() {
                         (row, col) = (col, row);
                     }
                     let want = ((8 * j + row) * 8 + col) as u16;
-                    assert_eq!(half_at(&got[4 * lane..], 2 * j + i), want, "lane {lane} matrix {j} element {i}");
+                    assert_eq!(
+                        half_at(&got[4 * lane..], 2 * j + i),
+                        want,
+                        "lane {lane} matrix {j} element {i}"
+                    );
                 }
             }
         }
@@ -151,8 +155,24 @@ fn in_s8(x: f32) -> u32 {
 }
 
 const SHAPES: [Shape; 5] = [
-    Shape { name: "m16n8k16.row.col.f32.f16.f16.f32", k: 16, bits: 16, a: a_16, b: b_16, encode: in_f16, integer: false },
-    Shape { name: "m16n8k16.row.col.f32.bf16.bf16.f32", k: 16, bits: 16, a: a_16, b: b_16, encode: in_bf16, integer: false },
+    Shape {
+        name: "m16n8k16.row.col.f32.f16.f16.f32",
+        k: 16,
+        bits: 16,
+        a: a_16,
+        b: b_16,
+        encode: in_f16,
+        integer: false,
+    },
+    Shape {
+        name: "m16n8k16.row.col.f32.bf16.bf16.f32",
+        k: 16,
+        bits: 16,
+        a: a_16,
+        b: b_16,
+        encode: in_bf16,
+        integer: false,
+    },
     Shape {
         name: "m16n8k8.row.col.f32.bf16.bf16.f32",
         k: 8,
@@ -171,7 +191,15 @@ const SHAPES: [Shape; 5] = [
         encode: f32::to_bits,
         integer: false,
     },
-    Shape { name: "m16n8k32.row.col.s32.s8.s8.s32", k: 32, bits: 8, a: a_bytes, b: b_bytes, encode: in_s8, integer: true },
+    Shape {
+        name: "m16n8k32.row.col.s32.s8.s8.s32",
+        k: 32,
+        bits: 8,
+        a: a_bytes,
+        b: b_bytes,
+        encode: in_s8,
+        integer: true,
+    },
 ];
 
 /// Packs elements of a lane into words.
@@ -185,7 +213,8 @@ fn check(s: &Shape) {
     // Coarse values are exact in every type here.
     let a: Vec<Vec<f32>> = (0..16).map(|_| (0..s.k).map(|_| numbers.coarse()).collect()).collect();
     let b: Vec<Vec<f32>> = (0..s.k).map(|_| (0..8).map(|_| numbers.coarse()).collect()).collect();
-    let c: Vec<Vec<f32>> = (0..16).map(|_| (0..8).map(|_| (128.0 * numbers.coarse()).trunc()).collect()).collect();
+    let c: Vec<Vec<f32>> =
+        (0..16).map(|_| (0..8).map(|_| (128.0 * numbers.coarse()).trunc()).collect()).collect();
     let per_lane = |n: usize| n * s.k / 32;
     let (na, nb) = (per_lane(16) * s.bits / 32, per_lane(8) * s.bits / 32);
     let mut input = Vec::new();
@@ -200,7 +229,8 @@ fn check(s: &Shape) {
     }
     let list = |first: usize, n: usize| regs(first, n).join(", ");
     let (fa, fb, fc) = (list(0, na), list(na, nb), list(na + nb, 4));
-    let lines = format!("mma.sync.aligned.{} {{%r16, %r17, %r18, %r19}}, {{{fa}}}, {{{fb}}}, {{{fc}}};", s.name);
+    let lines =
+        format!("mma.sync.aligned.{} {{%r16, %r17, %r18, %r19}}, {{{fa}}}, {{{fb}}}, {{{fc}}};", s.name);
     let got = run(&kernel(na + nb + 4, &lines, &regs(16, 4)), &input, 4);
     for lane in 0..32 {
         for i in 0..4 {
@@ -210,7 +240,11 @@ fn check(s: &Shape) {
             let want = dot * scale + c[r][col];
             let word = got[4 * lane + i];
             let value = if s.integer { word as i32 as f32 } else { f32::from_bits(word) };
-            assert!((value - want).abs() < 1e-3, "{} lane {lane} element {i}: {value}, expected {want}", s.name);
+            assert!(
+                (value - want).abs() < 1e-3,
+                "{} lane {lane} element {i}: {value}, expected {want}",
+                s.name
+            );
         }
     }
 }

@@ -36,8 +36,16 @@ fn unknown_things_are_named() {
     refused("@%r1 bra $L;\n$L:", 10, "is no predicate");
     refused(".frob 3;", 10, "directive `.frob` is not known");
     refused("ld.shared.f32 %f0, [x];", 10, "does not lie in this state space");
-    refused("wgmma.mma_async.sync.aligned.m64n12k16.f32.bf16.bf16 {%f0}, %rd0, %rd1, 1, 1, 1, 0, 0;", 10, "n is a multiple of 8");
-    refused("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f0,%f1,%f2,%f3}, {%r0,%r1,%r2}, {%r0,%r1}, {%f0,%f1,%f2,%f3};", 10, "a has 3 registers, expected 4");
+    refused(
+        "wgmma.mma_async.sync.aligned.m64n12k16.f32.bf16.bf16 {%f0}, %rd0, %rd1, 1, 1, 1, 0, 0;",
+        10,
+        "n is a multiple of 8",
+    );
+    refused(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f0,%f1,%f2,%f3}, {%r0,%r1,%r2}, {%r0,%r1}, {%f0,%f1,%f2,%f3};",
+        10,
+        "a has 3 registers, expected 4",
+    );
     refused("cp.async.cg.shared.global [%r0], [%rd0], 8;", 10, "16 with .cg");
     refused("bar.red.popc.u32 %r0, 0, %p1;", 10, "only .sync and .arrive are modelled");
     refused("barrier.cluster.arrive.aligned;", 10, "modifier");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use attn_ptx_sim::{Arg, Device, Fault, FaultKind, LaunchOptions, Report};
+use attn_ptx_sim::{Arg, Device, Fault, FaultKind, LaunchOptions, Report, Shape};
 use common::parse;
 
 /// Runs lines that leave a word in %r9 for each of 32 lanes; %r0 is the lane, %r1 the value 100 + lane.
@@ -19,7 +19,7 @@ fn threads(n: u32, lines: &str, seed: u64) -> Result<(Vec<u32>, Report), Fault> 
     let mut device = Device::new();
     let out = device.alloc::<u32>("out", n as usize);
     let options = LaunchOptions { max_steps: 100_000, ..LaunchOptions::seed(seed) };
-    let report = device.launch(&module, "k", [1, 1, 1], [n, 1, 1], 0, &[Arg::U64(out.addr())], &options)?;
+    let report = device.launch(&module, "k", Shape::linear(1, n), &[Arg::U64(out.addr())], &options)?;
     Ok((device.download(out).expect("every lane writes"), report))
 }
 
@@ -46,7 +46,10 @@ fn shuffles() {
     assert_eq!(good("shfl.sync.bfly.b32 %r9, %r1, 5, 31, -1;"), each(|l| 100 + (l ^ 5)));
     assert_eq!(good("shfl.sync.idx.b32 %r9, %r1, 7, 31, -1;"), each(|_| 107));
     assert_eq!(good("shfl.sync.up.b32 %r9, %r1, 3, 0, -1;"), each(|l| 100 + if l < 3 { l } else { l - 3 }));
-    assert_eq!(good("shfl.sync.down.b32 %r9, %r1, 4, 31, -1;"), each(|l| 100 + if l > 27 { l } else { l + 4 }));
+    assert_eq!(
+        good("shfl.sync.down.b32 %r9, %r1, 4, 31, -1;"),
+        each(|l| 100 + if l > 27 { l } else { l + 4 })
+    );
     // Segments of 8: the mask 0x18 lies in bits 8 to 12, the clamp is 7 or 0.
     assert_eq!(good("shfl.sync.idx.b32 %r9, %r1, 2, 0x1807, -1;"), each(|l| 100 + (l & 24) + 2));
     let down = good("shfl.sync.down.b32 %r9, %r1, 1, 0x1807, -1;");
@@ -59,9 +62,13 @@ fn shuffles() {
 fn votes_and_matches() {
     let odd = "and.b32 %r2, %r0, 1; setp.ne.u32 %p1, %r2, 0;\n";
     assert_eq!(good(&format!("{odd}vote.sync.ballot.b32 %r9, %p1, -1;")), each(|_| 0xAAAA_AAAA));
-    let vote = |mode: &str| good(&format!("{odd}vote.sync.{mode}.pred %p2, %p1, -1; selp.u32 %r9, 1, 0, %p2;"))[0];
+    let vote =
+        |mode: &str| good(&format!("{odd}vote.sync.{mode}.pred %p2, %p1, -1; selp.u32 %r9, 1, 0, %p2;"))[0];
     assert_eq!((vote("any"), vote("all"), vote("uni")), (1, 0, 0));
-    assert_eq!(good("and.b32 %r2, %r0, 3; match.any.sync.b32 %r9, %r2, -1;"), each(|l| 0x1111_1111 << (l % 4)));
+    assert_eq!(
+        good("and.b32 %r2, %r0, 3; match.any.sync.b32 %r9, %r2, -1;"),
+        each(|l| 0x1111_1111 << (l % 4))
+    );
     assert_eq!(good("mov.u32 %r2, 5; match.all.sync.b32 %r9|%p1, %r2, -1;"), each(|_| u32::MAX));
     assert_eq!(good("redux.sync.add.u32 %r9, %r0, -1;"), each(|_| 496));
     assert_eq!(good("redux.sync.max.s32 %r9, %r1, -1;"), each(|_| 131));
@@ -105,7 +112,12 @@ fn exited_lanes_are_not_waited_for() {
 
 #[test]
 fn misuse_of_masks() {
-    assert_eq!(kind("setp.lt.u32 %p1, %r0, 8;\n@%p1 bra S;\nbra J;\nS: shfl.sync.idx.b32 %r9, %r1, 0, 31, -1;\nJ: mov.u32 %r9, 0;"), FaultKind::SyncMask);
+    assert_eq!(
+        kind(
+            "setp.lt.u32 %p1, %r0, 8;\n@%p1 bra S;\nbra J;\nS: shfl.sync.idx.b32 %r9, %r1, 0, 31, -1;\nJ: mov.u32 %r9, 0;"
+        ),
+        FaultKind::SyncMask
+    );
     assert_eq!(kind("bar.warp.sync 0xFF;\nmov.u32 %r9, 0;"), FaultKind::SyncMask);
     // A read from a lane that the mask leaves out.
     let lines = "setp.lt.u32 %p1, %r0, 8;\nmov.u32 %r9, 0;\n@!%p1 bra J;\nshfl.sync.idx.b32 %r9, %r1, 9, 31, 0xFF;\nJ:";
@@ -126,7 +138,10 @@ fn neighbours_in_shared_memory_need_a_sync() {
     assert_eq!(good(&format!("{store}bar.warp.sync -1;\n{load}")), each(|l| 100 + (l ^ 1)));
     // Lanes of one store may agree on a value, not differ.
     assert_eq!(kind("mov.u32 %r3, mem; st.shared.u32 [%r3], %r1; mov.u32 %r9, 0;"), FaultKind::Race);
-    assert_eq!(good("mov.u32 %r3, mem; st.shared.u32 [%r3], 5; bar.warp.sync -1; ld.shared.u32 %r9, [%r3];"), each(|_| 5));
+    assert_eq!(
+        good("mov.u32 %r3, mem; st.shared.u32 [%r3], 5; bar.warp.sync -1; ld.shared.u32 %r9, [%r3];"),
+        each(|_| 5)
+    );
     // A read, then a write of another lane.
     let back = format!("{store}bar.warp.sync -1;\n{load}\nst.shared.u32 [%r3], %r0;");
     assert_eq!(kind(&back), FaultKind::Race);
@@ -147,7 +162,9 @@ fn release_and_acquire_order_shared_memory() {
 #[test]
 fn bank_conflicts_are_counted() {
     let access = |stride: u32| {
-        let lines = format!("mul.lo.s32 %r2, %r0, {stride}; and.b32 %r2, %r2, 1023; mov.u32 %r3, mem; add.s32 %r3, %r3, %r2;\nst.shared.u32 [%r3], 0; mov.u32 %r9, 0;");
+        let lines = format!(
+            "mul.lo.s32 %r2, %r0, {stride}; and.b32 %r2, %r2, 1023; mov.u32 %r3, mem; add.s32 %r3, %r3, %r2;\nst.shared.u32 [%r3], 0; mov.u32 %r9, 0;"
+        );
         lanes(&lines, 0).expect("no fault").1.extra_wavefronts()
     };
     assert_eq!((access(4), access(8), access(16), access(32)), (0, 1, 3, 7));

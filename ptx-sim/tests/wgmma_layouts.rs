@@ -59,7 +59,11 @@ impl Layout {
             (true, span) => {
                 let per = span / 2;
                 let chunk = mn % per / 8;
-                mn / per * leading + k / 8 * stride + k % 8 * span + swizzled(k % 8, chunk, span) * 16 + mn % 8 * 2
+                mn / per * leading
+                    + k / 8 * stride
+                    + k % 8 * span
+                    + swizzled(k % 8, chunk, span) * 16
+                    + mn % 8 * 2
             }
         }
     }
@@ -151,7 +155,10 @@ fn check(n: usize, a_layout: Option<Layout>, b_layout: Layout) {
             let col = 8 * (i / 4) + 2 * t + i % 2;
             let want: f32 = sign * (0..16).map(|k| a[row][k] * b[col][k]).sum::<f32>();
             let value = got[thread * n / 2 + i];
-            assert!((value - want).abs() < 1e-4, "n {n} {a_layout:?} {b_layout:?}: thread {thread} d{i} is {value}, expected {want}");
+            assert!(
+                (value - want).abs() < 1e-4,
+                "n {n} {a_layout:?} {b_layout:?}: thread {thread} d{i} is {value}, expected {want}"
+            );
         }
     }
 }

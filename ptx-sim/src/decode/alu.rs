@@ -71,7 +71,11 @@ impl Build {
         if ty == Ty::Pred {
             return Err("arithmetic on predicates".into());
         }
-        if ty.integer() { self.int_arith(name, mods, ty, args) } else { self.float_arith(name, mods, ty, args) }
+        if ty.integer() {
+            self.int_arith(name, mods, ty, args)
+        } else {
+            self.float_arith(name, mods, ty, args)
+        }
     }
 
     fn int_arith(&mut self, name: &str, mut mods: Mods, ty: Ty, args: &[Arg]) -> Res<Op> {
@@ -153,7 +157,14 @@ impl Build {
             "max" => F2::Max,
             _ => return Err(format!("`{name}` has no floating-point form")),
         };
-        Ok(Op::F2 { f, ty, mode, d: self.dst(&args[0])?, a: self.src(&args[1], ty)?, b: self.src(&args[2], ty)? })
+        Ok(Op::F2 {
+            f,
+            ty,
+            mode,
+            d: self.dst(&args[0])?,
+            a: self.src(&args[1], ty)?,
+            b: self.src(&args[2], ty)?,
+        })
     }
 
     /// tidy: long match (one arm for each opcode).

@@ -9,12 +9,8 @@ use crate::isa::*;
 
 impl Build {
     pub fn cvt(&mut self, mut mods: Mods, args: &[Arg]) -> Res<Op> {
-        let integral = mods.pick(&[
-            ("rni", Rnd::Nearest),
-            ("rzi", Rnd::Zero),
-            ("rmi", Rnd::Down),
-            ("rpi", Rnd::Up),
-        ]);
+        let integral =
+            mods.pick(&[("rni", Rnd::Nearest), ("rzi", Rnd::Zero), ("rmi", Rnd::Down), ("rpi", Rnd::Up)]);
         let rnd = mods.rnd();
         let (ftz, sat) = (mods.flag("ftz"), mods.flag("sat"));
         let (satfinite, relu) = (mods.flag("satfinite"), mods.flag("relu"));

@@ -136,16 +136,33 @@ impl Build {
     pub fn hint(&mut self, name: &str, mut mods: Mods, args: &[Arg]) -> Res<Op> {
         if name == "createpolicy" {
             mods.hints(&[
-                "range", "fractional", "cvt", "global", "L2", "b64", "L2::evict_last", "L2::evict_normal",
-                "L2::evict_first", "L2::evict_unchanged",
+                "range",
+                "fractional",
+                "cvt",
+                "global",
+                "L2",
+                "b64",
+                "L2::evict_last",
+                "L2::evict_normal",
+                "L2::evict_first",
+                "L2::evict_unchanged",
             ]);
             mods.finish()?;
             let d = self.dst(args.first().ok_or("expected a destination")?)?;
             return Ok(Op::Mov { d, a: self.constant(0x12F0_0000_0000_0000) });
         }
         mods.hints(&[
-            "global", "local", "const", "param", "tensormap", "L1", "L2", "L2::evict_last",
-            "L2::evict_normal", "L1::evict_normal", "global::L2",
+            "global",
+            "local",
+            "const",
+            "param",
+            "tensormap",
+            "L1",
+            "L2",
+            "L2::evict_last",
+            "L2::evict_normal",
+            "L1::evict_normal",
+            "global::L2",
         ]);
         mods.finish()?;
         Ok(Op::Nop)

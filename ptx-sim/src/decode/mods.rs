@@ -83,9 +83,25 @@ impl<'a> Mods<'a> {
     /// Cache operators and eviction hints.
     pub fn cache(&mut self) {
         self.hints(&[
-            "ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "L1::evict_normal", "L1::evict_unchanged",
-            "L1::evict_first", "L1::evict_last", "L1::no_allocate", "L2::64B", "L2::128B", "L2::256B",
-            "L2::evict_normal", "L2::evict_first", "L2::evict_last",
+            "ca",
+            "cg",
+            "cs",
+            "lu",
+            "cv",
+            "wb",
+            "wt",
+            "nc",
+            "L1::evict_normal",
+            "L1::evict_unchanged",
+            "L1::evict_first",
+            "L1::evict_last",
+            "L1::no_allocate",
+            "L2::64B",
+            "L2::128B",
+            "L2::256B",
+            "L2::evict_normal",
+            "L2::evict_first",
+            "L2::evict_last",
         ]);
     }
 

@@ -136,12 +136,8 @@ impl Build {
     }
 
     fn shuffle(&mut self, mut mods: Mods, args: &[Arg]) -> Res<Op> {
-        let mode = mods.pick(&[
-            ("up", Shfl::Up),
-            ("down", Shfl::Down),
-            ("bfly", Shfl::Bfly),
-            ("idx", Shfl::Idx),
-        ]);
+        let mode =
+            mods.pick(&[("up", Shfl::Up), ("down", Shfl::Down), ("bfly", Shfl::Bfly), ("idx", Shfl::Idx)]);
         mods.hints(&["b32"]);
         mods.finish()?;
         let (Some(mode), [d, a, b, c, mask]) = (mode, args) else {

@@ -33,7 +33,9 @@ pub(crate) fn place(addr: &Addr, base: u64) -> Exec<Place> {
     };
     Ok(match addr.space {
         Space::Global | Space::Const => Place::Global(at),
-        Space::Shared => Place::Shared(narrow(if addr.bits == 32 { at & 0xFFFF_FFFF } else { at }, "shared")?),
+        Space::Shared => {
+            Place::Shared(narrow(if addr.bits == 32 { at & 0xFFFF_FFFF } else { at }, "shared")?)
+        }
         Space::Local => Place::Local(narrow(at, "local")?),
         Space::Param => Place::Param(narrow(at, "parameter")?),
         Space::Generic => match at >> 52 {
@@ -257,7 +259,13 @@ impl Block<'_> {
                 let at = match places[l] {
                     Place::Global(at) => Place::Global(at + (n * each) as u64),
                     Place::Shared(at) => Place::Shared(at + (n * each) as u32),
-                    _ => return lane_trouble(FaultKind::Value, l as u32, "atomics go to global or shared memory"),
+                    _ => {
+                        return lane_trouble(
+                            FaultKind::Value,
+                            l as u32,
+                            "atomics go to global or shared memory",
+                        );
+                    }
                 };
                 let mut raw = [0; 8];
                 blame(self.read(thread, at, true, &mut raw[..each]), l)?;

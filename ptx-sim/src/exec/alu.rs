@@ -133,11 +133,8 @@ pub(crate) fn int3(w: &mut Warp, f: Int3, ty: Ty, r: [Row; 4], m: u32) -> Exec<(
             })
         }
         Int3::Sad => w.map3(r, m, |x, y, z| {
-            let gap = if signed {
-                sext(x, bits).abs_diff(sext(y, bits))
-            } else {
-                (x & mask).abs_diff(y & mask)
-            };
+            let gap =
+                if signed { sext(x, bits).abs_diff(sext(y, bits)) } else { (x & mask).abs_diff(y & mask) };
             gap.wrapping_add(z) & mask
         }),
         Int3::Bfe => w.map3(r, m, |x, y, z| bfe(x & mask, y as u32 & 0xFF, z as u32 & 0xFF, ty)),
@@ -238,7 +235,8 @@ pub(crate) fn carry(w: &mut Warp, op: [bool; 3], ty: Ty, [d, a, b]: [Row; 3], m:
     for l in lanes(m) {
         let c = u128::from(use_cc && old >> l & 1 == 1);
         let (x, y) = (u128::from(x[l]) & mask, u128::from(y[l]) & mask);
-        let (value, flag) = if sub { (x.wrapping_sub(y + c), x < y + c) } else { (x + y + c, x + y + c > mask) };
+        let (value, flag) =
+            if sub { (x.wrapping_sub(y + c), x < y + c) } else { (x + y + c, x + y + c > mask) };
         out[l] = (value & mask) as u64;
         flags |= u32::from(flag) << l;
     }

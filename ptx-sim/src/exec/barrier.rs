@@ -57,7 +57,8 @@ impl Block<'_> {
         }
         let bar = &mut self.bars[id];
         if bar.expected.is_some_and(|e| e != count) {
-            let detail = format!("barrier {id}: this warp asks for {count:?} threads, others for another count");
+            let detail =
+                format!("barrier {id}: this warp asks for {count:?} threads, others for another count");
             return trouble(FaultKind::BarrierMismatch, detail);
         }
         if bar.arrived.contains(&w) {

@@ -241,13 +241,17 @@ impl<'a> Block<'a> {
             Op::Ld(ld) => self.load(w, ld, m)?,
             Op::St(st) => self.store(w, st, m)?,
             Op::Atom(a) => self.atomic(w, a, m)?,
-            Op::Shfl { mode, d, p, a, b, c, mask } => self.shuffle(w, *mode, [*d, *a, *b, *c, *mask], *p, m)?,
+            Op::Shfl { mode, d, p, a, b, c, mask } => {
+                self.shuffle(w, *mode, [*d, *a, *b, *c, *mask], *p, m)?
+            }
             Op::Vote { mode, d, p, a, mask } => self.vote(w, *mode, (*d, *p), *a, *mask, m)?,
             Op::Match { all, ty, d, p, a, mask } => self.matching(w, (*all, *ty), [*d, *a, *mask], *p, m)?,
             Op::Redux { op, ty, d, a, mask } => self.redux(w, (*op, *ty), [*d, *a, *mask], m)?,
             Op::Elect { d, p, mask } => self.elect(w, *d, *p, *mask, m)?,
             Op::WarpSync { mask } => self.warp_sync(w, *mask, m)?,
-            Op::Bar { id, count, arrive, aligned } => return self.bar(w, *id, *count, [*arrive, *aligned], m),
+            Op::Bar { id, count, arrive, aligned } => {
+                return self.bar(w, *id, *count, [*arrive, *aligned], m);
+            }
             Op::Fence(kind) => self.fence(w, *kind, m),
             Op::Ldmatrix { addr, d, trans } => self.ldmatrix(w, addr, d, *trans, m)?,
             Op::Stmatrix { addr, a, trans } => self.stmatrix(w, addr, a, *trans, m)?,
@@ -323,7 +327,10 @@ impl<'a> Block<'a> {
         let old = warp.max_regs;
         if inc && old > count || !inc && old < count {
             let to = if inc { "up" } else { "down" };
-            return trouble(FaultKind::Registers, format!("the warp has {old} registers a thread, {count} is not {to}"));
+            return trouble(
+                FaultKind::Registers,
+                format!("the warp has {old} registers a thread, {count} is not {to}"),
+            );
         }
         if inc {
             let need = (count - old) * 32;

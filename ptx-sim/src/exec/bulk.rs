@@ -100,7 +100,10 @@ impl Block<'_> {
                 return trouble(FaultKind::OutOfBounds, "the other side of a bulk copy is global memory");
             };
             if !size.is_multiple_of(16) || size == 0 {
-                return trouble(FaultKind::Value, format!("a bulk copy of {size} bytes: a multiple of 16 is needed"));
+                return trouble(
+                    FaultKind::Value,
+                    format!("a bulk copy of {size} bytes: a multiple of 16 is needed"),
+                );
             }
             self.shared.aligned(shared, 16)?;
             self.global.check(at, size, 16)?;

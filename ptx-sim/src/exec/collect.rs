@@ -22,7 +22,8 @@ impl Block<'_> {
             }
             let missing = mask & warp.live & !m;
             if missing != 0 {
-                let detail = format!("the mask {mask:#010x} names lanes {missing:#010x}, which are elsewhere");
+                let detail =
+                    format!("the mask {mask:#010x} names lanes {missing:#010x}, which are elsewhere");
                 return lane_trouble(FaultKind::SyncMask, l as u32, detail);
             }
         }
@@ -75,7 +76,15 @@ impl Block<'_> {
         Ok(())
     }
 
-    pub fn vote(&mut self, w: usize, mode: Vote, (d, p): (Row, PRow), a: PSrc, mask: Row, m: u32) -> Exec<()> {
+    pub fn vote(
+        &mut self,
+        w: usize,
+        mode: Vote,
+        (d, p): (Row, PRow),
+        a: PSrc,
+        mask: Row,
+        m: u32,
+    ) -> Exec<()> {
         self.members(w, mask, m)?;
         let warp = &mut self.warps[w];
         let bits = warp.pred(a, m)?;

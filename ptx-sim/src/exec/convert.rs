@@ -103,7 +103,11 @@ fn to_float(c: &Cvt, x: f64) -> u64 {
     }
     x = relu(c, x);
     if c.to == Ty::Tf32 {
-        return if x.is_nan() { 0x7FFF_FFFF } else { u64::from((round(x, fp::TF32, c.rnd) as f32).to_bits()) };
+        return if x.is_nan() {
+            0x7FFF_FFFF
+        } else {
+            u64::from((round(x, fp::TF32, c.rnd) as f32).to_bits())
+        };
     }
     let bits = encode(x, c.to, c.rnd);
     if c.to == Ty::F32 && c.ftz { u64::from(flush(f32::from_bits(bits as u32)).to_bits()) } else { bits }
@@ -114,8 +118,11 @@ fn from_int(w: &mut Warp, c: &Cvt, keep: u64, m: u32) -> Exec<()> {
     let x = *w.get(c.a, m)?;
     let out = w.slot(c.d, m)?;
     for l in lanes(m) {
-        let value =
-            if c.from.signed() { i128::from(((x[l] << shift) as i64) >> shift) } else { i128::from(x[l] & c.from.mask()) };
+        let value = if c.from.signed() {
+            i128::from(((x[l] << shift) as i64) >> shift)
+        } else {
+            i128::from(x[l] & c.from.mask())
+        };
         out[l] = int_to(c, value) & keep;
     }
     Ok(())

@@ -70,9 +70,7 @@ pub(crate) fn one(w: &mut Warp, op: F1, ty: Ty, mode: FMode, [d, a]: [Row; 2], m
         (F1::Ex2, Ty::F32) => w.map1(d, a, m, |x| finish(b(exp2(operand(x, ty, mode.ftz))), ty, mode)),
         (F1::Neg, Ty::F32) if !mode.ftz => w.map1(d, a, m, |x| x & 0xFFFF_FFFF ^ 0x8000_0000),
         (F1::Abs, Ty::F32) if !mode.ftz => w.map1(d, a, m, |x| x & 0x7FFF_FFFF),
-        _ if packed(ty) => {
-            w.map1(d, a, m, |x| halves1(ty, x, |half, x| scalar1(op, half, mode, x)))
-        }
+        _ if packed(ty) => w.map1(d, a, m, |x| halves1(ty, x, |half, x| scalar1(op, half, mode, x))),
         _ => w.map1(d, a, m, |x| scalar1(op, ty, mode, x)),
     }
 }

@@ -17,8 +17,7 @@ pub(crate) struct Format {
 
 pub(crate) const F32: Format = Format { precision: 24, min_exp: -126, max: f32::MAX as f64 };
 pub(crate) const F16: Format = Format { precision: 11, min_exp: -14, max: 65504.0 };
-pub(crate) const BF16: Format =
-    Format { precision: 8, min_exp: -126, max: 3.389_531_389_251_535_5e38 };
+pub(crate) const BF16: Format = Format { precision: 8, min_exp: -126, max: 3.389_531_389_251_535_5e38 };
 pub(crate) const TF32: Format = Format { precision: 11, min_exp: -126, max: 3.401_162_134_214_653e38 };
 pub(crate) const E4M3: Format = Format { precision: 4, min_exp: -6, max: 448.0 };
 pub(crate) const E5M2: Format = Format { precision: 3, min_exp: -14, max: 57344.0 };
@@ -64,7 +63,11 @@ pub(crate) fn add_sticky(a: f64, b: f64) -> f64 {
         return sum;
     }
     // Towards the exact value: away from zero if the error has the sign of the sum.
-    if (err > 0.0) == (sum > 0.0) { f64::from_bits(sum.to_bits() + 1) } else { f64::from_bits(sum.to_bits() - 1) }
+    if (err > 0.0) == (sum > 0.0) {
+        f64::from_bits(sum.to_bits() + 1)
+    } else {
+        f64::from_bits(sum.to_bits() - 1)
+    }
 }
 
 /// Bits of a 16 or 32 bit format as f64.
@@ -135,7 +138,11 @@ pub(crate) fn encode8(x: f64, e4m3: bool) -> u8 {
     }
     let exp = ((y.to_bits() >> 52) as i32 - 1023).max(1 - bias);
     let mant = (y / 2f64.powi(exp - mant_bits)) as u32;
-    let whole = if mant >> mant_bits == 0 { mant } else { ((exp + bias) as u32) << mant_bits | mant & ((1 << mant_bits) - 1) };
+    let whole = if mant >> mant_bits == 0 {
+        mant
+    } else {
+        ((exp + bias) as u32) << mant_bits | mant & ((1 << mant_bits) - 1)
+    };
     sign | whole as u8
 }
 

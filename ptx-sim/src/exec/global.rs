@@ -44,7 +44,11 @@ impl Global {
             Some(a) if a.live && at + len <= a.data.len() => Ok((n, at)),
             Some(a) => trouble(
                 FaultKind::OutOfBounds,
-                format!("{len} bytes at offset {at} of global `{}`, which has {} bytes", a.name, a.data.len()),
+                format!(
+                    "{len} bytes at offset {at} of global `{}`, which has {} bytes",
+                    a.name,
+                    a.data.len()
+                ),
             ),
             None => trouble(FaultKind::OutOfBounds, format!("{addr:#x} is no global address")),
         }
@@ -62,11 +66,10 @@ impl Global {
     pub fn read(&self, addr: u64, len: usize) -> Exec<&[u8]> {
         let (n, at) = self.find(addr, len)?;
         let a = &self.allocs[n];
-        if !a.init.is_empty() {
-            if let Some(bad) = a.init[at..at + len].iter().position(|i| !i) {
-                let detail = format!("byte {} of global `{}` is read before it is written", at + bad, a.name);
-                return trouble(FaultKind::UninitGlobal, detail);
-            }
+        // The list is empty once all is written.
+        if let Some(bad) = a.init.get(at..at + len).and_then(|i| i.iter().position(|i| !i)) {
+            let detail = format!("byte {} of global `{}` is read before it is written", at + bad, a.name);
+            return trouble(FaultKind::UninitGlobal, detail);
         }
         Ok(&a.data[at..at + len])
     }

@@ -89,7 +89,8 @@ impl Block<'_> {
                 let l = 8 * n + r;
                 blame(self.shared.read(&self.clocks, w * 32 + l, addrs[l], false, bytes), l)?;
             }
-            let half = |r: usize, c: usize| u64::from(u16::from_le_bytes([matrix[r][2 * c], matrix[r][2 * c + 1]]));
+            let half =
+                |r: usize, c: usize| u64::from(u16::from_le_bytes([matrix[r][2 * c], matrix[r][2 * c + 1]]));
             let mut out = [0; 32];
             for (l, word) in out.iter_mut().enumerate() {
                 let (g, q) = (l / 4, l % 4);

@@ -158,7 +158,10 @@ impl Block<'_> {
             return trouble(FaultKind::Mbarrier, format!("an mbarrier of {count} arrivals"));
         }
         if self.mbars.contains_key(&addr) {
-            return trouble(FaultKind::Mbarrier, "mbarrier.init over a valid mbarrier: mbarrier.inval it first");
+            return trouble(
+                FaultKind::Mbarrier,
+                "mbarrier.init over a valid mbarrier: mbarrier.inval it first",
+            );
         }
         self.shared.claim(&self.clocks, thread, addr)?;
         let component = self.clocks.component();
@@ -193,7 +196,11 @@ impl Block<'_> {
             return trouble(FaultKind::Mbarrier, detail);
         }
         if !b.observed {
-            let detail = format!("an arrival in phase {}, but no wait has seen phase {} complete", b.phase, b.phase - 1);
+            let detail = format!(
+                "an arrival in phase {}, but no wait has seen phase {} complete",
+                b.phase,
+                b.phase - 1
+            );
             return trouble(FaultKind::Mbarrier, detail);
         }
         b.pending -= count;
@@ -279,9 +286,7 @@ impl Block<'_> {
         }
         self.warps[w].set_pred(p, m, bits);
         match failed {
-            Some(addr) if self.warps[w].alone() => {
-                Ok(Flow::Sleep(Wait::Doze { events: self.events, addr }))
-            }
+            Some(addr) if self.warps[w].alone() => Ok(Flow::Sleep(Wait::Doze { events: self.events, addr })),
             _ => Ok(Flow::Next),
         }
     }

@@ -131,10 +131,8 @@ impl Block<'_> {
     fn fault_at(&self, w: usize, pc: u32, t: Trouble) -> Fault {
         let inst = &self.kernel.code[pc as usize];
         let mut detail = t.detail;
-        if let Some(row) = t.row {
-            if let Some((_, name)) = self.kernel.row_names.iter().find(|(r, _)| *r == row) {
-                detail = detail.replacen("a register", &format!("register `{name}`"), 1);
-            }
+        if let Some((_, name)) = self.kernel.row_names.iter().find(|(r, _)| Some(*r) == t.row) {
+            detail = detail.replacen("a register", &format!("register `{name}`"), 1);
         }
         let site = Site {
             kernel: self.kernel.name.clone(),

@@ -55,8 +55,9 @@ impl Shared {
         let at = addr.wrapping_sub(SHARED_BASE) as usize;
         if addr < SHARED_BASE || at + len > self.data.len() {
             let end = SHARED_BASE as usize + self.data.len();
-            let detail =
-                format!("{len} bytes at shared address {addr:#x}; the block has {SHARED_BASE:#x} to {end:#x}");
+            let detail = format!(
+                "{len} bytes at shared address {addr:#x}; the block has {SHARED_BASE:#x} to {end:#x}"
+            );
             return trouble(FaultKind::OutOfBounds, detail);
         }
         Ok(at)
@@ -89,7 +90,10 @@ impl Shared {
     fn race(&self, at: usize, s: Stamp, clocks: &Clocks, what: &str) -> Exec<()> {
         let addr = at + SHARED_BASE as usize;
         let other = who(s, clocks);
-        trouble(FaultKind::Race, format!("shared byte {addr:#x}: {what} by {other} is not ordered before this access"))
+        trouble(
+            FaultKind::Race,
+            format!("shared byte {addr:#x}: {what} by {other} is not ordered before this access"),
+        )
     }
 
     fn remember(&mut self, clocks: &Clocks, thread: usize, at: usize, s: Stamp) {
@@ -105,7 +109,14 @@ impl Shared {
     }
 
     /// A read of an ordinary or strong access.
-    pub fn read(&mut self, clocks: &Clocks, thread: usize, addr: u32, strong: bool, out: &mut [u8]) -> Exec<()> {
+    pub fn read(
+        &mut self,
+        clocks: &Clocks,
+        thread: usize,
+        addr: u32,
+        strong: bool,
+        out: &mut [u8],
+    ) -> Exec<()> {
         let at = self.place(addr, out.len())?;
         let now = clocks.now(thread);
         for (n, byte) in out.iter_mut().enumerate() {
@@ -114,7 +125,8 @@ impl Shared {
             if !matches!(state, WRITTEN | ARRIVED | ATOMIC) {
                 self.refuse_state(b)?;
             }
-            if !clocks.knows(thread, self.writes[b]) && !(strong && state == ATOMIC) {
+            let excused = strong && state == ATOMIC;
+            if !excused && !clocks.knows(thread, self.writes[b]) {
                 self.race(b, self.writes[b], clocks, "a write")?;
             }
             if !strong {
@@ -126,7 +138,14 @@ impl Shared {
     }
 
     /// A write of an ordinary or strong access.
-    pub fn write(&mut self, clocks: &Clocks, thread: usize, addr: u32, strong: bool, bytes: &[u8]) -> Exec<()> {
+    pub fn write(
+        &mut self,
+        clocks: &Clocks,
+        thread: usize,
+        addr: u32,
+        strong: bool,
+        bytes: &[u8],
+    ) -> Exec<()> {
         let at = self.place(addr, bytes.len())?;
         let now = clocks.now(thread);
         for (n, byte) in bytes.iter().enumerate() {

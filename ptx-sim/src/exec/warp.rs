@@ -65,7 +65,10 @@ pub(crate) enum Wait {
     /// Until the pool holds enough registers.
     Registers(u32),
     /// A failed test of an mbarrier; woken by events.
-    Doze { events: u64, addr: u32 },
+    Doze {
+        events: u64,
+        addr: u32,
+    },
 }
 
 pub(crate) struct Warp {
@@ -128,7 +131,11 @@ impl Warp {
     /// The values of `row`, written in all lanes of `mask`.
     #[inline]
     pub fn get(&self, row: Row, mask: u32) -> Exec<&Lanes> {
-        if self.init[row as usize] & mask == mask { Ok(&self.regs[row as usize]) } else { self.unwritten(row, mask) }
+        if self.init[row as usize] & mask == mask {
+            Ok(&self.regs[row as usize])
+        } else {
+            self.unwritten(row, mask)
+        }
     }
 
     #[cold]
@@ -157,7 +164,10 @@ impl Warp {
             let what = if self.locks[n].writes { "writes" } else { "reads" };
             return trouble(
                 FaultKind::WgmmaNotWaited,
-                format!("a register is written while wgmma number {} of warp {} {what} it", self.locks[n].seq, self.id),
+                format!(
+                    "a register is written while wgmma number {} of warp {} {what} it",
+                    self.locks[n].seq, self.id
+                ),
             );
         }
         self.init[n] |= mask;
@@ -213,12 +223,7 @@ impl Warp {
         Ok(())
     }
 
-    pub fn map3(
-        &mut self,
-        [d, a, b, c]: [Row; 4],
-        mask: u32,
-        f: impl Fn(u64, u64, u64) -> u64,
-    ) -> Exec<()> {
+    pub fn map3(&mut self, [d, a, b, c]: [Row; 4], mask: u32, f: impl Fn(u64, u64, u64) -> u64) -> Exec<()> {
         let (x, y, z) = (*self.get(a, mask)?, *self.get(b, mask)?, *self.get(c, mask)?);
         let out = self.slot(d, mask)?;
         if mask == ALL {
@@ -267,7 +272,10 @@ impl Warp {
             return trouble(FaultKind::WgmmaNotWaited, detail);
         }
         if lock.seq != 0 && !lock.writes && accumulator {
-            return trouble(FaultKind::WgmmaNotWaited, "the A registers of a wgmma in flight are overwritten");
+            return trouble(
+                FaultKind::WgmmaNotWaited,
+                "the A registers of a wgmma in flight are overwritten",
+            );
         }
         if lock.seq == 0 && self.touched[n] >= self.fence_epoch {
             let detail = "a register of wgmma changed since the last wgmma.fence of the warp";

@@ -72,7 +72,8 @@ impl Desc {
             _ => Swizzle::B32,
         };
         if bits >> 49 & 7 != 0 {
-            let detail = format!("descriptor {bits:#018x} has a base offset: align tiles to the swizzle's pattern");
+            let detail =
+                format!("descriptor {bits:#018x} has a base offset: align tiles to the swizzle's pattern");
             return trouble(FaultKind::Descriptor, detail);
         }
         // Bits 14, 15, 30, 31, 46 to 48 and 52 to 61 are not used.
@@ -93,9 +94,7 @@ impl Desc {
             (false, Swizzle::None) => line % 8 * 16 + line / 8 * self.sbo + chunk * self.lbo,
             (false, _) => line % 8 * span + line / 8 * self.sbo + chunk * 16,
             (true, Swizzle::None) => line % 8 * 16 + line / 8 * self.lbo + chunk * self.sbo,
-            (true, _) => {
-                line % 8 * span + line / 8 * self.sbo + chunk % per * 16 + chunk / per * self.lbo
-            }
+            (true, _) => line % 8 * span + line / 8 * self.sbo + chunk % per * 16 + chunk / per * self.lbo,
         };
         let at = self.start.wrapping_add(off);
         if self.swizzle == Swizzle::None { at } else { self.swizzle.apply(at) }
@@ -219,9 +218,17 @@ impl<'a> Block<'a> {
                 let desc = Desc::decode(self.warps[w].uniform(*row, ALL, "the descriptor of A")?)?;
                 let first = (w % 4 * 16) as u32;
                 let mut out = [[0.0; 32]; 16];
-                self.shared_operand(w, desc, (first, 16), op.k, (op.a_ty, op.trans_a), reader, &mut |mn, k, v| {
-                    out[(mn - first) as usize][k as usize] = v;
-                })?;
+                self.shared_operand(
+                    w,
+                    desc,
+                    (first, 16),
+                    op.k,
+                    (op.a_ty, op.trans_a),
+                    reader,
+                    &mut |mn, k, v| {
+                        out[(mn - first) as usize][k as usize] = v;
+                    },
+                )?;
                 out
             }
         };
@@ -259,7 +266,11 @@ impl<'a> Block<'a> {
         let per = 16 / ty.bytes();
         let mut values = [0f32; 16];
         // Lines and the chunks of 16 bytes of each.
-        let (lines, chunks) = if mn_major { (0..k, first / per..(first + count) / per) } else { (first..first + count, 0..k / per) };
+        let (lines, chunks) = if mn_major {
+            (0..k, first / per..(first + count) / per)
+        } else {
+            (first..first + count, 0..k / per)
+        };
         for line in lines {
             for chunk in chunks.clone() {
                 let at = desc.chunk(line, chunk, mn_major);
@@ -309,12 +320,12 @@ impl<'a> Block<'a> {
                     *v += x * y;
                 }
             }
-            for c in 0..n {
+            for (c, sum) in acc[..n].iter().enumerate() {
                 let (lane, pair) = home(c);
                 if op.f32_acc {
-                    self.warps[w].raw_mut(op.d[pair * 2 + c % 2])[lane] = u64::from(acc[c].to_bits());
+                    self.warps[w].raw_mut(op.d[pair * 2 + c % 2])[lane] = u64::from(sum.to_bits());
                 } else {
-                    let bits = u64::from(half::f16::from_f32(acc[c]).to_bits());
+                    let bits = u64::from(half::f16::from_f32(*sum).to_bits());
                     let word = &mut self.warps[w].raw_mut(op.d[pair])[lane];
                     let shift = 16 * (c % 2) as u32;
                     *word = *word & !(0xFFFF << shift) | bits << shift;

@@ -4,7 +4,7 @@
 pub mod eval;
 pub mod runs;
 
-use attn_ptx_sim::{Arg, Device, Fault, LaunchOptions, Module, Report};
+use attn_ptx_sim::{Arg, Device, Fault, LaunchOptions, Module, Report, Shape};
 
 /// The text of a kernel in `tests/ptx`.
 pub fn text(name: &str) -> String {
@@ -56,10 +56,17 @@ pub struct Run {
     pub dynamic: u32,
 }
 
-pub fn launch(device: &mut Device, module: &Module, run: &Run, args: &[Arg], seed: u64) -> Result<Report, Fault> {
+pub fn launch(
+    device: &mut Device,
+    module: &Module,
+    run: &Run,
+    args: &[Arg],
+    seed: u64,
+) -> Result<Report, Fault> {
     let mut options = LaunchOptions::seed(seed);
     options.max_steps = 200_000;
-    device.launch(module, run.kernel, run.grid, [run.block, 1, 1], run.dynamic, args, &options)
+    let shape = Shape { grid: run.grid, block: [run.block, 1, 1], dynamic_smem: run.dynamic };
+    device.launch(module, run.kernel, shape, args, &options)
 }
 
 /// The report of a launch that must go well.
@@ -97,7 +104,8 @@ pub fn close(got: Result<Vec<f32>, String>, want: &[f32], tol: f32) -> Result<()
     let got = got.map_err(Failure::Wrong)?;
     assert_eq!(got.len(), want.len());
     for (n, (g, w)) in got.iter().zip(want).enumerate() {
-        if !((g - w).abs() <= tol * w.abs().max(1.0)) {
+        let near = (g - w).abs() <= tol * w.abs().max(1.0);
+        if !near {
             return Err(Failure::Wrong(format!("element {n}: {g}, expected {w}")));
         }
     }

@@ -159,7 +159,8 @@ fn tma_pipeline(text: &str, seed: u64) -> Result<Report, Failure> {
     let mut device = Device::new();
     let x = device.upload("x", &x);
     let out = device.alloc::<f32>("out", rows * 64);
-    let maps = [x.addr(), out.addr()].map(|base| map(Element::F32, base, [64, rows], [64, 16], Swizzle::None));
+    let maps =
+        [x.addr(), out.addr()].map(|base| map(Element::F32, base, [64, rows], [64, 16], Swizzle::None));
     let run = Run { kernel: "tma_pipeline", grid: [1, 1, 1], block: 64, dynamic: 8192 + 32 };
     let [map_x, map_out] = maps;
     let report = launch(&mut device, &parse(text), &run, &[map_x, map_out, Arg::U32(5)], seed)?;
