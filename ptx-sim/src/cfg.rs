@@ -68,7 +68,9 @@ pub(crate) fn postdominators(code: &[Inst]) -> Vec<u32> {
             }
         }
     }
-    (0..end).map(|n| if idom[n] >= end { NEVER } else { idom[n] as u32 }).collect()
+    // Lanes whose paths meet only at a `ret` do not wait for each other: they end.
+    let ends = |n: usize| matches!(code[n].op, Op::Exit) && always(&code[n]);
+    (0..end).map(|n| if idom[n] >= end || ends(idom[n]) { NEVER } else { idom[n] as u32 }).collect()
 }
 
 fn meet(idom: &[usize], number: &[usize], mut a: usize, mut b: usize) -> usize {

@@ -111,6 +111,23 @@ fn exited_lanes_are_not_waited_for() {
 }
 
 #[test]
+fn lanes_that_branch_to_the_end_have_ended() {
+    let module = parse(
+        ".version 8.3\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 out) {\n.reg .pred %p;\n.reg .b32 %r<4>;\n\
+         .reg .b64 %to;\nmov.u32 %r0, %tid.x;\nsetp.lt.u32 %p, %r0, 8;\n@%p bra END;\nbar.sync 0;\n\
+         shfl.sync.idx.b32 %r1, %r0, 9, 31, -1;\nld.param.u64 %to, [out];\nmad.wide.u32 %to, %r0, 4, %to;\n\
+         st.global.u32 [%to], %r1;\nEND: ret;\n}\n",
+    );
+    let mut device = Device::new();
+    let out = device.upload("out", &[0u32; 64]);
+    let args = [out.arg()];
+    let result = device.launch(&module, "k", Shape::linear(1, 64), &args, &LaunchOptions::seed(1));
+    result.unwrap_or_else(|f| panic!("{f}"));
+    let got = device.download(out).expect("uploaded");
+    assert_eq!((got[7], got[8], got[40]), (0, 9, 41));
+}
+
+#[test]
 fn misuse_of_masks() {
     assert_eq!(
         kind(

@@ -56,7 +56,7 @@ impl Block<'_> {
             return trouble(FaultKind::BarrierMismatch, detail);
         }
         let bar = &mut self.bars[id];
-        if bar.expected.is_some_and(|e| e != count) {
+        if bar.expected.is_some_and(|e| e.unwrap_or(most) != count.unwrap_or(most)) {
             let detail =
                 format!("barrier {id}: this warp asks for {count:?} threads, others for another count");
             return trouble(FaultKind::BarrierMismatch, detail);

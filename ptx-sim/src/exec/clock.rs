@@ -9,10 +9,10 @@
 
 use std::rc::Rc;
 
-/// A component (11 bits) and an epoch (21 bits); 0 is no access.
+/// A component (12 bits) and an epoch (20 bits); 0 is no access.
 pub(crate) type Stamp = u32;
 
-const EPOCH_BITS: u32 = 21;
+const EPOCH_BITS: u32 = 20;
 
 pub(crate) fn stamp(component: usize, epoch: u32) -> Stamp {
     ((component as u32) << EPOCH_BITS) | (epoch & ((1 << EPOCH_BITS) - 1))
@@ -79,6 +79,8 @@ struct Thread {
 pub(crate) struct Clocks {
     threads: Vec<Thread>,
     components: usize,
+    /// Components or epochs do not fit a stamp any more.
+    pub exhausted: bool,
 }
 
 impl Clocks {
@@ -86,7 +88,7 @@ impl Clocks {
     pub fn new(threads: usize) -> Self {
         let base = Rc::new(Clock::default());
         let each = Thread { base, own: 1, fenced: 0 };
-        Self { threads: vec![each; threads], components: threads + threads.div_ceil(128) }
+        Self { threads: vec![each; threads], components: threads + threads.div_ceil(128), exhausted: false }
     }
 
     /// The component of a warpgroup's products.
@@ -97,6 +99,7 @@ impl Clocks {
     /// A new pseudo thread.
     pub fn component(&mut self) -> usize {
         self.components += 1;
+        self.exhausted |= self.components > 1 << (32 - EPOCH_BITS);
         self.components - 1
     }
 
@@ -134,6 +137,7 @@ impl Clocks {
         raise(&mut clock.hb, thread, t.own);
         raise(&mut clock.px, thread, t.fenced);
         t.own += 1;
+        self.exhausted |= t.own >> EPOCH_BITS != 0;
     }
 
     /// `thread` sees what is in `clock`.
@@ -174,6 +178,7 @@ impl Clocks {
             raise(&mut clock.hb, n, t.own);
             raise(&mut clock.px, n, t.fenced);
             t.own += 1;
+            self.exhausted |= t.own >> EPOCH_BITS != 0;
         }
     }
 

@@ -29,6 +29,13 @@ impl Block<'_> {
             let w = ready[self.rng.below(ready.len())];
             let burst = 1 << (2 * self.rng.below(5));
             self.burst(w, burst)?;
+            if self.clocks.exhausted {
+                let detail =
+                    "too many syncs for one block: the simulator counts a million a thread".to_string();
+                return Err(
+                    self.fault(w, Trouble { kind: FaultKind::StepBudget, lane: None, detail, row: None })
+                );
+            }
             self.complete_early()?;
         }
         self.finish()
