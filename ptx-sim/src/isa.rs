@@ -577,6 +577,31 @@ pub(crate) enum Op {
     Mapa { d: Row, a: Row, cta: Row },
 }
 
+impl Op {
+    /// Whether it is executed by all lanes of a warp, or all of a mask, together.
+    pub fn wants_company(&self) -> bool {
+        use Op::*;
+        matches!(
+            self,
+            Shfl { .. }
+                | Vote { .. }
+                | Match { .. }
+                | Redux { .. }
+                | Elect { .. }
+                | WarpSync { .. }
+                | Bar { .. }
+                | Ldmatrix { .. }
+                | Stmatrix { .. }
+                | Mma(_)
+                | WgmmaFence
+                | WgmmaCommit
+                | WgmmaWait { .. }
+                | Wgmma(_)
+                | SetMaxNReg { .. }
+        )
+    }
+}
+
 /// An instruction with its guard and its place in the text.
 #[derive(Clone, Debug)]
 pub(crate) struct Inst {

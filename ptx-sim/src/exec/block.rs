@@ -170,6 +170,9 @@ impl<'a> Block<'a> {
                 Ok(Flow::Jumped)
             }
             op => {
+                if op.wants_company() && self.warps[w].hold() {
+                    return Ok(Flow::Jumped);
+                }
                 let flow = self.execute(w, op, m)?;
                 if matches!(flow, Flow::Next | Flow::Sleep(_)) {
                     self.warps[w].advance();

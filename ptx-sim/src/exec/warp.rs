@@ -35,6 +35,14 @@ pub(crate) struct Split {
     group: Option<usize>,
     /// They stand at the meeting point.
     arrived: bool,
+    /// They stand at an instruction that wants more lanes, and let others go first.
+    held: bool,
+}
+
+impl Split {
+    fn runs(&self) -> bool {
+        !self.arrived && !self.held
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -104,7 +112,7 @@ impl Warp {
             touched: vec![0; rows],
             preds: vec![0; preds],
             pinit: vec![0; preds],
-            splits: vec![Split { pc: 0, mask: present, group: None, arrived: false }],
+            splits: vec![Split { pc: 0, mask: present, group: None, arrived: false, held: false }],
             cur: 0,
             groups: Vec::new(),
             live: present,
@@ -336,8 +344,8 @@ impl Warp {
                 self.groups.push(Group { at: meet, mask, parent: group });
                 Some(self.groups.len() - 1)
             };
-            self.splits[cur] = Split { pc: pc + 1, mask: mask & !taken, group, arrived: false };
-            self.splits.push(Split { pc: target, mask: taken, group, arrived: false });
+            self.splits[cur] = Split { pc: pc + 1, mask: mask & !taken, group, arrived: false, held: false };
+            self.splits.push(Split { pc: target, mask: taken, group, arrived: false, held: false });
         }
         self.settle();
         taken != 0 && target <= pc
@@ -377,7 +385,13 @@ impl Warp {
             let Some((g, mask)) = complete else { break };
             self.splits.retain(|s| !(s.arrived && s.group == Some(g)));
             let parent = self.groups[g].parent;
-            self.splits.push(Split { pc: self.groups[g].at, mask, group: parent, arrived: false });
+            self.splits.push(Split {
+                pc: self.groups[g].at,
+                mask,
+                group: parent,
+                arrived: false,
+                held: false,
+            });
         }
         if self.splits.iter().all(|s| s.group.is_none()) {
             self.groups.clear();
@@ -385,7 +399,20 @@ impl Warp {
                 self.merge();
             }
         }
-        self.cur = self.splits.iter().position(|s| !s.arrived).unwrap_or(0);
+        let run = self.splits.iter().position(Split::runs);
+        self.cur = run.or_else(|| self.splits.iter().position(|s| !s.arrived)).unwrap_or(0);
+    }
+
+    /// Before an instruction that wants all lanes: lets lanes go first that could still come or end; whether there are any.
+    pub fn hold(&mut self) -> bool {
+        let cur = self.cur;
+        self.splits[cur].held = true;
+        if self.splits[cur].mask != self.live {
+            self.rotate();
+        }
+        let others = self.cur != cur;
+        self.splits[cur].held = others;
+        others
     }
 
     /// Lanes that meet without having been promised to.
@@ -403,13 +430,13 @@ impl Warp {
 
     /// Whether no other lanes could run instead of the current ones.
     pub fn alone(&self) -> bool {
-        self.splits.iter().filter(|s| !s.arrived).count() <= 1
+        self.splits.iter().filter(|s| s.runs()).count() <= 1
     }
 
     /// Another split gets its turn.
     pub fn rotate(&mut self) {
         let n = self.splits.len();
-        if let Some(next) = (1..n).map(|i| (self.cur + i) % n).find(|i| !self.splits[*i].arrived) {
+        if let Some(next) = (1..n).map(|i| (self.cur + i) % n).find(|i| self.splits[*i].runs()) {
             self.cur = next;
         }
     }
