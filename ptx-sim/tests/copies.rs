@@ -194,6 +194,18 @@ fn linear_bulk_copies_and_reductions() {
 }
 
 #[test]
+fn reductions_into_a_tensor() {
+    // Boxes of 8 x 4 ones are added at the edge: what hangs over is dropped.
+    let lines = "mov.u32 %r3, 1; shl.b32 %r4, %r0, 2; add.s32 %r4, %r4, %r1; st.shared.u32 [%r4], %r3;\nfence.proxy.async;\nbar.warp.sync -1;\n\
+                 @!%p0 bra E;\ncp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%rd0, {60, 14}], [%r1];\n\
+                 cp.async.bulk.commit_group;\ncp.async.bulk.wait_group 0;\nld.global.u32 %r5, [%rd1+3840]; st.global.u32 [%rd2], %r5;\n\
+                 ld.global.u32 %r5, [%rd1+3824]; st.global.u32 [%rd2+4], %r5;\nld.global.u32 %r5, [%rd1+3568]; st.global.u32 [%rd2+8], %r5;\nE:";
+    let got = run(lines, &rows(8, 4, Swizzle::None), &words(1024), 3, 1);
+    // Row 15 begins at word 960; (60, 14) is word 956; (60, 13) is word 892.
+    assert_eq!(got, Ok(vec![961, 957 + 1, 893]));
+}
+
+#[test]
 fn phases_and_parities() {
     // Lane 0 drives a barrier of two arrivals and writes down what tests say.
     let test = |parity: u32, n: u32| {

@@ -174,6 +174,13 @@ fn release_and_acquire_order_shared_memory() {
     assert_eq!(got[0], 9);
     let relaxed = lines.replace("release.cta.", "").replace("acquire.cta.", "");
     assert_eq!(threads(64, &relaxed, 2).expect_err("unordered").kind(), FaultKind::Race);
+    // Fences before the relaxed write and after the relaxed read order them too; one alone does not.
+    let write = "@%p1 atom.shared.exch.b32";
+    let read = "ld.shared.u32 %r9, [%r8+4];";
+    let first = relaxed.replace(write, &format!("fence.acq_rel.cta;\n{write}"));
+    assert_eq!(threads(64, &first, 2).expect_err("unordered").kind(), FaultKind::Race);
+    let both = first.replace(read, &format!("membar.cta;\n{read}"));
+    assert_eq!(threads(64, &both, 2).expect("ordered").0[0], 9);
 }
 
 #[test]

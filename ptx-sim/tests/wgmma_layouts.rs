@@ -83,6 +83,10 @@ impl Layout {
 /// A kernel of one warpgroup: shared memory from an image, one product, accumulators to memory. `a` is written before the
 /// descriptor of B.
 fn kernel(n: usize, a: &str, tail: &str) -> Module {
+    kernel_of(&format!("m64n{n}k16.f32.bf16.bf16"), n, a, tail)
+}
+
+fn kernel_of(shape: &str, n: usize, a: &str, tail: &str) -> Module {
     let d: Vec<String> = (0..n / 2).map(|i| format!("%d{i}")).collect();
     let store: String = (0..n / 2).map(|i| format!("st.global.f32 [%to+{}], %d{i};\n", 4 * i)).collect();
     parse(&format!(
@@ -96,7 +100,7 @@ fn kernel(n: usize, a: &str, tail: &str) -> Module {
          @%p0 bra L;\nfence.proxy.async;\nbar.sync 0;\nld.param.u64 %rd2, [regs];\nmad.wide.u32 %rd2, %r0, 16, %rd2;\n\
          ld.global.v4.b32 {{%a0, %a1, %a2, %a3}}, [%rd2];\nld.param.u64 %rd3, [da];\nld.param.u64 %rd4, [db];\n\
          wgmma.fence.sync.aligned;\n\
-         wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{}}}, {a}, %rd4, 0, {tail};\n\
+         wgmma.mma_async.sync.aligned.{shape} {{{}}}, {a}, %rd4, 0, {tail};\n\
          wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\nld.param.u64 %to, [out];\n\
          mad.wide.u32 %to, %r0, {}, %to;\n{store}ret;\n}}\n",
         n / 2,
@@ -189,4 +193,60 @@ fn every_layout_of_a() {
 #[test]
 fn the_widest_product() {
     check(256, None, Layout { span: 128, mn_major: true });
+}
+
+/// K-major operands of other types: only the bytes of an element change. `k` elements are 32 bytes.
+fn other_type(name: &str, bytes: usize, decode: fn(u32) -> f32) {
+    let (n, k) = (16, 32 / bytes);
+    let mut numbers = Numbers(77);
+    // Bits of small magnitude in every type: zeros, ones, twos, halves and their negatives.
+    let codes: Vec<u32> = match bytes {
+        4 => [0.0f32, 1.0, -2.0, 0.5].iter().map(|x| x.to_bits()).collect(),
+        _ => vec![0x00, 0x38, 0xC0, 0x30],
+    };
+    let mut matrix = |rows: usize| -> Vec<Vec<u32>> {
+        (0..rows).map(|_| (0..k).map(|_| codes[(numbers.bits() % 4) as usize]).collect()).collect()
+    };
+    let (a, b) = (matrix(64), matrix(n));
+    let mut image = vec![0u8; IMAGE];
+    let mut put = |base: usize, mn: usize, k: usize, code: u32| {
+        let byte = k * bytes;
+        let at = base + mn / 8 * 1024 + mn % 8 * 128 + swizzled(mn % 8, byte / 16, 128) * 16 + byte % 16;
+        image[at..at + bytes].copy_from_slice(&code.to_le_bytes()[..bytes]);
+    };
+    for c in 0..k {
+        (0..64).for_each(|r| put(A_AT, r, c, a[r][c]));
+        (0..n).for_each(|r| put(B_AT, r, c, b[r][c]));
+    }
+    let module = kernel_of(&format!("m64n{n}k{k}.f32.{name}.{name}"), n, "%rd3", "1, 1");
+    let mut device = Device::new();
+    let (image, words) = (device.upload("image", &image), device.upload("regs", &[0u32; 512]));
+    let out = device.alloc::<f32>("out", 64 * n);
+    let layout = Layout { span: 128, mn_major: false };
+    let (da, db) = (layout.descriptor(1024 + A_AT, 64), layout.descriptor(1024 + B_AT, n));
+    let run = Run { kernel: "k", grid: [1, 1, 1], block: 128, dynamic: IMAGE as u32 };
+    let args = [image.arg(), words.arg(), out.arg(), Arg::U64(da), Arg::U64(db)];
+    good(launch(&mut device, &module, &run, &args, 5));
+    let got = device.download(out).expect("every thread writes");
+    for thread in 0..128 {
+        let (warp, group, t) = (thread / 32, thread % 32 / 4, thread % 4);
+        for i in 0..n / 2 {
+            let row = 16 * warp + group + if i % 4 >= 2 { 8 } else { 0 };
+            let col = 8 * (i / 4) + 2 * t + i % 2;
+            let want: f32 = (0..k).map(|c| decode(a[row][c]) * decode(b[col][c])).sum();
+            assert_eq!(got[thread * n / 2 + i], want, "{name}: thread {thread} d{i}");
+        }
+    }
+}
+
+#[test]
+fn tf32_and_fp8() {
+    other_type("tf32", 4, f32::from_bits);
+    // e4m3: 0x38 is 1, 0xC0 is -2, 0x30 is 1/2.
+    other_type("e4m3", 1, |code| match code {
+        0x38 => 1.0,
+        0xC0 => -2.0,
+        0x30 => 0.5,
+        _ => 0.0,
+    });
 }

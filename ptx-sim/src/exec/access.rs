@@ -185,9 +185,7 @@ impl Block<'_> {
                 raw[..each].copy_from_slice(&buf[n * each..(n + 1) * each]);
                 row[l] = u64::from_le_bytes(raw);
             }
-            if matches!(ld.sem, Sem::Acquire | Sem::AcqRel) {
-                self.acquire_at(thread, places[l]);
-            }
+            self.observe(thread, places[l], ld.sem);
         }
         for (d, values) in ld.d.iter().zip(&mut values) {
             if let Some((row, bits)) = d {
@@ -213,27 +211,10 @@ impl Block<'_> {
             for (n, row) in rows.iter().enumerate() {
                 buf[n * each..(n + 1) * each].copy_from_slice(&row[l].to_le_bytes()[..each]);
             }
-            if matches!(st.sem, Sem::Release | Sem::AcqRel) {
-                self.release_at(thread, places[l]);
-            }
+            self.publish(thread, places[l], st.sem);
             blame(self.write(thread, places[l], strong, &buf[..len]), l)?;
         }
         Ok(())
-    }
-
-    /// What a thread did becomes visible to who acquires at the same place.
-    fn release_at(&mut self, thread: usize, at: Place) {
-        let Place::Shared(at) = at else { return };
-        let mut clock = self.flags.remove(&at).unwrap_or_default();
-        self.clocks.release(thread, &mut clock);
-        self.flags.insert(at, clock);
-    }
-
-    fn acquire_at(&mut self, thread: usize, at: Place) {
-        let Place::Shared(at) = at else { return };
-        if let Some(clock) = self.flags.get(&at) {
-            self.clocks.acquire(thread, clock);
-        }
     }
 
     pub fn atomic(&mut self, w: usize, a: &Atom, m: u32) -> Exec<()> {
@@ -252,9 +233,7 @@ impl Block<'_> {
         let turn = self.rng.below(32) as u32;
         for l in lanes(m.rotate_right(turn)).map(|l| (l + turn as usize) % 32) {
             let thread = w * 32 + l;
-            if matches!(a.sem, Sem::Release | Sem::AcqRel) {
-                self.release_at(thread, places[l]);
-            }
+            self.publish(thread, places[l], a.sem);
             for n in 0..a.b.len() {
                 let at = match places[l] {
                     Place::Global(at) => Place::Global(at + (n * each) as u64),
@@ -273,9 +252,7 @@ impl Block<'_> {
                 let new = combine(a.op, a.ty, old[n][l], b[n][l], c[l]);
                 blame(self.write(thread, at, true, &new.to_le_bytes()[..each]), l)?;
             }
-            if matches!(a.sem, Sem::Acquire | Sem::AcqRel) {
-                self.acquire_at(thread, places[l]);
-            }
+            self.observe(thread, places[l], a.sem);
         }
         for (n, row) in a.d.iter().flatten().enumerate() {
             self.warps[w].put(*row, m, &old[n])?;

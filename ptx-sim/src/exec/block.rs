@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use super::access::Local;
 use super::barrier::Bar;
 use super::bulk::BulkGroups;
-use super::clock::{Clock, Clocks};
+use super::clock::Clocks;
 use super::copy::{Copies, Pending};
 use super::global::Global;
 use super::mbarrier::MBar;
+use super::order::Order;
 use super::shared::Shared;
 use super::warp::{ALL, Wait, Warp, lanes};
 use super::wgmma::Products;
@@ -47,8 +48,7 @@ pub(crate) struct Block<'a> {
     pub clocks: Clocks,
     pub warps: Vec<Warp>,
     pub locals: Vec<Local>,
-    /// Clocks of shared addresses that are used to release and acquire.
-    pub flags: BTreeMap<u32, Clock>,
+    pub order: Order,
     pub bars: Vec<Bar>,
     pub mbars: BTreeMap<u32, MBar>,
     pub copies: Vec<Copies>,
@@ -101,7 +101,7 @@ impl<'a> Block<'a> {
             clocks: Clocks::new(n_warps * 32),
             warps: Vec::new(),
             locals: vec![Local::new(kernel.local_bytes as usize); n_warps * 32],
-            flags: BTreeMap::new(),
+            order: Order::default(),
             bars: (0..16).map(|_| Bar::default()).collect(),
             mbars: BTreeMap::new(),
             copies: (0..n_warps * 32).map(|_| Copies::default()).collect(),
@@ -308,12 +308,6 @@ impl<'a> Block<'a> {
         match lanes(m).find(|l| ranks[*l] != 0) {
             Some(l) => lane_trouble(FaultKind::Value, l as u32, "a cluster holds one block, of rank 0"),
             None => self.warps[w].map1(d, a, m, |x| x),
-        }
-    }
-
-    fn fence(&mut self, w: usize, kind: Fence, m: u32) {
-        if kind == Fence::Proxy {
-            lanes(m).for_each(|l| self.clocks.proxy_fence(w * 32 + l));
         }
     }
 

@@ -18,6 +18,7 @@ pub(crate) mod fp;
 pub(crate) mod global;
 pub(crate) mod matrix;
 pub(crate) mod mbarrier;
+pub(crate) mod order;
 pub(crate) mod sched;
 pub(crate) mod shared;
 pub(crate) mod warp;

@@ -64,7 +64,7 @@ pub fn launch(
     seed: u64,
 ) -> Result<Report, Fault> {
     let mut options = LaunchOptions::seed(seed);
-    options.max_steps = 200_000;
+    options.max_steps = 60_000;
     let shape = Shape { grid: run.grid, block: [run.block, 1, 1], dynamic_smem: run.dynamic };
     device.launch(module, run.kernel, shape, args, &options)
 }
