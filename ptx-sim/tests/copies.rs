@@ -194,6 +194,21 @@ fn linear_bulk_copies_and_reductions() {
 }
 
 #[test]
+fn a_loop_that_keeps_a_warp_busy_sees_the_copy_end() {
+    // Half of the lanes test the barrier in a loop, the others count for themselves until it is over.
+    let lines = format!(
+        "{INIT}@%p0 mbarrier.arrive.expect_tx.shared.b64 _, [%r2], 128;\n\
+         @%p0 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%rd1], 128, [%r2];\n\
+         and.b32 %r3, %r0, 1; setp.eq.u32 %p3, %r3, 0; mov.u32 %r4, 0;\n@%p3 bra W;\n\
+         C: add.s32 %r4, %r4, 1; mbarrier.test_wait.parity.shared.b64 %p4, [%r2], 0;\n@!%p4 bra C;\nbra J;\n{WAIT}J: {}",
+        dump(32)
+    );
+    for seed in 0..3 {
+        assert_eq!(run(&lines, &rows(8, 4, Swizzle::None), &words(32), 32, seed), Ok(words(32)));
+    }
+}
+
+#[test]
 fn reductions_into_a_tensor() {
     // Boxes of 8 x 4 ones are added at the edge: what hangs over is dropped.
     let lines = "mov.u32 %r3, 1; shl.b32 %r4, %r0, 2; add.s32 %r4, %r4, %r1; st.shared.u32 [%r4], %r3;\nfence.proxy.async;\nbar.warp.sync -1;\n\

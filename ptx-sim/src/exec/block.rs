@@ -60,6 +60,8 @@ pub(crate) struct Block<'a> {
     pub events: u64,
     /// Rounds of waking everybody without an event.
     pub futile: u32,
+    /// Bursts since a copy ended.
+    pub patience: u32,
     /// Registers that setmaxnreg.dec gave back; `None` without a cap.
     pub register_pool: Option<u32>,
 }
@@ -111,6 +113,7 @@ impl<'a> Block<'a> {
             rng,
             events: 0,
             futile: 0,
+            patience: 0,
             register_pool: regs.map(|_| 0),
         };
         for w in 0..n_warps {

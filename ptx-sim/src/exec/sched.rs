@@ -11,6 +11,8 @@ use crate::host::Lateness;
 
 /// Rounds of letting every waiting warp test again before it is a deadlock.
 const FUTILE_ROUNDS: u32 = 3;
+/// Bursts of warps that a late copy outlasts.
+const PATIENCE: u32 = 500;
 
 impl Block<'_> {
     /// Runs the block to its end.
@@ -86,12 +88,18 @@ impl Block<'_> {
 
     /// Lets copies end that need not be late.
     fn complete_early(&mut self) -> Result<(), Fault> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.patience += 1;
         let due = match self.options.lateness {
             Lateness::Late => false,
             Lateness::Early => true,
             Lateness::Random => self.rng.below(4) == 0,
         };
-        if due && !self.pending.is_empty() {
+        // A loop that waits without an mbarrier keeps its warp running: no copy may take forever.
+        if due || self.patience > PATIENCE {
+            self.patience = 0;
             self.complete_one()?;
         }
         Ok(())
