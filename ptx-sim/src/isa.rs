@@ -558,6 +558,7 @@ pub(crate) enum Op {
     Elect { d: Option<Row>, p: PRow, mask: Row },
     WarpSync { mask: Row },
     Bar { id: Row, count: Option<Row>, arrive: bool, aligned: bool },
+    ClusterBar { wait: bool, relaxed: bool },
     Fence(Fence),
     Ldmatrix { addr: Addr, d: Vec<Row>, trans: bool },
     Stmatrix { addr: Addr, a: Vec<Row>, trans: bool },
@@ -590,6 +591,7 @@ impl Op {
                 | Elect { .. }
                 | WarpSync { .. }
                 | Bar { .. }
+                | ClusterBar { .. }
                 | Ldmatrix { .. }
                 | Stmatrix { .. }
                 | Mma(_)

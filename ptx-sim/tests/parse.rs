@@ -48,7 +48,7 @@ fn unknown_things_are_named() {
     );
     refused("cp.async.cg.shared.global [%r0], [%rd0], 8;", 10, "16 with .cg");
     refused("bar.red.popc.u32 %r0, 0, %p1;", 10, "only .sync and .arrive are modelled");
-    refused("barrier.cluster.arrive.aligned;", 10, "modifier");
+    refused("barrier.cluster.sync.aligned;", 10, ".arrive or .wait is missing");
     refused("fence.proxy.strange;", 10, "proxy is not known");
     refused("L: mov.b32 %r0, 0;\nL: mov.b32 %r0, 0;", 11, "stands twice");
 }
@@ -112,6 +112,7 @@ fn forms_of_instructions() {
         "vote.sync.ballot.b32 %r0, %p1, -1; vote.sync.any.pred %p1, !%p2, %r1; match.any.sync.b32 %r0, %r1, -1; redux.sync.add.s32 %r0, %r1, -1;",
         "lop3.b32 %r0, %r1, %r2, %r3, 0x96; prmt.b32 %r0, %r1, %r2, 0x5410; shf.l.wrap.b32 %r0, %r1, %r2, 7; bfe.u32 %r0, %r1, 4, 8;",
         "add.cc.u32 %r0, %r1, %r2; addc.u32 %r0, %r1, %r2; mad.wide.u32 %rd0, %r0, %r1, %rd1; mul.hi.u32 %r0, %r1, %r2;",
+        "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned; barrier.cluster.arrive.relaxed; barrier.cluster.wait;",
         "griddepcontrol.wait; griddepcontrol.launch_dependents; nanosleep.u32 32; activemask.b32 %r0; trap;",
         "barrier.sync 1, 64; barrier.sync.aligned 1; bar.cta.sync 0; bar.cta.arrive 1, 64;",
         "min.NaN.f32 %f0, %f1, %f2; max.xorsign.abs.f32 %f0, %f1, %f2; sqrt.rn.f32 %f0, %f1; div.full.f32 %f0, %f1, %f2; copysign.f32 %f0, %f1, %f2;",

@@ -184,6 +184,21 @@ fn release_and_acquire_order_shared_memory() {
 }
 
 #[test]
+fn the_barrier_of_a_cluster_of_one() {
+    let lines = "shl.b32 %r2, %r0, 2; mov.u32 %r3, mem; add.s32 %r3, %r3, %r2; st.shared.u32 [%r3], %r1;\n\
+                 barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n\
+                 xor.b32 %r4, %r2, 128; mov.u32 %r3, mem; add.s32 %r4, %r4, %r3; ld.shared.u32 %r9, [%r4];";
+    for seed in 0..4 {
+        let want: Vec<u32> = (0..64).map(|t| 100 + (t ^ 32)).collect();
+        assert_eq!(threads(64, lines, seed).expect("no fault").0, want);
+        let relaxed = lines.replace("arrive.release", "arrive.relaxed");
+        assert_eq!(threads(64, &relaxed, seed).expect_err("unordered").kind(), FaultKind::Race);
+        let alone = lines.replace("barrier.cluster.arrive.release.aligned;", "");
+        assert_eq!(threads(64, &alone, seed).expect_err("no arrival").kind(), FaultKind::BarrierMismatch);
+    }
+}
+
+#[test]
 fn bank_conflicts_are_counted() {
     let access = |stride: u32| {
         let lines = format!(

@@ -61,6 +61,14 @@ impl Build {
                 _ => Err("expected a mask".into()),
             };
         }
+        if mods.flag("cluster") {
+            let wait =
+                mods.pick(&[("wait", true), ("arrive", false)]).ok_or(".arrive or .wait is missing")?;
+            let relaxed = mods.flag("relaxed");
+            mods.hints(&["acquire", "release", "aligned"]);
+            mods.finish()?;
+            return Ok(Op::ClusterBar { wait, relaxed });
+        }
         mods.hints(&["cta"]);
         let aligned = mods.flag("aligned") || name == "bar";
         let arrive = match mods.pick(&[("sync", false), ("arrive", true)]) {

@@ -9,6 +9,7 @@ use super::access::Local;
 use super::barrier::Bar;
 use super::bulk::BulkGroups;
 use super::clock::Clocks;
+use super::cluster::ClusterBar;
 use super::copy::{Copies, Pending};
 use super::global::Global;
 use super::mbarrier::MBar;
@@ -49,6 +50,7 @@ pub(crate) struct Block<'a> {
     pub warps: Vec<Warp>,
     pub locals: Vec<Local>,
     pub order: Order,
+    pub cluster: ClusterBar,
     pub bars: Vec<Bar>,
     pub mbars: BTreeMap<u32, MBar>,
     pub copies: Vec<Copies>,
@@ -104,6 +106,7 @@ impl<'a> Block<'a> {
             warps: Vec::new(),
             locals: vec![Local::new(kernel.local_bytes as usize); n_warps * 32],
             order: Order::default(),
+            cluster: ClusterBar::default(),
             bars: (0..16).map(|_| Bar::default()).collect(),
             mbars: BTreeMap::new(),
             copies: (0..n_warps * 32).map(|_| Copies::default()).collect(),
@@ -198,6 +201,7 @@ impl<'a> Block<'a> {
         }
         self.warps[w].exit(m);
         self.event();
+        self.complete_cluster();
         self.barriers_after_exit()
     }
 
@@ -258,6 +262,7 @@ impl<'a> Block<'a> {
             Op::Bar { id, count, arrive, aligned } => {
                 return self.bar(w, *id, *count, [*arrive, *aligned], m);
             }
+            Op::ClusterBar { wait, relaxed } => return self.cluster_bar(w, *wait, *relaxed, m),
             Op::Fence(kind) => self.fence(w, *kind, m),
             Op::Ldmatrix { addr, d, trans } => self.ldmatrix(w, addr, d, *trans, m)?,
             Op::Stmatrix { addr, a, trans } => self.stmatrix(w, addr, a, *trans, m)?,

@@ -10,6 +10,7 @@ pub(crate) mod barrier;
 pub(crate) mod block;
 pub(crate) mod bulk;
 pub(crate) mod clock;
+pub(crate) mod cluster;
 pub(crate) mod collect;
 pub(crate) mod convert;
 pub(crate) mod copy;

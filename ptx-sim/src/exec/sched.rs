@@ -50,6 +50,7 @@ impl Block<'_> {
                 Wait::No => true,
                 Wait::Bar(_) => false,
                 Wait::Wgmma(seq) => self.products.all_issued(w, *seq),
+                Wait::Cluster(phase) => self.cluster.phase >= *phase,
                 Wait::Registers(need) => self.register_pool.is_some_and(|p| p >= *need),
                 Wait::Doze { events, .. } => *events != self.events,
             }
@@ -170,6 +171,7 @@ impl Block<'_> {
             Wait::No => "it runs".into(),
             Wait::Bar(id) => self.bars[*id as usize].describe(*id),
             Wait::Wgmma(seq) => format!("wgmma number {seq} in every warp of the warpgroup"),
+            Wait::Cluster(phase) => format!("phase {phase} of barrier.cluster"),
             Wait::Registers(need) => format!("{need} registers in the pool"),
             Wait::Doze { addr, .. } => match self.mbars.get(addr) {
                 Some(b) => b.describe(*addr),

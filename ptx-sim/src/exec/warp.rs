@@ -70,6 +70,8 @@ pub(crate) enum Wait {
     Bar(u32),
     /// Until the other warps of the group have issued this many products.
     Wgmma(u32),
+    /// Until this many phases of barrier.cluster are complete.
+    Cluster(u32),
     /// Until the pool holds enough registers.
     Registers(u32),
     /// A failed test of an mbarrier; woken by events.
