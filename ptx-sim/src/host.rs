@@ -328,7 +328,7 @@ fn check_shape(k: &Kernel, shape: Shape) -> Result<(), String> {
     if k.req_threads.is_some_and(|r| r != block) {
         return Err(format!("block {block:?} is not the .reqntid {:?}", k.req_threads));
     }
-    let total = k.shared_bytes + dynamic;
+    let total = k.shared_bytes.saturating_add(dynamic);
     let limit = shared_limit(k.target);
     if total > limit {
         return Err(format!("{total} bytes of shared memory; sm_{} has {limit} for a block", k.target));

@@ -179,7 +179,7 @@ fn declarator(c: &mut Cursor, mut decl: VarDecl) -> Result<VarDecl> {
             c.expect(b']')?;
             n
         };
-        decl.count = Some(decl.count.map_or(n, |m| m * n));
+        decl.count = Some(decl.count.map_or(n, |m| m.saturating_mul(n)));
     }
     if c.eat(b'=') {
         c.skip();

@@ -37,9 +37,13 @@ impl Build {
         if ty == Ty::Pred {
             return Ok(Op::MovPred { d: self.pdst(&args[0])?, a: self.psrc(&args[1])? });
         }
+        let parts = |list: &[Arg]| match ty.bits() as usize / list.len().max(1) {
+            bits @ (8 | 16 | 32) if bits * list.len() == ty.bits() as usize => Ok(bits as u32),
+            _ => Err(format!("{} parts of {} bits", list.len(), ty.bits())),
+        };
         match (&args[0], &args[1]) {
             (Arg::Vector(list), a) => {
-                let bits = ty.bits() / list.len() as u32;
+                let bits = parts(list)?;
                 let d: Res<Vec<Option<Row>>> = list
                     .iter()
                     .map(|x| if *x == Arg::Sink { Ok(None) } else { self.dst(x).map(Some) })
@@ -47,7 +51,7 @@ impl Build {
                 Ok(Op::Unpack { d: d?, a: self.src(a, ty)?, bits })
             }
             (d, Arg::Vector(list)) => {
-                let bits = ty.bits() / list.len() as u32;
+                let bits = parts(list)?;
                 let part = match bits {
                     8 => Ty::B8,
                     16 => Ty::B16,
@@ -82,6 +86,12 @@ impl Build {
         let (sat, cc) = (mods.flag("sat"), mods.flag("cc"));
         let part = mods.pick(&[("lo", 0), ("hi", 1), ("wide", 2)]);
         mods.finish()?;
+        if part == Some(2) && ty.bits() == 64 {
+            return Err("there is no result wide enough".into());
+        }
+        if sat && ty != Ty::S32 {
+            return Err("`.sat` is for .s32".into());
+        }
         if matches!(name, "abs" | "neg") {
             count(args, 2)?;
             let f = if name == "abs" { Int1::Abs } else { Int1::Neg };
@@ -177,9 +187,12 @@ impl Build {
             "not" | "cnot" | "popc" | "clz" | "brev" | "bfind" => 2,
             "bfe" | "sad" | "shf" | "prmt" | "dp4a" => 4,
             "bfi" => 5,
-            "lop3" => 6 - usize::from(!matches!(args.first(), Some(Arg::Pair(..)))),
+            "lop3" => 5,
             _ => 3,
         };
+        if name == "lop3" && args.len() != 5 {
+            return Err("lop3 takes d, a, b, c and a table; a second destination is not modelled".into());
+        }
         if name != "lop3" {
             count(args, n)?;
         }
@@ -236,7 +249,7 @@ impl Build {
             ("prmt", ..) => Int3::Prmt(prmt.unwrap_or(Prmt::Generic)),
             ("dp4a", ..) => Int3::Dp4a { a_signed: ty.signed(), b_signed: mods.ty()?.signed() },
             ("lop3", ..) => match args.get(4) {
-                Some(Arg::Int(lut)) if (0..256).contains(lut) && args.len() == 5 => Int3::Lop3(*lut as u8),
+                Some(Arg::Int(lut)) if (0..256).contains(lut) => Int3::Lop3(*lut as u8),
                 _ => return Err("lop3 needs an immediate table of 8 bits".into()),
             },
             _ => return Err(format!("`{name}` with these modifiers is not known")),

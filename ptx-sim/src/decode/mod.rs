@@ -62,6 +62,11 @@ pub(crate) struct Build {
 
 pub(crate) type Res<T> = Result<T, String>;
 
+/// Largest variable.
+const MAX_BYTES: u64 = 1 << 28;
+/// Most registers that a declaration makes.
+const MAX_RANGE: u32 = 1 << 20;
+
 /// Decodes every kernel; the tables are the module's variables in global and constant memory.
 pub(crate) fn module(raw: &RawModule) -> Result<(Vec<Kernel>, Vec<Table>), ParseError> {
     let mut tables = Vec::new();
@@ -96,9 +101,15 @@ fn bad(var: &VarDecl, message: &str) -> ParseError {
     ParseError { line: var.line, text: var.name.clone(), message: message.into() }
 }
 
+/// Bytes of an element and of a whole variable.
 fn var_bytes(var: &VarDecl) -> Result<(u64, u64), ParseError> {
     let each = type_bytes(&var.ty).ok_or_else(|| bad(var, "a variable of this type has no size"))?;
-    Ok((each, each * var.count.unwrap_or(1)))
+    let total = each.checked_mul(var.count.unwrap_or(1)).filter(|t| *t <= MAX_BYTES);
+    let total = total.ok_or_else(|| bad(var, "the variable is too large"))?;
+    if var.align.is_some_and(|a| !a.is_power_of_two() || a > 1 << 16) {
+        return Err(bad(var, "an alignment is a power of two"));
+    }
+    Ok((each, total))
 }
 
 fn table(var: &VarDecl) -> Result<Table, ParseError> {
@@ -264,6 +275,9 @@ impl Build {
                     "pred" => 1,
                     ty => 8 * type_bytes(ty).ok_or_else(|| bad(d, "a register of this type"))? as u32,
                 };
+                if d.range.is_some_and(|n| n > MAX_RANGE) {
+                    return Err(bad(d, "too many registers"));
+                }
                 let names: Vec<String> = match d.range {
                     Some(n) => (0..n).map(|i| format!("{}{i}", d.name)).collect(),
                     None => vec![d.name.clone()],
