@@ -13,7 +13,7 @@ pub(crate) enum Arg {
     Sum(String, i64),
     /// An integer literal; negative ones in two's complement.
     Int(i128),
-    /// `0fXXXXXXXX`.
+    /// `0f` and eight hexadecimal digits.
     F32(u32),
     /// `0dX...` or a decimal literal.
     F64(f64),
