@@ -14,7 +14,7 @@ fn root() -> &'static Path {
 /// Every Rust file of the project with its text and its path from the root.
 fn sources() -> Vec<(String, String)> {
     let mut files = Vec::new();
-    for dir in ["src", "compiler", "runtime", "tests", "benches", "fuzz"] {
+    for dir in ["src", "compiler", "ptx-sim", "runtime", "tests", "benches", "fuzz"] {
         walk(&root().join(dir), &mut files);
     }
     assert!(files.len() > 50, "the walk found only {} files", files.len());
