@@ -210,7 +210,9 @@ impl Making {
                 self.origin = Origin::KernelHit;
                 hit
             }
-            None => pipeline::emit(&plan, &mut self.stages).map_err(failed)?,
+            None => {
+                pipeline::emit_each(&plan, &mut self.stages, &attn_runtime::on_threads).map_err(failed)?
+            }
         };
         let warning = cache.publish(&index, &kernel, &artifact);
         self.warn(warning);

@@ -284,9 +284,22 @@ fn n_tables(program: &Program) -> usize {
 /// # Errors
 /// An operation without code, or an invariant of ours that broke.
 pub fn emit(plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, CompileError> {
+    emit_each(plan, observer, &cpu::in_order)
+}
+
+/// As [`emit`], with the launches compiled by `each`, which may use threads; the code does not depend on it.
+///
+/// # Errors
+/// Those of [`emit`].
+pub fn emit_each(
+    plan: &Plan,
+    observer: &mut dyn Observer,
+    each: cpu::Each<'_>,
+) -> Result<Artifact, CompileError> {
     let start = Instant::now();
     let Target::Cpu(facts) = &plan.target else { return Err(no_gpu(&plan.target, None)) };
-    let code = cpu::emit(&plan.program, facts).map_err(|e| backend_error(&plan.target, e))?;
+    let code = cpu::emit_each(&plan.program, facts, cpu::Listing::default(), each)
+        .map_err(|e| backend_error(&plan.target, e))?;
     let listing = || match cpu::emit_listing(&plan.program, facts, cpu::Listing { clif: true, asm: true }) {
         Ok(code) => format!("{}\n{}", code.clif, code.asm),
         Err(e) => e.to_string(),

@@ -96,10 +96,6 @@ impl Geometry {
         &self.strides[..self.rank]
     }
 
-    pub fn strides_vec(&self) -> Vec<isize> {
-        self.strides().to_vec()
-    }
-
     /// Elements, counting a broadcast one once for each index.
     pub fn count(&self) -> usize {
         self.count

@@ -15,7 +15,8 @@ use attn_compiler::artifact::Artifact;
 use crate::bind::{self, Call, Facts, NamedInput, NamedOutput, NamedParam, RunContext};
 use crate::cpu::exec_mem::{EntryFn, ExecCode};
 use crate::cpu::intrinsics::{IntrinsicTable, table};
-use crate::cpu::threads::{MAX_THREADS, Parallel, RayonPool, default_threads};
+use crate::cpu::pool::Pool;
+use crate::cpu::threads::{MAX_THREADS, Parallel, default_threads};
 use crate::cpu::{facts, launch};
 use crate::error::{DataFault, RuntimeError};
 use crate::signature::Signature;
@@ -159,14 +160,10 @@ impl Inner {
         let n_threads = asked.min(ctx.n_tasks.iter().copied().max().unwrap_or(0)).max(1);
         ctx.ensure_scratch(&self.sig, n_threads)?;
         ctx.args[0] = std::ptr::from_ref(self.intrinsics) as u64;
-        let own;
         let parallel: &dyn Parallel = match options.parallel {
             Some(host) => host,
             None if n_threads == 1 => &crate::cpu::threads::Serial,
-            None => {
-                own = RayonPool::of_at_least(n_threads)?;
-                &own
-            }
+            None => Pool::of_at_least(n_threads)?,
         };
         for (n, &entry) in self.entries.iter().enumerate() {
             let scratch = &ctx.scratch[..n_threads];

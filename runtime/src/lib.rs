@@ -21,7 +21,7 @@ mod signature;
 pub mod tensor;
 
 pub use bind::{NamedInput, NamedOutput, NamedParam};
-pub use cpu::threads::{MAX_THREADS, Parallel, Serial, default_threads};
+pub use cpu::threads::{MAX_THREADS, Parallel, Serial, default_threads, on_threads};
 pub use error::{DataFault, ErrorKind, RuntimeError};
 pub use kernel::{LoadedKernel, RunOptions};
 pub use tensor::{Element, F8E4M3, MAX_RANK, Tensor, TensorView, TensorViewMut};

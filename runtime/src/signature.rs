@@ -31,6 +31,10 @@ pub(crate) struct Signature {
     pub scanned: Vec<usize>,
     /// For each check: does its expression read a scanned tensor?
     pub check_reads: Vec<Vec<usize>>,
+    /// Nodes of the pool that the checks are made of, in an order in which ranges can be found one after the other.
+    pub check_nodes: Vec<ExprId>,
+    /// For each check: the variables of which one without any value makes it hold, since nothing is evaluated then.
+    pub check_vars: Vec<Vec<VarId>>,
     /// Scratch bytes of a thread: the most that any launch needs.
     pub scratch_bytes: usize,
     /// For each variable of the pool: its place in `artifact.scalars`.
@@ -76,6 +80,8 @@ impl Signature {
             tables,
             scanned,
             check_reads,
+            check_nodes: check_nodes(&artifact),
+            check_vars: artifact.checks.iter().map(|c| check_vars(&artifact, c)).collect(),
             scratch_bytes: scratch.next_multiple_of(SCRATCH_ALIGN),
             scalar_of,
             artifact,
@@ -363,6 +369,38 @@ fn check_reads(scope: &Scope<'_>, check: &BindCheck, vars: &[VarId]) -> Result<V
     reads.sort_unstable();
     reads.dedup();
     Ok(reads)
+}
+
+/// The expression of which a check speaks.
+pub(crate) fn checked_expr(check: &BindCheck) -> ExprId {
+    let (BindCheck::Index { index: expr, .. } | BindCheck::Divisor { divisor: expr, .. }) = check;
+    *expr
+}
+
+/// Operands before users, and the ends of an index variable before the variable: ends read earlier variables only.
+fn check_nodes(artifact: &Artifact) -> Vec<ExprId> {
+    let pool = &artifact.pool;
+    let mut seen = vec![false; pool.len()];
+    let mut nodes = Vec::new();
+    let mut add = |roots: &[ExprId]| {
+        let new = pool.reachable(roots).into_iter();
+        nodes.extend(new.filter(|id| !std::mem::replace(&mut seen[id.0 as usize], true)));
+    };
+    artifact.check_vars.iter().for_each(|&(_, lo, hi)| add(&[lo, hi]));
+    add(&artifact.checks.iter().map(checked_expr).collect::<Vec<_>>());
+    nodes
+}
+
+/// Variables of the expression of a check, and of their ends.
+fn check_vars(artifact: &Artifact, check: &BindCheck) -> Vec<VarId> {
+    let mut vars = artifact.pool.free_vars(checked_expr(check));
+    for v in vars.clone() {
+        let ends = artifact.check_vars.iter().filter(|c| c.0 == v);
+        vars.extend(ends.flat_map(|(_, lo, hi)| [*lo, *hi]).flat_map(|e| artifact.pool.free_vars(e)));
+    }
+    vars.sort_unstable();
+    vars.dedup();
+    vars
 }
 
 /// The tensor, if its contents are integers that are known when arguments are bound.

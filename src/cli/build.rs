@@ -171,7 +171,10 @@ impl Work {
             let spec = chosen.kernel.spec().map_err(Unsettled::Facade)?;
             let plan = pipeline::plan(spec, &settled.key, stages).map_err(Unsettled::Compile)?;
             if last >= Kind::Clif {
-                self.artifact = Some(pipeline::emit(&plan, stages).map_err(Unsettled::Compile)?);
+                self.artifact = Some(
+                    pipeline::emit_each(&plan, stages, &attn_runtime::on_threads)
+                        .map_err(Unsettled::Compile)?,
+                );
             }
             self.plan = Some(plan);
         }

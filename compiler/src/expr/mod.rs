@@ -16,8 +16,7 @@ pub mod print;
 pub mod rand;
 pub mod range;
 
-use std::collections::HashMap;
-
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 /// Index of a node in its [`Pool`].
@@ -159,12 +158,29 @@ pub struct VarInfo {
     pub ty: Ty,
 }
 
+/// A set of nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Seen(Vec<u64>);
+
+impl Seen {
+    /// Puts a node in; false if it was there.
+    pub fn add(&mut self, id: ExprId) -> bool {
+        let (word, bit) = (id.0 as usize / 64, 1u64 << (id.0 % 64));
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        let new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        new
+    }
+}
+
 /// A hash-consed store of expressions: equal expressions have equal ids.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "StoredPool", into = "StoredPool")]
 pub struct Pool {
     nodes: Vec<(Op, Ty)>,
-    index: HashMap<Op, ExprId>,
+    index: FxHashMap<Op, ExprId>,
     vars: Vec<VarInfo>,
 }
 
@@ -253,27 +269,41 @@ impl Pool {
 
     /// The operands of a node, in order.
     pub fn operands(&self, id: ExprId) -> Vec<ExprId> {
+        let mut out = Vec::new();
+        self.each_operand(id, |x| out.push(x));
+        out
+    }
+
+    /// Calls `f` with each operand of a node, in order.
+    pub fn each_operand(&self, id: ExprId, mut f: impl FnMut(ExprId)) {
         match self.op(id) {
-            Op::Int(_) | Op::Float(_) | Op::Bool(_) | Op::Var(_) => vec![],
-            Op::Load(_, idx, _) => idx.to_vec(),
-            Op::Unary(_, x) => vec![*x],
-            Op::Binary(_, a, b) => vec![*a, *b],
-            Op::Select(c, a, b) => vec![*c, *a, *b],
-            Op::RandBlock(args) => args.to_vec(),
-            Op::RandBlockExcept(args) => args.to_vec(),
+            Op::Int(_) | Op::Float(_) | Op::Bool(_) | Op::Var(_) => {}
+            Op::Load(_, idx, _) => idx.iter().copied().for_each(f),
+            Op::Unary(_, x) => f(*x),
+            Op::Binary(_, a, b) => [*a, *b].into_iter().for_each(f),
+            Op::Select(c, a, b) => [*c, *a, *b].into_iter().for_each(f),
+            Op::RandBlock(args) => args.iter().copied().for_each(f),
+            Op::RandBlockExcept(args) => args.iter().copied().for_each(f),
         }
     }
 
     /// Every node reachable from `roots`, operands before users.
     pub fn reachable(&self, roots: &[ExprId]) -> Vec<ExprId> {
-        let mut seen = vec![false; self.nodes.len()];
+        self.reachable_without(roots, &mut Seen::default())
+    }
+
+    /// Every node reachable from `roots` that was not yet seen, operands before users; afterwards they are.
+    pub fn reachable_without(&self, roots: &[ExprId], seen: &mut Seen) -> Vec<ExprId> {
         let mut stack = roots.to_vec();
+        let mut found = Vec::new();
         while let Some(id) = stack.pop() {
-            if !std::mem::replace(&mut seen[id.0 as usize], true) {
-                stack.extend(self.operands(id));
+            if seen.add(id) {
+                found.push(id);
+                self.each_operand(id, |x| stack.push(x));
             }
         }
-        (0..self.nodes.len() as u32).map(ExprId).filter(|id| seen[id.0 as usize]).collect()
+        found.sort_unstable();
+        found
     }
 
     /// The variables that an expression reads, in order of creation.
@@ -299,7 +329,7 @@ impl Pool {
         replace: &mut dyn FnMut(&mut Pool, ExprId) -> Option<ExprId>,
     ) -> ExprId {
         let order = self.reachable(&[root]);
-        let mut new: HashMap<ExprId, ExprId> = HashMap::new();
+        let mut new: FxHashMap<ExprId, ExprId> = FxHashMap::default();
         for id in order {
             let made = match replace(self, id) {
                 Some(sub) => sub,
@@ -333,7 +363,7 @@ impl Pool {
 
     /// Copies an expression of another pool into this one; `var` maps its variables.
     pub fn import(&mut self, from: &Pool, root: ExprId, var: &dyn Fn(VarId) -> VarId) -> ExprId {
-        let mut new: HashMap<ExprId, ExprId> = HashMap::new();
+        let mut new: FxHashMap<ExprId, ExprId> = FxHashMap::default();
         for id in from.reachable(&[root]) {
             let made = match from.op(id).clone() {
                 Op::Var(v) => self.var(var(v)),

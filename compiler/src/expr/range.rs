@@ -4,7 +4,7 @@
 //! interval that contains every value (sound, not always tight). Used to prove indices in range when sizes
 //! and parameters are known; tile classification is the work of `crate::mask`, which knows about `i - j`.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use super::eval::floor_div;
 use super::{BinaryOp, ExprId, Op, Pool, TensorId, UnaryOp, VarId};
@@ -62,31 +62,36 @@ pub trait RangeEnv {
 
 /// The range of an int expression; [`Range::ALL`] where nothing is known.
 pub fn range(pool: &Pool, root: ExprId, env: &dyn RangeEnv) -> Range {
-    ranges(pool, &[root], env)[&root]
+    // Ends and sizes are often leaves.
+    match pool.op(root) {
+        Op::Int(_) | Op::Var(_) => node(pool, root, env, &|_| Range::ALL),
+        _ => ranges(pool, &[root], env)[&root],
+    }
 }
 
 /// The range of every node below `roots`; [`Range::ALL`] where nothing is known and for nodes that are not ints.
-pub fn ranges(pool: &Pool, roots: &[ExprId], env: &dyn RangeEnv) -> HashMap<ExprId, Range> {
-    let mut known: HashMap<ExprId, Range> = HashMap::new();
+pub fn ranges(pool: &Pool, roots: &[ExprId], env: &dyn RangeEnv) -> FxHashMap<ExprId, Range> {
+    let mut known: FxHashMap<ExprId, Range> = FxHashMap::default();
     for id in pool.reachable(roots) {
-        let r = node(pool, id, env, &known);
+        let r = node(pool, id, env, &|x| known[&x]);
         known.insert(id, r);
     }
     known
 }
 
-fn node(pool: &Pool, id: ExprId, env: &dyn RangeEnv, known: &HashMap<ExprId, Range>) -> Range {
+/// The range of one node from those of its operands.
+pub fn node(pool: &Pool, id: ExprId, env: &dyn RangeEnv, known: &dyn Fn(ExprId) -> Range) -> Range {
     match pool.op(id) {
         Op::Int(x) => Range::point(*x),
         Op::Var(v) => env.var(*v),
         Op::Load(t, _, _) => env.tensor(*t),
         Op::Unary(UnaryOp::Neg, x) => {
-            let x = known[x];
+            let x = known(*x);
             Range::of(&[x.lo.checked_neg(), x.hi.checked_neg()])
         }
-        Op::Unary(UnaryOp::Abs, x) => abs(known[x]),
-        Op::Binary(op, a, b) => binary(*op, known[a], known[b]),
-        Op::Select(_, a, b) => known[a].union(known[b]),
+        Op::Unary(UnaryOp::Abs, x) => abs(known(*x)),
+        Op::Binary(op, a, b) => binary(*op, known(*a), known(*b)),
+        Op::Select(_, a, b) => known(*a).union(known(*b)),
         _ => Range::ALL,
     }
 }

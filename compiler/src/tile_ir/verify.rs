@@ -36,8 +36,10 @@ mod stmt;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
+
 use super::{Launch, Program, Stmt, text};
-use crate::expr::{TensorId, VarId};
+use crate::expr::{Seen, TensorId, VarId};
 
 /// A broken invariant: a bug of the compiler.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +64,7 @@ pub fn verify(program: &Program) -> Result<(), VerifyError> {
         in_scope: vec![false; n_vars],
         defined: vec![false; n_vars],
         written: vec![false; program.tensors.len()],
+        well_typed: RefCell::default(),
     };
     v.header()?;
     for launch in &program.launches {
@@ -82,6 +85,8 @@ struct Verifier<'a> {
     defined: Vec<bool>,
     /// Tensors written by the launches before.
     written: Vec<bool>,
+    /// Nodes that have passed I6.
+    well_typed: RefCell<Seen>,
 }
 
 impl<'a> Verifier<'a> {

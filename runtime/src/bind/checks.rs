@@ -7,7 +7,7 @@
 
 use attn_compiler::artifact::{BindCheck, TensorRole};
 use attn_compiler::expr::eval::{Value, eval};
-use attn_compiler::expr::range::{Range, RangeEnv, range};
+use attn_compiler::expr::range::{self, Range, RangeEnv};
 use attn_compiler::expr::{ExprId, TensorId, VarId};
 
 use super::Call;
@@ -15,7 +15,7 @@ use super::context::{RunContext, Scalars};
 use super::facts::{logical, min_max};
 use crate::error::{DataFault, RuntimeError};
 use crate::geometry::Geometry;
-use crate::signature::Signature;
+use crate::signature::{Signature, checked_expr};
 use crate::tensor::TensorView;
 
 /// Evaluates the launch conditions.
@@ -62,17 +62,19 @@ pub(super) fn proofs(
         // An empty tensor is read by nobody; if the proof says otherwise, nothing is known about it.
         ctx.ranges[n] = bounds.map_or(Range::ALL, |(lo, hi)| Range { lo, hi });
     }
-    if ctx.proved.as_deref() == Some(ctx.ranges.as_slice()) {
+    if ctx.proved && ctx.proved_for == ctx.ranges {
         return Ok(());
     }
-    ctx.proved = None;
-    for (n, check) in sig.artifact.checks.iter().enumerate() {
-        let known = Known { sig, ctx, pinned: None };
-        if known.proves(check) == Proof::Fails {
-            return Err(refuse(sig, call, ctx, check, &sig.check_reads[n]));
-        }
+    ctx.proved = false;
+    let mut nodes = std::mem::take(&mut ctx.node_ranges);
+    let failed = first_failed(sig, ctx, None, &mut nodes, 0..sig.artifact.checks.len());
+    let refused = failed.map(|n| refuse(sig, call, ctx, n, &mut nodes));
+    ctx.node_ranges = nodes;
+    if let Some(refused) = refused {
+        return Err(refused);
     }
-    ctx.proved = Some(ctx.ranges.clone());
+    ctx.proved_for.copy_from_slice(&ctx.ranges);
+    ctx.proved = true;
     Ok(())
 }
 
@@ -90,79 +92,58 @@ fn scanned_view<'v>(
     let n = sig.tables.iter().position(|&x| x == t);
     let table = n.map(|n| ctx.tables[n].buf.bytes()).unwrap_or_default();
     let shape = &ctx.sizes[t][..spec.shape.len()];
-    let strides = Geometry::contiguous(spec.dtype, shape)?.strides_vec();
+    let contiguous = Geometry::contiguous(spec.dtype, shape)?;
+    let (count, strides) = (table.len() / spec.dtype.size(), contiguous.strides());
     // SAFETY: the table's buffer is borrowed from the context, aligned, initialised, and not written meanwhile.
-    unsafe {
-        TensorView::from_raw(table.as_ptr(), table.len() / spec.dtype.size(), spec.dtype, 0, shape, &strides)
-    }
+    unsafe { TensorView::from_raw(table.as_ptr(), count, spec.dtype, 0, shape, strides) }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Proof {
-    Holds,
-    Fails,
-}
-
-/// What is known about the leaves of a check; one scanned tensor may be pinned to one value.
+/// What is known when a check is judged: scalars, contents, and the ranges of the nodes found so far.
 struct Known<'a> {
     sig: &'a Signature,
     ctx: &'a RunContext,
+    /// A scanned tensor that is taken to hold one value only.
     pinned: Option<(usize, i64)>,
+    /// By node of the pool.
+    nodes: &'a [Range],
 }
 
 impl Known<'_> {
-    fn proves(&self, check: &BindCheck) -> Proof {
-        let (expr, r) = self.range_of(check);
-        if self.is_vacuous(expr) {
-            return Proof::Holds;
-        }
-        let fine = match check {
-            BindCheck::Index { tensor, dim, .. } => r.within(self.size(*tensor, *dim) as i64),
-            BindCheck::Divisor { .. } => r.lo > 0,
-        };
-        if fine { Proof::Holds } else { Proof::Fails }
-    }
-
-    fn range_of(&self, check: &BindCheck) -> (ExprId, Range) {
-        let (BindCheck::Index { index: expr, .. } | BindCheck::Divisor { divisor: expr, .. }) = check;
-        (*expr, range(&self.sig.artifact.pool, *expr, self))
-    }
-
-    fn size(&self, tensor: TensorId, dim: usize) -> usize {
-        self.ctx.sizes[tensor.0 as usize][dim]
-    }
-
-    /// True if some index variable of the expression has no value at all: it is never evaluated.
-    fn is_vacuous(&self, expr: ExprId) -> bool {
-        let artifact = &self.sig.artifact;
-        let mut vars = artifact.pool.free_vars(expr);
-        for v in vars.clone() {
-            let ends = artifact.check_vars.iter().filter(|c| c.0 == v);
-            vars.extend(ends.flat_map(|(_, lo, hi)| [*lo, *hi]).flat_map(|e| artifact.pool.free_vars(e)));
-        }
-        vars.into_iter().any(|v| {
+    fn proves(&self, n: usize) -> bool {
+        let check = &self.sig.artifact.checks[n];
+        // An index variable without any value: the expression is never evaluated.
+        let vacuous = self.sig.check_vars[n].iter().any(|&v| {
             let r = self.var(v);
             r.lo > r.hi
-        })
+        });
+        let r = self.nodes[checked_expr(check).0 as usize];
+        vacuous
+            || match check {
+                BindCheck::Index { tensor, dim, .. } => {
+                    r.within(self.ctx.sizes[tensor.0 as usize][*dim] as i64)
+                }
+                BindCheck::Divisor { .. } => r.lo > 0,
+            }
     }
 }
 
 impl RangeEnv for Known<'_> {
     fn var(&self, var: VarId) -> Range {
-        let (pool, values) = (&self.sig.artifact.pool, Scalars(&self.ctx.values));
         if self.sig.scalar_of[var.0 as usize].is_some() {
             return match self.ctx.values[var.0 as usize] {
                 Value::Int(x) => Range::point(x),
                 _ => Range::ALL,
             };
         }
+        let at = |e: ExprId| self.nodes[e.0 as usize];
         match self.sig.artifact.check_vars.iter().find(|(v, ..)| *v == var) {
             Some((_, lo, hi)) if self.sig.scanned.is_empty() => {
+                let (pool, values) = (&self.sig.artifact.pool, Scalars(&self.ctx.values));
                 Range { lo: eval(pool, *lo, &values).int(), hi: eval(pool, *hi, &values).int() }
             }
             // The ends may read other index variables and int tensors. Where a box is empty at its lowest ends,
             // there may still be elements at others, so a range is not taken to be empty unless it is for sure.
-            Some((_, lo, hi)) => Range { lo: range(pool, *lo, self).lo, hi: range(pool, *hi, self).hi },
+            Some((_, lo, hi)) => Range { lo: at(*lo).lo, hi: at(*hi).hi },
             None => Range::ALL,
         }
     }
@@ -176,19 +157,36 @@ impl RangeEnv for Known<'_> {
     }
 }
 
-/// The error for a check that failed: the first element to blame, or else the whole range.
+/// Finds the range of every node that the checks are made of, then the first of some checks that does not hold.
+fn first_failed(
+    sig: &Signature,
+    ctx: &RunContext,
+    pinned: Option<(usize, i64)>,
+    nodes: &mut [Range],
+    checks: std::ops::Range<usize>,
+) -> Option<usize> {
+    for &id in &sig.check_nodes {
+        let known = Known { sig, ctx, pinned, nodes };
+        nodes[id.0 as usize] = range::node(&sig.artifact.pool, id, &known, &|x| known.nodes[x.0 as usize]);
+    }
+    let known = Known { sig, ctx, pinned, nodes };
+    checks.into_iter().find(|&n| !known.proves(n))
+}
+
+/// The error for the n-th check, which failed: the first element to blame, or else the whole range.
 fn refuse(
     sig: &Signature,
     call: &Call<'_, '_, '_>,
     ctx: &RunContext,
-    check: &BindCheck,
-    reads: &[usize],
+    n: usize,
+    nodes: &mut [Range],
 ) -> RuntimeError {
-    let known = Known { sig, ctx, pinned: None };
-    let (_, r) = known.range_of(check);
+    let check = &sig.artifact.checks[n];
+    let r = nodes[checked_expr(check).0 as usize];
     let (fault, what) = match check {
         BindCheck::Index { tensor, dim, text, .. } => {
-            let (name, size) = (&sig.artifact.tensors[tensor.0 as usize].name, known.size(*tensor, *dim));
+            let t = tensor.0 as usize;
+            let (name, size) = (&sig.artifact.tensors[t].name, ctx.sizes[t][*dim]);
             let valid = match size {
                 0 => "is empty".to_string(),
                 n => format!("has indices 0 to {}", n - 1),
@@ -199,7 +197,7 @@ fn refuse(
             (DataFault::Divisor, format!("the divisor of `{text}` may be zero or negative"))
         }
     };
-    let blame = reads.iter().find_map(|&t| first_bad_element(sig, call, ctx, check, t));
+    let blame = sig.check_reads[n].iter().find_map(|&t| first_bad_element(sig, call, ctx, (n, t), nodes));
     let detail = blame.unwrap_or_else(|| match (r.lo, r.hi) {
         (i64::MIN, _) | (_, i64::MAX) => "its range is not known".to_string(),
         (lo, hi) => format!("it runs from {lo} to {hi}"),
@@ -207,13 +205,13 @@ fn refuse(
     RuntimeError::data(fault, format!("{what}; {detail}; mend the bound tensor, length or parameter"))
 }
 
-/// `table[2, 7] = 99`: the first element of tensor `t` for which the check fails whatever the others are.
+/// `table[2, 7] = 99`: the first element of tensor `t` for which the n-th check fails whatever the others are.
 fn first_bad_element(
     sig: &Signature,
     call: &Call<'_, '_, '_>,
     ctx: &RunContext,
-    check: &BindCheck,
-    t: usize,
+    (n, t): (usize, usize),
+    nodes: &mut [Range],
 ) -> Option<String> {
     let view = scanned_view(sig, call, ctx, t).ok()?;
     let mut good: Option<i64> = None;
@@ -224,9 +222,9 @@ fn first_bad_element(
         if good == Some(value) {
             return;
         }
-        match (Known { sig, ctx, pinned: Some((t, value)) }).proves(check) {
-            Proof::Holds => good = Some(value),
-            Proof::Fails => found = Some(format!("`{}{index:?}` is {value}", sig.artifact.tensors[t].name)),
+        match first_failed(sig, ctx, Some((t, value)), nodes, n..n + 1) {
+            None => good = Some(value),
+            Some(_) => found = Some(format!("`{}{index:?}` is {value}", sig.artifact.tensors[t].name)),
         }
     });
     found

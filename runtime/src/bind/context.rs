@@ -39,9 +39,13 @@ pub(crate) struct RunContext {
     pub workspace_at: Vec<usize>,
     /// Tasks of each launch.
     pub n_tasks: Vec<usize>,
-    /// Ranges of the scanned tensors in this call, and those for which the checks were last proved.
+    /// Ranges of the scanned tensors in this call.
     pub ranges: Vec<Range>,
-    pub proved: Option<Vec<Range>>,
+    /// Those for which the checks were last proved, if they were for these scalars.
+    pub proved_for: Vec<Range>,
+    pub proved: bool,
+    /// Ranges of the pool's nodes, of which those of `Signature::check_nodes` matter.
+    pub node_ranges: Vec<Range>,
     /// For each page of a pool, how often it is named (`demands.rs`).
     pub named: Vec<u32>,
     /// The argument block.
@@ -66,7 +70,12 @@ impl RunContext {
             workspace_at: vec![0; sig.workspaces.len()],
             n_tasks: vec![0; sig.artifact.launches.len()],
             ranges: vec![Range::ALL; sig.scanned.len()],
-            proved: None,
+            proved_for: vec![Range::ALL; sig.scanned.len()],
+            proved: false,
+            node_ranges: vec![
+                Range::ALL;
+                if sig.check_nodes.is_empty() { 0 } else { sig.artifact.pool.len() }
+            ],
             named: Vec::new(),
             args: vec![0; sig.layout.words],
             scratch: Vec::new(),
@@ -116,7 +125,7 @@ pub(super) fn prepare(sig: &Signature, ctx: &mut RunContext) -> Result<(), Runti
             too_large(format!("launch `{}` has more tasks than can be counted", launch.name))
         })?;
     }
-    ctx.proved = None;
+    ctx.proved = false;
     ctx.prepared.copy_from_slice(&ctx.values);
     ctx.ready = true;
     Ok(())

@@ -8,4 +8,5 @@ pub mod facts;
 pub mod intrinsics;
 pub(crate) mod launch;
 pub mod peak;
+pub(crate) mod pool;
 pub mod threads;

@@ -1,14 +1,14 @@
 //! Threads: how many, and who runs them.
 //!
 //! Comes in: a body and a number of threads. Goes out: the body called once for each thread index, all calls
-//! ended. Hosts with a pool of their own implement [`Parallel`]; the default is a private rayon pool, never the
-//! global one. Deliberately not done: pinning, spawning a thread per launch.
+//! ended. Hosts with a pool of their own implement [`Parallel`]; the default is a private pool (`pool.rs`).
+//! Deliberately not done: pinning, spawning a thread per launch.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
-
+use super::pool::Pool;
 use crate::error::{DataFault, RuntimeError};
 
 /// Most threads that a run may ask for.
@@ -31,51 +31,23 @@ impl Parallel for Serial {
     }
 }
 
-/// The private pool.
-#[derive(Clone, Debug)]
-pub(crate) struct RayonPool(Arc<ThreadPool>);
-
-/// Pools made so far, ascending by size; a pool serves every smaller number of threads.
-static POOLS: RwLock<Vec<RayonPool>> = RwLock::new(Vec::new());
-
-impl RayonPool {
-    /// A pool of at least `n` threads, made on first use and kept.
-    pub fn of_at_least(n: usize) -> Result<RayonPool, RuntimeError> {
-        let fits = |pools: &[RayonPool]| pools.iter().find(|p| p.0.current_num_threads() >= n).cloned();
-        if let Some(pool) = fits(&POOLS.read().unwrap_or_else(|e| e.into_inner())) {
-            return Ok(pool);
+/// Calls `body` once for each number below `n`, on the threads of a run that names none. For work beside runs.
+pub fn on_threads(n: usize, body: &(dyn Fn(usize) + Sync)) {
+    let threads = default_threads().map_or(1, NonZeroUsize::get).min(n);
+    match Pool::of_at_least(threads) {
+        Ok(pool) if threads > 1 => {
+            let next = AtomicUsize::new(0);
+            pool.run(threads, &|_| {
+                loop {
+                    let n_th = next.fetch_add(1, Ordering::Relaxed);
+                    if n_th >= n {
+                        return;
+                    }
+                    body(n_th);
+                }
+            });
         }
-        let mut pools = POOLS.write().unwrap_or_else(|e| e.into_inner());
-        if let Some(pool) = fits(&pools) {
-            return Ok(pool);
-        }
-        let made = ThreadPoolBuilder::new().num_threads(n).thread_name(|t| format!("attnc-{t}")).build();
-        let pool = RayonPool(Arc::new(made.map_err(|err| {
-            RuntimeError::unsupported(format!(
-                "the host refuses {n} threads: {err}; set ATTN_NUM_THREADS lower"
-            ))
-        })?));
-        pools.push(pool.clone());
-        pools.sort_by_key(|p| p.0.current_num_threads());
-        Ok(pool)
-    }
-}
-
-impl Parallel for RayonPool {
-    fn run(&self, n_threads: usize, body: &(dyn Fn(usize) + Sync)) {
-        self.0.install(|| split(0, n_threads, body));
-    }
-}
-
-/// Forks by halves; `join` keeps its jobs on the stack.
-fn split(lo: usize, hi: usize, body: &(dyn Fn(usize) + Sync)) {
-    match hi - lo {
-        0 => {}
-        1 => body(lo),
-        n => {
-            let mid = lo + n / 2;
-            rayon::join(|| split(lo, mid, body), || split(mid, hi, body));
-        }
+        _ => (0..n).for_each(body),
     }
 }
 
@@ -100,22 +72,7 @@ fn threads_from(setting: Option<&str>) -> Result<NonZeroUsize, RuntimeError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
-
-    #[test]
-    fn every_index_is_called_once() {
-        for n in [0, 1, 2, 3, 7] {
-            let calls: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
-            let body = |t: usize| {
-                calls[t].fetch_add(1, Ordering::Relaxed);
-            };
-            RayonPool::of_at_least(2).unwrap().run(n, &body);
-            Serial.run(n, &body);
-            assert!(calls.iter().all(|c| c.load(Ordering::Relaxed) == 2));
-        }
-    }
 
     #[test]
     fn settings_are_read_and_nonsense_is_refused() {

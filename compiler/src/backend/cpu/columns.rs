@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use rustc_hash::FxHashMap;
+
 use cranelift_codegen::ir::condcodes::{CondCode, IntCC};
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 
@@ -69,7 +71,7 @@ impl Emitter<'_, '_> {
     pub fn thresholds(
         &mut self,
         map: &Map,
-        ranges: &HashMap<ExprId, Range>,
+        ranges: &FxHashMap<ExprId, Range>,
     ) -> Result<HashMap<ExprId, Threshold>> {
         let pool = self.pool();
         let small = |id: ExprId| ranges.get(&id).is_some_and(|r| r.lo > -HALF && r.hi < HALF);

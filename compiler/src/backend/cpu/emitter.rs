@@ -6,7 +6,7 @@
 //! a launch writes are forgotten at every statement. Cranelift moves what is invariant out of loops, so a value
 //! may be computed where it is first needed.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{BlockArg, InstBuilder, MemFlagsData, SigRef, Type, Value, types};
@@ -36,6 +36,10 @@ pub(super) enum Key {
     LoadBase(TensorId),
     /// Stride for loads: 0 if the tensor is empty.
     LoadStride(TensorId, usize),
+    /// The offset of an element for loads, up to and with a dim: index, offset up to the dim before.
+    Offset(TensorId, usize, Value, Option<Value>),
+    /// A constant of 64 bits.
+    Int(i64),
     Function(Intrinsic),
 }
 
@@ -51,13 +55,27 @@ pub(super) struct Emitter<'a, 'f> {
     pub args: Value,
     /// Address of the scratch memory.
     pub scratch: Value,
-    pub sigs: HashMap<Intrinsic, SigRef>,
-    ranges: HashMap<VarId, Range>,
-    tables: Vec<Range>,
-    memo: HashMap<Key, Value>,
+    pub sigs: FxHashMap<Intrinsic, SigRef>,
+    ranges: FxHashMap<VarId, Range>,
+    tables: &'a [Range],
+    memo: FxHashMap<Key, Value>,
     trail: Vec<Key>,
-    volatile: Vec<bool>,
+    volatile: &'a [bool],
     perishable: Vec<Key>,
+}
+
+/// What is known of a whole program, the same for every function.
+pub(super) struct Known {
+    /// For each node: does it read a tensor that launches write?
+    volatile: Vec<bool>,
+    /// Bounds of the elements of each tensor.
+    tables: Vec<Range>,
+}
+
+impl Known {
+    pub fn of(program: &Program) -> Known {
+        Known { volatile: volatile_nodes(program), tables: element_ranges(program) }
+    }
 }
 
 impl<'a, 'f> Emitter<'a, 'f> {
@@ -69,12 +87,12 @@ impl<'a, 'f> Emitter<'a, 'f> {
         layout: &'a ArgLayout,
         places: &'a Scratch,
         isa: &'a Isa,
+        known: &'a Known,
         (args, scratch): (Value, Value),
     ) -> Self {
-        let volatile = volatile_nodes(program);
-        let tables = element_ranges(program);
+        let Known { volatile, tables } = known;
         let ranges = program.dims.iter().map(|d| (d.var, Range { lo: 0, hi: MAX_LEN - 1 })).collect();
-        let (memo, trail, perishable, sigs) = (HashMap::new(), vec![], vec![], HashMap::new());
+        let (memo, trail, perishable, sigs) = (FxHashMap::default(), vec![], vec![], FxHashMap::default());
         Emitter {
             b,
             program,
@@ -145,16 +163,21 @@ impl<'a, 'f> Emitter<'a, 'f> {
 
     /// Bounds of an int expression.
     pub fn range(&self, id: ExprId) -> Range {
-        range::range(self.pool(), id, &Bounds(&self.tables, &self.ranges))
+        range::range(self.pool(), id, &Bounds(self.tables, &self.ranges))
     }
 
     /// Bounds of every node below `id`.
-    pub fn ranges_below(&self, id: ExprId) -> HashMap<ExprId, Range> {
-        range::ranges(self.pool(), &[id], &Bounds(&self.tables, &self.ranges))
+    pub fn ranges_below(&self, id: ExprId) -> FxHashMap<ExprId, Range> {
+        range::ranges(self.pool(), &[id], &Bounds(self.tables, &self.ranges))
     }
 
     pub fn int(&mut self, x: i64) -> Value {
-        self.b.ins().iconst(types::I64, x)
+        if let Some(known) = self.recall(Key::Int(x)) {
+            return known;
+        }
+        let value = self.b.ins().iconst(types::I64, x);
+        self.remember(Key::Int(x), value);
+        value
     }
 
     pub fn float(&mut self, x: f64) -> Value {
@@ -274,7 +297,8 @@ fn volatile_nodes(program: &Program) -> Vec<bool> {
     let mut volatile: Vec<bool> = Vec::with_capacity(pool.len());
     for n in 0..pool.len() as u32 {
         let reads = matches!(pool.op(ExprId(n)), Op::Load(t, _, _) if written(t));
-        let below = pool.operands(ExprId(n)).iter().any(|x| volatile[x.0 as usize]);
+        let mut below = false;
+        pool.each_operand(ExprId(n), |x| below |= volatile[x.0 as usize]);
         volatile.push(reads || below);
     }
     volatile
@@ -282,9 +306,9 @@ fn volatile_nodes(program: &Program) -> Vec<bool> {
 
 /// Bounds of the elements of each int tensor: by its storage type, and for a table by what fills it.
 fn element_ranges(program: &Program) -> Vec<Range> {
-    let dims: HashMap<VarId, Range> =
+    let dims: FxHashMap<VarId, Range> =
         program.dims.iter().map(|d| (d.var, Range { lo: 0, hi: MAX_LEN - 1 })).collect();
-    let of = |id: ExprId, vars: &HashMap<VarId, Range>| range::range(&program.pool, id, &Bounds(&[], vars));
+    let of = |id: ExprId, vars: &FxHashMap<VarId, Range>| range::range(&program.pool, id, &Bounds(&[], vars));
     let mut out = Vec::new();
     for tensor in &program.tensors {
         let stored = match tensor.dtype {
@@ -312,7 +336,7 @@ fn element_ranges(program: &Program) -> Vec<Range> {
 }
 
 /// What is known of leaves: variables by where they are bound, tensors by their elements.
-struct Bounds<'a>(&'a [Range], &'a HashMap<VarId, Range>);
+struct Bounds<'a>(&'a [Range], &'a FxHashMap<VarId, Range>);
 
 impl RangeEnv for Bounds<'_> {
     fn var(&self, var: VarId) -> Range {

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use rustc_hash::FxHashMap;
+
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Endianness, InstBuilder, MemFlagsData, Type, Value, types};
 
@@ -35,7 +37,7 @@ pub(super) enum Lanes {
 /// What is known while the vector body of a map is emitted.
 pub(super) struct Body {
     /// Of every int node below the value.
-    pub ranges: HashMap<ExprId, Range>,
+    pub ranges: FxHashMap<ExprId, Range>,
     /// Loads of consecutive elements.
     pub streams: HashMap<ExprId, Stream>,
     /// Comparisons that need no arithmetic here.

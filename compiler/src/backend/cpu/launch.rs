@@ -13,7 +13,7 @@ use crate::expr::ExprId;
 use crate::expr::range::Range;
 use crate::tile_ir::{Launch, Program};
 
-use super::emitter::{Emitter, Result};
+use super::emitter::{Emitter, Known, Result};
 use super::isa::Isa;
 use super::scratch::Scratch;
 
@@ -25,7 +25,7 @@ pub(super) fn build(
     launch: &Launch,
     layout: &ArgLayout,
     places: &Scratch,
-    isa: &Isa,
+    (isa, known): (&Isa, &Known),
 ) -> Result<()> {
     let mut signature = Signature::new(isa.conv);
     signature.params.extend([types::I64, types::I64, types::I64].map(AbiParam::new));
@@ -36,7 +36,7 @@ pub(super) fn build(
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
     let [args, scratch, task] = std::array::from_fn(|n| b.block_params(entry)[n]);
-    let mut e = Emitter::new(b, program, launch, layout, places, isa, (args, scratch));
+    let mut e = Emitter::new(b, program, launch, layout, places, isa, known, (args, scratch));
     let built = e.body(task);
     if built.is_ok() {
         e.b.ins().return_(&[]);

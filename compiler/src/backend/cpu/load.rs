@@ -45,8 +45,17 @@ impl Emitter<'_, '_> {
     pub fn element_address(&mut self, t: TensorId, index: &[Value]) -> Result<Value> {
         let mut offset = None;
         for (dim, &at) in index.iter().enumerate() {
-            let at = self.clamped(t, dim, at);
-            offset = Some(self.add_dim(t, dim, at, offset)?);
+            let key = Key::Offset(t, dim, at, offset);
+            let with = match self.recall(key) {
+                Some(known) => known,
+                None => {
+                    let at = self.clamped(t, dim, at);
+                    let with = self.add_dim(t, dim, at, offset)?;
+                    self.remember(key, with);
+                    with
+                }
+            };
+            offset = Some(with);
         }
         self.at_offset(t, offset)
     }
@@ -87,7 +96,10 @@ impl Emitter<'_, '_> {
         let size = self.tensor(t)?.dtype.size();
         Ok(match offset {
             Some(offset) => {
-                let bytes = self.b.ins().ishl_imm_u(offset, i64::from(size.trailing_zeros()));
+                let bytes = match size {
+                    1 => offset,
+                    _ => self.b.ins().ishl_imm_u(offset, i64::from(size.trailing_zeros())),
+                };
                 self.b.ins().iadd(base, bytes)
             }
             None => base,
@@ -102,7 +114,8 @@ impl Emitter<'_, '_> {
         let mut all = self.b.ins().iconst(types::I8, 1);
         for dim in 0..self.tensor(t)?.shape.len() {
             let size = self.size(t, dim);
-            let some = self.b.ins().icmp_imm_s(IntCC::SignedGreaterThan, size, 0);
+            let zero = self.int(0);
+            let some = self.b.ins().icmp(IntCC::SignedGreaterThan, size, zero);
             all = if dim == 0 { some } else { self.b.ins().band(all, some) };
         }
         self.remember(Key::Filled(t), all);

@@ -33,14 +33,17 @@ mod tiles;
 mod vector;
 mod vload;
 
+use std::sync::{Mutex, OnceLock, PoisonError};
+
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_frontend::FunctionBuilderContext;
 
 use crate::artifact::ArgLayout;
 use crate::target::CpuFacts;
-use crate::tile_ir::{Launch, Program};
+use crate::tile_ir::{Launch, Program, Stmt};
 
+use emitter::Known;
 use isa::Isa;
 use scratch::Scratch;
 
@@ -122,46 +125,123 @@ pub fn emit(program: &Program, facts: &CpuFacts) -> Result<CpuCode, BackendError
 
 /// Compiles a verified program and makes the texts that are asked for.
 pub fn emit_listing(program: &Program, facts: &CpuFacts, listing: Listing) -> Result<CpuCode, BackendError> {
-    let isa = Isa::new(facts)?;
-    let layout = arg_layout(program);
+    emit_each(program, facts, listing, &in_order)
+}
+
+/// Calls a body once for each number below the first argument, in any order, also at the same time.
+pub type Each<'a> = &'a dyn Fn(usize, &(dyn Fn(usize) + Sync));
+
+/// One after the other.
+pub fn in_order(n: usize, body: &(dyn Fn(usize) + Sync)) {
+    (0..n).for_each(body);
+}
+
+/// As [`emit_listing`], with the launches compiled by `each`. The code does not depend on it.
+pub fn emit_each(
+    program: &Program,
+    facts: &CpuFacts,
+    listing: Listing,
+    each: Each<'_>,
+) -> Result<CpuCode, BackendError> {
+    let work = Work {
+        program,
+        isa: Isa::new(facts)?,
+        layout: arg_layout(program),
+        known: Known::of(program),
+        listing,
+        idle: Mutex::default(),
+    };
+    // The longest first, so that several workers end together.
+    let mut order: Vec<usize> = (0..program.launches.len()).collect();
+    order.sort_by_key(|&n| std::cmp::Reverse(length(&program.launches[n].body)));
+    let pieces: Vec<OnceLock<Result<Piece, BackendError>>> = order.iter().map(|_| OnceLock::new()).collect();
+    each(order.len(), &|n| _ = pieces[order[n]].set(work.piece(&program.launches[order[n]])));
     let mut out = CpuCode::default();
-    let mut context = Context::new();
-    let mut builder = FunctionBuilderContext::new();
-    for launch in &program.launches {
-        let scratch = Scratch::new(launch)?;
-        context.clear();
-        context.set_disasm(listing.asm);
-        launch::build(&mut context.func, &mut builder, program, launch, &layout, &scratch, &isa)?;
-        if listing.clif {
-            out.clif.push_str(&format!("; launch {}\n{}\n", launch.name, context.func.display()));
-        }
-        let entry = compile(&mut context, &isa, launch, &mut out)?;
+    for (piece, launch) in pieces.into_iter().zip(&program.launches) {
+        let missed = || Err(BackendError::internal("launches", "each of them is compiled", &launch.name));
+        let piece = piece.into_inner().unwrap_or_else(missed)?;
+        let entry = out.code.len().next_multiple_of(CODE_ALIGN);
+        out.code.resize(entry, 0);
+        out.code.extend_from_slice(&piece.code);
         out.entries.push(entry);
-        out.scratch_bytes.push(scratch.bytes);
+        out.scratch_bytes.push(piece.scratch_bytes);
+        out.clif.push_str(&piece.clif);
+        out.asm.push_str(&piece.asm);
     }
     Ok(out)
 }
 
-/// Compiles the function in `context`, appends its code and returns its offset.
-fn compile(
-    context: &mut Context,
-    isa: &Isa,
-    launch: &Launch,
-    out: &mut CpuCode,
-) -> Result<usize, BackendError> {
-    let compiled = match context.compile(&*isa.target, &mut ControlPlane::default()) {
-        Ok(compiled) => compiled,
-        Err(e) => return Err(BackendError::internal("cranelift", format!("{:?}", e.inner), &launch.name)),
+/// Statements of a block and of the blocks in it.
+fn length(block: &[Stmt]) -> usize {
+    let of = |stmt: &Stmt| match stmt {
+        Stmt::For { body, .. } => 1 + length(body),
+        Stmt::If { then, otherwise, .. } => 1 + length(then) + length(otherwise),
+        _ => 1,
     };
-    if let Some(reloc) = compiled.buffer.relocs().first() {
-        let what = format!("machine code has no relocations, found {:?} to {:?}", reloc.kind, reloc.target);
-        return Err(BackendError::internal("relocations", what, &launch.name));
+    block.iter().map(of).sum()
+}
+
+/// The function of one launch.
+struct Piece {
+    code: Vec<u8>,
+    scratch_bytes: usize,
+    clif: String,
+    asm: String,
+}
+
+/// What compiling any launch of a program needs.
+struct Work<'a> {
+    program: &'a Program,
+    isa: Isa,
+    layout: ArgLayout,
+    known: Known,
+    listing: Listing,
+    /// Memory of compilations that have ended, to be used again.
+    idle: Mutex<Vec<(Context, FunctionBuilderContext)>>,
+}
+
+impl Work<'_> {
+    fn piece(&self, launch: &Launch) -> Result<Piece, BackendError> {
+        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (mut context, mut builder) =
+            kept.unwrap_or_else(|| (Context::new(), FunctionBuilderContext::new()));
+        let piece = self.compile(launch, &mut context, &mut builder);
+        context.clear();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((context, builder));
+        piece
     }
-    let entry = out.code.len().next_multiple_of(CODE_ALIGN);
-    out.code.resize(entry, 0);
-    out.code.extend_from_slice(compiled.code_buffer());
-    if let Some(text) = &compiled.vcode {
-        out.asm.push_str(&format!("; launch {}\n{text}\n", launch.name));
+
+    fn compile(
+        &self,
+        launch: &Launch,
+        context: &mut Context,
+        builder: &mut FunctionBuilderContext,
+    ) -> Result<Piece, BackendError> {
+        let scratch = Scratch::new(launch)?;
+        context.set_disasm(self.listing.asm);
+        let known = (&self.isa, &self.known);
+        launch::build(&mut context.func, builder, self.program, launch, &self.layout, &scratch, known)?;
+        let mut clif = String::new();
+        if self.listing.clif {
+            clif = format!("; launch {}\n{}\n", launch.name, context.func.display());
+        }
+        let compiled = match context.compile(&*self.isa.target, &mut ControlPlane::default()) {
+            Ok(compiled) => compiled,
+            Err(e) => {
+                return Err(BackendError::internal("cranelift", format!("{:?}", e.inner), &launch.name));
+            }
+        };
+        if let Some(reloc) = compiled.buffer.relocs().first() {
+            let what =
+                format!("machine code has no relocations, found {:?} to {:?}", reloc.kind, reloc.target);
+            return Err(BackendError::internal("relocations", what, &launch.name));
+        }
+        let text = compiled.vcode.as_ref();
+        Ok(Piece {
+            code: compiled.code_buffer().to_vec(),
+            scratch_bytes: scratch.bytes,
+            clif,
+            asm: text.map_or(String::new(), |text| format!("; launch {}\n{text}\n", launch.name)),
+        })
     }
-    Ok(entry)
 }

@@ -45,7 +45,8 @@ impl Verifier<'_> {
             return self
                 .fail("I6", format!("expected an expression of type {ty:?}, found {:?}", pool.ty(id)));
         }
-        match pool.reachable(&[id]).into_iter().find(|&n| !well_typed(pool, n)) {
+        let new = pool.reachable_without(&[id], &mut self.well_typed.borrow_mut());
+        match new.into_iter().find(|&n| !well_typed(pool, n)) {
             None => Ok(()),
             Some(n) => self.fail("I6", format!("operands of wrong types: {:?}", pool.op(n))),
         }

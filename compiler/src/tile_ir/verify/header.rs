@@ -1,5 +1,7 @@
 //! I1 to I3: names, tensors, requires; and I7 for the sizes of buffers.
 
+use std::collections::HashSet;
+
 use super::{Checked, Verifier};
 use crate::artifact::DType;
 use crate::expr::{ExprId, Op, Ty, VarId};
@@ -38,13 +40,14 @@ impl<'a> Verifier<'a> {
 
     /// I1.
     fn names(&mut self, kind: &str, names: &[&str]) -> Checked {
-        for (n, name) in names.iter().enumerate() {
+        let mut taken = HashSet::with_capacity(names.len());
+        for name in names {
             self.place = format!("{kind} {name:?}");
             let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
             let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
             let word = first && rest && !name.contains("..") && !RESERVED.contains(name);
             self.ensure(word, "I1", "the text form has no such names")?;
-            self.ensure(!names[..n].contains(name), "I1", "the name is taken")?;
+            self.ensure(taken.insert(name), "I1", "the name is taken")?;
         }
         Ok(())
     }
