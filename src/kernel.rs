@@ -213,6 +213,7 @@ impl Kernel {
             statics,
             present: self.present.clone(),
             shard: None,
+            schedules: Default::default(),
         };
         Ok((key, params))
     }

@@ -95,6 +95,7 @@ impl Problem {
             statics,
             present,
             shard: None,
+            schedules: Default::default(),
         };
         let mut defaulted = Vec::new();
         if request.seed.is_some() {

@@ -78,7 +78,7 @@ pub fn settle(
     let (statics, _) = chosen.split_params(spec);
     let target = chosen.target.resolve().map_err(Unsettled::Facade)?;
     let dims = BTreeMap::new();
-    let mut key = PlanKey { kernel: spec.name.clone(), target, float, dims, statics, present, shard: None };
+    let mut key = PlanKey { kernel: spec.name.clone(), target, float, dims, statics, present, shard: None, schedules: Default::default() };
     let mut dims = at.clone();
     let ir = sema::instantiate(spec, &guessed(spec, &key, &dims))
         .or_else(|_| sema::instantiate(spec, &with_unknown(spec, &key, &dims, 1)))?;
