@@ -421,7 +421,8 @@ fn known_overrides(kernel: &CheckedKernel, key: &PlanKey, ir: &attn_ir::Kernel) 
     let known: Vec<&str> = ir.attentions().map(|a| a.name.as_str()).collect();
     let Some(name) = key.schedules.stranger(&known) else { return Ok(()) };
     let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-    let message = format!("a schedule is given for `{name}`; the attentions of `{}` are {known}", kernel.name);
+    let message =
+        format!("a schedule is given for `{name}`; the attentions of `{}` are {known}", kernel.name);
     let d = Diagnostic::error(Code::BadSchedule, kernel.span, message).label("this kernel");
     Err(CompileError::Spec(Box::new(d)))
 }

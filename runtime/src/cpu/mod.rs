@@ -7,5 +7,6 @@ pub(crate) mod exec_mem;
 pub mod facts;
 pub mod intrinsics;
 pub(crate) mod launch;
+pub mod model;
 pub mod peak;
 pub mod threads;
