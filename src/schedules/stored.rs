@@ -88,7 +88,8 @@ impl Identity {
             ("compiler", &found.compiler, &wanted.compiler),
         ];
         let wrong = facts.into_iter().find(|(_, found, wanted)| found != wanted);
-        let wrong = wrong.map(|(what, found, wanted)| format!("its {what} is `{found}`, expected `{wanted}`"));
+        let wrong =
+            wrong.map(|(what, found, wanted)| format!("its {what} is `{found}`, expected `{wanted}`"));
         wrong.map_or(Ok(file), Err)
     }
 }

@@ -26,6 +26,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::args::{KernelArgs, parse_dtype};
 use super::data::Scalars;
 use super::fmt::write_whole;
+use super::measure::Times;
 use super::problem::{Problem, Request};
 use super::run::options;
 use super::session;
@@ -77,6 +78,13 @@ pub struct Tried {
     pub times: Vec<f64>,
     /// Why it was not measured.
     pub refused: Option<String>,
+}
+
+impl Tried {
+    /// None where nothing was measured.
+    pub fn median_ms(&self) -> Option<f64> {
+        (!self.times.is_empty()).then(|| Times::of_ms(&self.times).median_ms())
+    }
 }
 
 /// What came out.
@@ -289,16 +297,14 @@ impl<'a> Track<'a> {
 
     /// Medians of the best and of the automatic schedule, measured anew, and whether the best is better.
     fn last(&mut self, best: &[CpuSchedule], automatic: &[CpuSchedule]) -> Result<(f64, f64, bool), Failure> {
-        let entered = match best == automatic {
-            true => vec![automatic.to_vec()],
-            false => vec![automatic.to_vec(), best.to_vec()],
-        };
-        let (_, laps) = self.race(entered, LAST_SHARE)?;
-        let median = |n| laps.median(n).unwrap_or(f64::INFINITY);
-        match laps.0.get(1) {
-            Some(times) => Ok((median(1), median(0), race::better(times, &laps.0[0]))),
-            None => Ok((median(0), median(0), false)),
+        if best == automatic {
+            let known = self.tried.iter().find(|t| t.schedules == automatic).and_then(Tried::median_ms);
+            let known = known.unwrap_or(f64::INFINITY);
+            return Ok((known, known, false));
         }
+        let (_, laps) = self.race(vec![automatic.to_vec(), best.to_vec()], LAST_SHARE)?;
+        let median = |n| laps.median(n).unwrap_or(f64::INFINITY);
+        Ok((median(1), median(0), laps.0.len() == 2 && race::better(&laps.0[1], &laps.0[0])))
     }
 
     /// Plans and measures; those that cannot be planned are noted and left out.

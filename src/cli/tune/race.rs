@@ -14,10 +14,13 @@ use super::super::ui::Failure;
 
 /// A candidate must be faster by more than this share in the median.
 pub const MARGIN: f64 = 0.02;
-/// Its lower quartile being this much above the best median, a contestant leaves.
-const CLEARLY: f64 = 1.05;
+/// A contestant leaves whose lower quartile lies above the best by more than this share, divided by the square root of
+/// the rounds: after the few first rounds little is known.
+const CLEARLY: f64 = 0.5;
 /// Rounds of the first block, and most of one.
-const ROUNDS: (usize, usize) = (2, 16);
+const ROUNDS: (usize, usize) = (4, 16);
+/// Rounds for which time does not run out.
+const LEAST: usize = 2;
 /// Most rounds of a race.
 const MOST_ROUNDS: usize = 64;
 
@@ -71,9 +74,9 @@ pub fn race(
         progress(left.len());
     }
     loop {
-        for done in 0..block {
-            // Every round is whole; after two, time may run out.
-            if done >= ROUNDS.0 && start.elapsed() >= budget {
+        for _ in 0..block {
+            // Every round is whole.
+            if round >= LEAST && start.elapsed() >= budget {
                 return Ok(laps);
             }
             for k in 0..left.len() {
@@ -96,14 +99,16 @@ pub fn race(
 
 /// The slower half leaves, and who is clearly slower than the best; 0 stays.
 fn drop_slow(left: &mut Vec<usize>, laps: &Laps) {
-    let times = |who: usize| Times::of_ms(&laps.0[who]);
-    left.sort_by(|a, b| times(*a).median_ms().total_cmp(&times(*b).median_ms()));
-    let best = times(left[0]).median_ms();
+    // The rest of a machine only ever slows a lap down.
+    let quartile = |who: usize| Times::of_ms(&laps.0[who]).quantile(0.25);
+    left.sort_by(|a, b| quartile(*a).total_cmp(&quartile(*b)));
+    let rounds = laps.0[left[0]].len() as f64;
+    let most = quartile(left[0]) * (1.0 + CLEARLY / rounds.sqrt());
     let keep = left.len().div_ceil(2).max(2);
     let mut place = 0;
     left.retain(|&who| {
         place += 1;
-        who == 0 || (place <= keep && times(who).quantile(0.25) <= best * CLEARLY)
+        who == 0 || (place <= keep && quartile(who) <= most)
     });
     left.sort_unstable();
 }
@@ -132,7 +137,7 @@ mod tests {
         let speeds = [1.0, 3.0, 0.9, 1.5, 2.0, 0.97, 4.0, 1.01];
         let (laps, calls) = made_up(&speeds);
         assert_eq!(laps.first(), 2);
-        assert_eq!((laps.0[6].len(), laps.0[1].len()), (2, 2), "clearly slower after the first block");
+        assert_eq!((laps.0[6].len(), laps.0[1].len()), (4, 4), "clearly slower after the first block");
         assert_eq!(laps.0[0].len(), laps.0[2].len(), "the one compared with stays");
         assert!(calls < 64 * 4, "{calls}");
         assert!(better(&laps.0[2], &laps.0[0]) && !better(&laps.0[0], &laps.0[2]));

@@ -6,7 +6,6 @@ use attn_compiler::schedule::CpuSchedule;
 use attn_compiler::schedule::candidates::Knob;
 use serde_json::{Value as Json, json};
 
-use super::super::measure::Times;
 use super::super::table::{Table, short};
 use super::race::MARGIN;
 use super::{Outcome, Tried};
@@ -51,25 +50,23 @@ fn difference(o: &Outcome<'_>, schedules: &[CpuSchedule]) -> String {
     }
 }
 
-fn median(t: &Tried) -> Option<f64> {
-    (!t.times.is_empty()).then(|| Times::of_ms(&t.times).median_ms())
-}
-
 /// For people.
 pub fn text(o: &Outcome<'_>, out: Option<&Path>) -> String {
     let mut table = Table::new(&["schedule", "laps", "median_ms", "gflops", "of automatic"]);
     let mut tried: Vec<&Tried> = o.tried.iter().collect();
-    let key = |t: &Tried| median(t).unwrap_or(f64::INFINITY);
+    let key = |t: &Tried| t.median_ms().unwrap_or(f64::INFINITY);
+    let automatic = o.tried.iter().find(|t| t.schedules == o.automatic).and_then(Tried::median_ms);
+    let automatic = automatic.unwrap_or(o.automatic_ms);
     tried.sort_by(|a, b| key(a).total_cmp(&key(b)));
     for t in tried {
         let name = difference(o, &t.schedules);
-        let Some(ms) = median(t) else {
+        let Some(ms) = t.median_ms() else {
             let why = t.refused.clone().unwrap_or_default();
             table.row([name, "0".into(), format!("refused: {why}")]);
             continue;
         };
         let gflops = o.flops.map_or("not counted".into(), |n| short(n / ms / 1e6));
-        table.row([name, t.times.len().to_string(), short(ms), gflops, short(ms / o.automatic_ms)]);
+        table.row([name, t.times.len().to_string(), short(ms), gflops, short(ms / automatic)]);
     }
     let mut out_text = format!(
         "{} at {}, {}, {} threads\n\n{table}\n",
@@ -124,8 +121,8 @@ pub fn json(o: &Outcome<'_>, out: Option<&Path>) -> String {
     let gflops = |ms: Option<f64>| o.flops.zip(ms).map(|(n, ms)| n / ms / 1e6);
     let candidate = |t: &Tried| {
         json!({
-            "schedules": fields(&o.names, &t.schedules), "laps": t.times.len(), "median_ms": median(t),
-            "gflops": gflops(median(t)), "refused": t.refused,
+            "schedules": fields(&o.names, &t.schedules), "laps": t.times.len(), "median_ms": t.median_ms(),
+            "gflops": gflops(t.median_ms()), "refused": t.refused,
         })
     };
     let median_ms = if o.better { o.best_ms } else { o.automatic_ms };
