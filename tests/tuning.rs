@@ -94,7 +94,7 @@ fn every_candidate_gives_the_results_of_the_reference() {
         &[("B", 1), ("Sq", 150), ("Sk", 150)],
     ];
     check_candidates("swa.attn", WINDOW, &FIXED, &lengths);
-    let split = WINDOW.replace("  align", "  numerics { split = 128 }\n  align");
+    let split = WINDOW.replace("  align", "  numerics { split = fixed(128) }\n  align");
     check_candidates("split.attn", &split, &FIXED, &lengths[..2]);
 }
 
@@ -355,7 +355,7 @@ fn the_command_line_tunes_pins_and_tells() {
     );
     let tile = format!("tile = [{}, {}]", winner["tile_q"], winner["tile_kv"]);
     assert!(run["schedule"].as_str().unwrap().contains(&tile), "{run}");
-    let test = bench.json("test swa.attn --dtype f32 --schedule-file pin.toml --json");
+    let test = bench.json("test swa.attn --at Hq=8,Hkv=2,D=32 --dtype f32 --schedule-file pin.toml --json");
     assert!(test["cases"].as_array().unwrap().iter().all(|c| c["verdict"] == "ok"), "{test}");
     let explained = bench.json(&format!("explain swa.attn {at} --schedule-file pin.toml --json"));
     assert_eq!(explained["schedule"]["origin"], "file");

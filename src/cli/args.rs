@@ -42,8 +42,8 @@ pub struct KernelArgs {
 /// Where schedules come from.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ScheduleArgs {
-    /// Schedules that no text fixes: winners of `attnc tune`, or the compiler's choice [default: tuned, unless
-    /// ATTN_SCHEDULE=auto]
+    /// What the text does not fix of schedules: `tuned` takes winners of `attnc tune`, `auto` the compiler's choice
+    /// [default: what ATTN_SCHEDULE says, else tuned]
     #[arg(long, value_name = "WHICH", value_enum, hide_possible_values = true)]
     pub schedule: Option<ScheduleChoice>,
     /// Pin the schedules of a file (`attnc tune -o`, `attnc build --emit=schedule-file`)

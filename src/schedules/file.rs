@@ -330,7 +330,7 @@ mod tests {
             assert!(fault.line == line && fault.text.contains(part), "{text:?}: {fault:?}");
         }
         let in_entry = [
-            ("tile = 3", "no field `attention.tile`; did you mean `tile_q`? (there are name, tile_q"),
+            ("tile = 3", "no field `attention.tile` (there are name, tile_q"),
             ("tile_q = 1.5", "`tile_q` is of the type float, expected an integer"),
             ("tile_q = 99999999999999999999", "this is no TOML"),
             ("order = \"up\"", "`order` is \"up\", expected \"ascending\" or \"descending\""),
