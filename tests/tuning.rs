@@ -96,6 +96,15 @@ fn every_candidate_gives_the_results_of_the_reference() {
     check_candidates("swa.attn", WINDOW, &FIXED, &lengths);
     let split = WINDOW.replace("  align", "  numerics { split = fixed(128) }\n  align");
     check_candidates("split.attn", &split, &FIXED, &lengths[..2]);
+    let example = |name: &str| {
+        let path = common::root().join("dsl-examples").join(name);
+        std::fs::read_to_string(path).expect("an example")
+    };
+    let prefix: [&[(&str, i64)]; 1] = [&[("B", 2), ("Sq", 9), ("Sp", 70), ("Sk", 40)]];
+    check_candidates("shared_prefix.attn", &example("shared_prefix.attn"), &FIXED, &prefix);
+    // Its branches read the same keys: where one of them packs and the other does not, too.
+    let nsa: [&[(&str, i64)]; 1] = [&[("B", 1), ("S", 130)]];
+    check_candidates("nsa.attn", &example("nsa.attn"), &FIXED, &nsa);
 }
 
 /// A kernel with a cache of its own.

@@ -248,7 +248,8 @@ pub fn plan(
                 program.pool = tabulated.pool.clone();
                 program.tensors.extend(tables.iter().map(Table::declare));
                 checks.add_attention(&tabulated, &mut program.pool, &program.tensors);
-                let input = lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule, value_factor };
+                let input =
+                    lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule, value_factor };
                 lower::attention(&mut program, &input);
                 let mask_clauses = clauses.next().unwrap_or_default();
                 attends.push(AttendPlan { attention: (**attention).clone(), mask_clauses, schedule });

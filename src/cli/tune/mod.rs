@@ -76,6 +76,8 @@ pub struct Tried {
     pub schedules: Vec<CpuSchedule>,
     /// Times of laps, in milliseconds of one run.
     pub times: Vec<f64>,
+    /// Of the time of the automatic schedule, in the same rounds; from race to race by what was the best before.
+    pub of_automatic: Option<f64>,
     /// Why it was not measured.
     pub refused: Option<String>,
 }
@@ -320,7 +322,10 @@ impl<'a> Track<'a> {
                     plans.push(plan);
                     ready.push(schedules);
                 }
-                Err(why) => self.tried.push(Tried { schedules, times: Vec::new(), refused: Some(why) }),
+                Err(why) => {
+                    let (times, of_automatic) = (Vec::new(), None);
+                    self.tried.push(Tried { schedules, times, of_automatic, refused: Some(why) });
+                }
             }
         }
         let budget = Duration::from_secs_f64(self.seconds * share);
@@ -345,19 +350,26 @@ impl<'a> Track<'a> {
             |who| Ok(lap(&plans[who], repeats)?.as_secs_f64() * 1e3 / repeats as f64),
             |_| bar.set_position((start.elapsed().as_secs_f64() / seconds.max(1e-3) * 100.0) as u64),
         )?;
+        let base = self.tried.iter().find(|t| t.schedules == ready[0]).and_then(|t| t.of_automatic);
         for (schedules, times) in ready.iter().zip(&laps.0) {
-            self.note(schedules, times);
+            // Many plans in turn find colder caches than few: only the same rounds are compared.
+            let same_rounds = Times::of_ms(&laps.0[0][..times.len()]).median_ms();
+            let ratio = base.unwrap_or(1.0) * Times::of_ms(times).median_ms() / same_rounds;
+            self.note(schedules, times, ratio);
         }
         Ok((ready, laps))
     }
 
     /// Adds times to what is known of these schedules.
-    fn note(&mut self, schedules: &[CpuSchedule], times: &[f64]) {
+    fn note(&mut self, schedules: &[CpuSchedule], times: &[f64], ratio: f64) {
         match self.tried.iter_mut().find(|t| t.schedules == schedules && t.refused.is_none()) {
-            Some(tried) => tried.times.extend(times),
+            Some(tried) => {
+                tried.times.extend(times);
+                tried.of_automatic = Some(ratio);
+            }
             None => {
                 let (schedules, times) = (schedules.to_vec(), times.to_vec());
-                self.tried.push(Tried { schedules, times, refused: None });
+                self.tried.push(Tried { schedules, times, of_automatic: Some(ratio), refused: None });
             }
         }
     }

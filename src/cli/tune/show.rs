@@ -26,13 +26,6 @@ fn words(s: &CpuSchedule) -> String {
     format!("tile [{q}, {kv}], heads {heads}, direct {direct}, {order}")
 }
 
-/// Those of all attentions, with their names where there are several.
-fn all(names: &[&str], schedules: &[CpuSchedule]) -> String {
-    let one = names.len() == 1;
-    let of = |(name, s): (&&str, &CpuSchedule)| if one { words(s) } else { format!("{name}: {}", words(s)) };
-    names.iter().zip(schedules).map(of).collect::<Vec<_>>().join("; ")
-}
-
 /// What differs from the automatic schedules, with names where there are several; `automatic` where nothing does.
 fn difference(o: &Outcome<'_>, schedules: &[CpuSchedule]) -> String {
     let one = o.names.len() == 1;
@@ -54,9 +47,7 @@ fn difference(o: &Outcome<'_>, schedules: &[CpuSchedule]) -> String {
 pub fn text(o: &Outcome<'_>, out: Option<&Path>) -> String {
     let mut table = Table::new(&["schedule", "laps", "median_ms", "gflops", "of automatic"]);
     let mut tried: Vec<&Tried> = o.tried.iter().collect();
-    let key = |t: &Tried| t.median_ms().unwrap_or(f64::INFINITY);
-    let automatic = o.tried.iter().find(|t| t.schedules == o.automatic).and_then(Tried::median_ms);
-    let automatic = automatic.unwrap_or(o.automatic_ms);
+    let key = |t: &Tried| t.of_automatic.unwrap_or(f64::INFINITY);
     tried.sort_by(|a, b| key(a).total_cmp(&key(b)));
     for t in tried {
         let name = difference(o, &t.schedules);
@@ -66,7 +57,13 @@ pub fn text(o: &Outcome<'_>, out: Option<&Path>) -> String {
             continue;
         };
         let gflops = o.flops.map_or("not counted".into(), |n| short(n / ms / 1e6));
-        table.row([name, t.times.len().to_string(), short(ms), gflops, short(ms / automatic)]);
+        table.row([
+            name,
+            t.times.len().to_string(),
+            short(ms),
+            gflops,
+            short(t.of_automatic.unwrap_or(f64::NAN)),
+        ]);
     }
     let mut out_text = format!(
         "{} at {}, {}, {} threads\n\n{table}\n",
@@ -93,15 +90,16 @@ fn verdict(o: &Outcome<'_>) -> String {
         let gain = 100.0 * (1.0 - o.best_ms / o.automatic_ms);
         return format!(
             "best: {}\nmeasured again side by side: {} ms, and {} ms with the automatic schedule ({gain:.1} % better)\n",
-            all(&o.names, &o.best),
+            difference(o, &o.best),
             short(o.best_ms),
             short(o.automatic_ms)
         );
     }
+    let stays = if o.names.len() == 1 { format!(": {}", words(&o.automatic[0])) } else { String::new() };
     format!(
-        "the automatic schedule stays: {}\nnothing is better by more than {:.0} % in the median, in the lower quartile, and \
+        "the automatic schedule stays{}\nnothing is better by more than {:.0} % in the median, in the lower quartile, and \
          in two of three rounds\n",
-        all(&o.names, &o.automatic),
+        stays,
         MARGIN * 100.0
     )
 }
@@ -121,7 +119,7 @@ pub fn json(o: &Outcome<'_>, out: Option<&Path>) -> String {
     let gflops = |ms: Option<f64>| o.flops.zip(ms).map(|(n, ms)| n / ms / 1e6);
     let candidate = |t: &Tried| {
         json!({
-            "schedules": fields(&o.names, &t.schedules), "laps": t.times.len(), "median_ms": t.median_ms(),
+            "schedules": fields(&o.names, &t.schedules), "laps": t.times.len(), "median_ms": t.median_ms(), "of_automatic": t.of_automatic,
             "gflops": gflops(t.median_ms()), "refused": t.refused,
         })
     };
