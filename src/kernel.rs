@@ -18,6 +18,7 @@ use attn_runtime::cache::Cache;
 use crate::error::{Error, ErrorKind};
 use crate::plan::{self, CacheChoice, Plan};
 use crate::ring::{self, RingPlan};
+use crate::schedules::{self, Picked, Schedules, Tuning};
 use crate::target::Target;
 
 /// A value for a parameter.
@@ -60,6 +61,7 @@ pub struct Kernel {
     present: BTreeSet<String>,
     target: Target,
     cache: CacheChoice,
+    schedules: Schedules,
 }
 
 impl Kernel {
@@ -96,6 +98,7 @@ impl Kernel {
             present: BTreeSet::new(),
             target: Target::Host,
             cache: CacheChoice::User,
+            schedules: Schedules::default(),
         })
     }
 
@@ -139,6 +142,12 @@ impl Kernel {
     /// Uses this cache instead of the user's.
     pub fn with_cache(mut self, cache: Arc<Cache>) -> Kernel {
         self.cache = CacheChoice::Given(cache);
+        self
+    }
+
+    /// Chooses where schedules come from; winners of `attnc tune` are used if this is never called.
+    pub fn schedules(mut self, schedules: Schedules) -> Kernel {
+        self.schedules = schedules;
         self
     }
 
@@ -187,8 +196,40 @@ impl Kernel {
     /// A wrong dim or parameter, a clause that the target cannot run, or a bug of ours.
     pub fn plan(&self, dims: &[(&str, i64)], float: DType) -> Result<Plan, Error> {
         let spec = self.spec()?;
-        let (key, params) = self.key(spec, dims, float)?;
-        plan::make(&plan::Request { front: &self.front, spec, key, dims, params, cache: &self.cache })
+        let (mut key, params) = self.key(spec, dims, float)?;
+        let picked = self.pick_schedules(&key, dims)?;
+        key.schedules = picked.overrides().clone();
+        plan::make(&plan::Request { front: &self.front, spec, key, dims, params, cache: &self.cache, picked })
+    }
+
+    /// The schedules that a plan of this key at these lengths takes, and where they come from. Errors: a schedule file
+    /// that is for another kernel or does not fit.
+    pub fn pick_schedules(&self, key: &PlanKey, dims: &[(&str, i64)]) -> Result<Picked, Error> {
+        self.asking(key, dims, schedules::pick)
+    }
+
+    /// Where a measurement of schedules at these lengths belongs; none where a length or an int parameter has no
+    /// value. Errors: the kernel cannot be planned.
+    pub fn tuning(&self, key: &PlanKey, dims: &[(&str, i64)]) -> Result<Option<Tuning>, Error> {
+        self.asking(key, dims, Tuning::of)
+    }
+
+    fn asking<T>(
+        &self,
+        key: &PlanKey,
+        dims: &[(&str, i64)],
+        ask: impl FnOnce(&schedules::Ask<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (choice, map, params) = (&self.schedules, &self.front.map, &self.params);
+        ask(&schedules::Ask { choice, map, spec: self.spec()?, key, dims, params, cache: self.cache() })
+    }
+
+    /// The cache that this kernel's plans use.
+    pub fn cache(&self) -> &Cache {
+        match &self.cache {
+            CacheChoice::Given(cache) => cache,
+            CacheChoice::User => &plan::user_cache().0,
+        }
     }
 
     /// The key of a plan, and the values of run-time parameters.
@@ -213,6 +254,7 @@ impl Kernel {
             statics,
             present: self.present.clone(),
             shard: None,
+            schedules: Default::default(),
         };
         Ok((key, params))
     }
@@ -237,6 +279,8 @@ impl Kernel {
         }
         let (mut key, params) = self.key(spec, dims, float)?;
         key.shard = Some(ring::step_of(ring.layout, ranks));
+        let picked = self.pick_schedules(&key, &[])?;
+        key.schedules = picked.overrides().clone();
         let cache = &self.cache;
         let shard = plan::make(&plan::Request {
             front: &self.front,
@@ -245,6 +289,7 @@ impl Kernel {
             dims: &[],
             params,
             cache,
+            picked,
         })?;
         RingPlan::new(spec, &key, shard, ranks, ring.layout)
     }

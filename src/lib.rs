@@ -33,6 +33,7 @@ mod kernel;
 mod merge;
 mod plan;
 pub mod ring;
+pub mod schedules;
 mod target;
 
 pub use attn_compiler as compiler;
@@ -47,4 +48,5 @@ pub use kernel::{Kernel, ParamValue};
 pub use merge::merge;
 pub use plan::{CompileStats, Origin, Plan};
 pub use ring::RingPlan;
+pub use schedules::{ScheduleOrigin, Schedules};
 pub use target::Target;

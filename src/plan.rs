@@ -18,6 +18,7 @@ use attn_runtime::{LoadedKernel, RunOptions};
 
 use crate::bind::{Input, Output};
 use crate::error::Error;
+use crate::schedules::{Picked, ScheduleOrigin};
 
 /// Where the code of a plan came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +56,18 @@ struct Inner {
     workspace: Option<usize>,
     stats: CompileStats,
     warnings: Vec<String>,
+    schedule_origin: ScheduleOrigin,
 }
 
 impl Plan {
     /// The schedule in words.
     pub fn schedule(&self) -> &str {
         &self.inner.kernel.artifact().schedule
+    }
+
+    /// Where the schedule came from.
+    pub fn schedule_origin(&self) -> &ScheduleOrigin {
+        &self.inner.schedule_origin
     }
 
     /// Bytes of workspace and tables at the lengths given to `plan`; `None` if some length was not given.
@@ -131,27 +138,41 @@ pub(crate) struct Request<'a> {
     pub dims: &'a [(&'a str, i64)],
     pub params: Vec<(String, Value)>,
     pub cache: &'a CacheChoice,
+    pub picked: Picked,
 }
 
 /// Compiles or finds the code, loads it, and asks for its workspace.
 pub(crate) fn make(request: &Request<'_>) -> Result<Plan, Error> {
     let start = Instant::now();
     let mut made = Making { warnings: Vec::new(), stages: Stages(Vec::new()), origin: Origin::Compiled };
-    let artifact = match request.cache {
-        CacheChoice::Given(cache) => made.through(cache, request)?,
+    let cache = match request.cache {
+        CacheChoice::Given(cache) => cache,
         CacheChoice::User => {
             let (cache, warning) = user_cache();
             made.warn(warning.clone());
-            made.through(cache, request)?
+            cache
         }
     };
+    let mut picked = request.picked.clone();
+    let artifact = match made.through(cache, request, &request.key) {
+        Ok(artifact) => artifact,
+        // Whatever is kept of a measurement stops no plan.
+        Err(err) => {
+            let why = err.to_string();
+            picked = picked.drop_stored(&why).ok_or(err)?;
+            let key = PlanKey { schedules: picked.overrides().clone(), ..request.key.clone() };
+            made.through(cache, request, &key)?
+        }
+    };
+    made.warnings.extend(picked.notes().iter().cloned());
     let code_bytes = artifact.code.len();
     let params: Vec<(&str, Value)> = request.params.iter().map(|(name, v)| (name.as_str(), *v)).collect();
     let kernel = LoadedKernel::load_with(artifact, &params)?;
     let workspace = workspace(&kernel, request.dims)?;
     let stats =
         CompileStats { origin: made.origin, total: start.elapsed(), stages: made.stages.0, code_bytes };
-    Ok(Plan { inner: Arc::new(Inner { kernel, workspace, stats, warnings: made.warnings }) })
+    let (warnings, schedule_origin) = (made.warnings, picked.origin());
+    Ok(Plan { inner: Arc::new(Inner { kernel, workspace, stats, warnings, schedule_origin }) })
 }
 
 /// The user's cache, opened once.
@@ -191,8 +212,8 @@ impl Making {
     }
 
     /// From the cache if it is there, else compiled and published.
-    fn through(&mut self, cache: &Cache, request: &Request<'_>) -> Result<Artifact, Error> {
-        let index = index_key(&request.front.map, &request.key);
+    fn through(&mut self, cache: &Cache, request: &Request<'_>, key: &PlanKey) -> Result<Artifact, Error> {
+        let index = index_key(&request.front.map, key);
         if let Some(hit) = self.look(|| cache.lookup(&index)) {
             self.origin = Origin::IndexHit;
             return Ok(hit);
@@ -203,7 +224,7 @@ impl Making {
             return Ok(hit);
         }
         let failed = |err| Error::of_compile(&request.front.map, err);
-        let plan = pipeline::plan(request.spec, &request.key, &mut self.stages).map_err(failed)?;
+        let plan = pipeline::plan(request.spec, key, &mut self.stages).map_err(failed)?;
         let kernel = Key::of("kernel", &[plan.key_text().as_bytes()]);
         let artifact = match self.look(|| cache.lookup_kernel(&kernel)) {
             Some(hit) => {
@@ -226,7 +247,8 @@ impl Making {
     }
 }
 
-/// Hash of everything that the compiler is given: texts (the standard library's too), plan, target, compiler.
+/// Hash of everything that the compiler is given: texts (the standard library's too), plan (and the schedules decided
+/// in it), target, compiler.
 fn index_key(map: &SourceMap, key: &PlanKey) -> Key {
     let key = format!("{key:?}");
     let mut parts: Vec<&[u8]> = vec![COMPILER_VERSION.as_bytes(), key.as_bytes()];

@@ -205,6 +205,7 @@ fn options_exist() {
         let mut help = attnc(&["help", verb]);
         if verb == "cache" {
             help += &attnc(&["cache", "list", "--help"]);
+            help += &attnc(&["cache", "clear", "--help"]);
         }
         for option in body.split(|c: char| c.is_whitespace() || "`=,|()".contains(c)) {
             let is_option =

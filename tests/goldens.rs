@@ -139,6 +139,7 @@ fn max_abs_score(golden: &Golden, kernel: &Kernel, params: &BTreeMap<String, Val
         statics: params.iter().filter(|(n, _)| is_static(n)).map(|(n, v)| (n.clone(), *v)).collect(),
         present: present.map(|t| t.name.clone()).collect(),
         shard: None,
+        schedules: Default::default(),
     };
     let ir = sema::instantiate(spec, &key).unwrap();
     let params = params.iter().map(|(n, v)| (n.clone(), *v)).collect();

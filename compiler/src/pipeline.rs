@@ -189,6 +189,7 @@ pub fn plan(
     let ir = instance.kernel;
     clock.stage(Stage::AttnIr, &|| attn_ir::text::print_kernel(&ir));
     let facts = cpu_facts(kernel, key)?;
+    known_overrides(kernel, key, &ir)?;
     let mut program = lower::declare(&lower::Names {
         name: &ir.name,
         pool: &ir.pool,
@@ -240,12 +241,15 @@ pub fn plan(
                 let tables = lower::tabulate::tabulate(&mut tabulated, first, n_before)
                     .map_err(|e| not_tabulable(kernel, key, &e))?;
                 clock.stage(Stage::Tabulate, &|| attn_ir::text::print(&tabulated));
-                let schedule = schedule::choose(attention, facts).map_err(|e| bad_schedule(kernel, &e))?;
+                let decided = key.schedules.of(&attention.name);
+                let schedule = schedule::choose_with(attention, facts, &decided)
+                    .map_err(|e| bad_schedule(kernel, &e))?;
                 clock.stage(Stage::Schedule, &|| schedule.to_string());
                 program.pool = tabulated.pool.clone();
                 program.tensors.extend(tables.iter().map(Table::declare));
                 checks.add_attention(&tabulated, &mut program.pool, &program.tensors);
-                let input = lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule, value_factor };
+                let input =
+                    lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule, value_factor };
                 lower::attention(&mut program, &input);
                 let mask_clauses = clauses.next().unwrap_or_default();
                 attends.push(AttendPlan { attention: (**attention).clone(), mask_clauses, schedule });
@@ -424,6 +428,17 @@ fn no_blocks(kernel: &CheckedKernel, key: &PlanKey, why: String) -> CompileError
         nearest: format!("{why}; updates made of `outer(x, y)`, `x @ s` on the right and numbers work"),
         span: Some(kernel.span),
     }))
+}
+
+/// Every schedule that is decided belongs to an attention.
+fn known_overrides(kernel: &CheckedKernel, key: &PlanKey, ir: &attn_ir::Kernel) -> Result<(), CompileError> {
+    let known: Vec<&str> = ir.attentions().map(|a| a.name.as_str()).collect();
+    let Some(name) = key.schedules.stranger(&known) else { return Ok(()) };
+    let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+    let message =
+        format!("a schedule is given for `{name}`; the attentions of `{}` are {known}", kernel.name);
+    let d = Diagnostic::error(Code::BadSchedule, kernel.span, message).label("this kernel");
+    Err(CompileError::Spec(Box::new(d)))
 }
 
 fn bad_schedule(kernel: &CheckedKernel, e: &schedule::ScheduleError) -> CompileError {

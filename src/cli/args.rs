@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::Ty;
 use attn_compiler::expr::eval::Value;
+use attnc::Schedules;
 use attnc::io::Source;
 
 use super::ui::Failure;
@@ -34,6 +35,41 @@ pub struct KernelArgs {
     /// Ranks of a distributed kernel, simulated in this process [default: what the text says, else 4]
     #[arg(long, value_name = "N")]
     pub ranks: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub schedules: ScheduleArgs,
+}
+
+/// Where schedules come from.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ScheduleArgs {
+    /// What the text does not fix of schedules: `tuned` takes winners of `attnc tune`, `auto` the compiler's choice
+    /// [default: what ATTN_SCHEDULE says, else tuned]
+    #[arg(long, value_name = "WHICH", value_enum, hide_possible_values = true)]
+    pub schedule: Option<ScheduleChoice>,
+    /// Pin the schedules of a file (`attnc tune -o`, `attnc build --emit=schedule-file`)
+    #[arg(long, value_name = "FILE", conflicts_with = "schedule")]
+    pub schedule_file: Option<PathBuf>,
+}
+
+/// `--schedule`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ScheduleChoice {
+    /// Winners of `attnc tune`, where there are any
+    Tuned,
+    /// The compiler's choice
+    Auto,
+}
+
+impl ScheduleArgs {
+    /// As the facade takes it; none where nothing is said.
+    pub fn schedules(&self) -> Result<Option<Schedules>, Failure> {
+        match (&self.schedule_file, self.schedule) {
+            (Some(path), _) => Ok(Some(Schedules::from_file(path)?)),
+            (None, Some(ScheduleChoice::Tuned)) => Ok(Some(Schedules::tuned())),
+            (None, Some(ScheduleChoice::Auto)) => Ok(Some(Schedules::automatic())),
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 /// `NAME=VALUE`

@@ -74,7 +74,8 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
             "median_ms": times.median_ms(), "min_ms": times.min_ms(), "iqr_ms": times.iqr_ms(),
             "runs": times.runs(), "pairs": pairs, "gflops": gflops, "peak_gflops": peak,
             "fraction_of_peak": fraction, "compile_ms": compile_ms, "compile_origin": origin(&plan),
-            "threads": threads.get(), "schedule": plan.words(), "target": plan.artifact().target,
+            "threads": threads.get(), "schedule": plan.words(), "schedule_origin": plan.schedule_origin().word(),
+            "schedule_file": plan.schedule_origin().path(), "target": plan.artifact().target,
         });
         return ui::print(&report.to_string());
     }
@@ -93,6 +94,7 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     for (n, line) in plan.words().lines().enumerate() {
         table.row([if n == 0 { "schedule".into() } else { String::new() }, line.to_string()]);
     }
+    table.row(["schedule from".into(), plan.schedule_origin().to_string()]);
     ui::print(&table.to_string())
 }
 

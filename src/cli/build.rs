@@ -20,6 +20,7 @@ use attn_compiler::{attn_ir, tile_ir};
 use attn_runtime::LoadedKernel;
 use attn_runtime::cache::Cache;
 use attnc::Origin;
+use attnc::schedules::{self, Picked};
 
 use super::args::{KernelArgs, parse_dtype};
 use super::fmt::write_whole;
@@ -35,7 +36,7 @@ use super::ui::{self, Failure, Ui};
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,
-    /// What to write: ast, attnir, schedule, tile, clif, asm; to standard output, or to a file
+    /// What to write: ast, attnir, schedule, schedule-file, tile, clif, asm; to standard output, or to a file
     #[arg(long, value_name = "KIND[=PATH],...", value_delimiter = ',', value_parser = parse_emit)]
     emit: Vec<Emit>,
     /// What `float` is: f32, f16, bf16
@@ -61,15 +62,17 @@ enum Kind {
     Ast,
     AttnIr,
     Schedule,
+    ScheduleFile,
     Tile,
     Clif,
     Asm,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("ast", Kind::Ast),
     ("attnir", Kind::AttnIr),
     ("schedule", Kind::Schedule),
+    ("schedule-file", Kind::ScheduleFile),
     ("tile", Kind::Tile),
     ("clif", Kind::Clif),
     ("asm", Kind::Asm),
@@ -119,12 +122,14 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
         ast: print::file(&syntax::parse(&front.map, front.source).0),
         attention: None,
         plan: None,
+        picked: Picked::default(),
         artifact: None,
     };
     if last > Kind::Ast {
         let settled =
             sizes::settle(&chosen, &at, args.dtype, present).map_err(|err| err.failure(ui, &chosen))?;
         sizes::check_bounds(&settled)?;
+        settled.picked.notes().iter().for_each(|note| ui.note(note));
         work.compile(&chosen, settled, last, &mut stages).map_err(|err| match err {
             Unsettled::Compile(err) => sizes::refused(ui, &chosen, err),
             Unsettled::Facade(err) => err.into(),
@@ -155,6 +160,7 @@ struct Work {
     ast: String,
     attention: Option<String>,
     plan: Option<Plan>,
+    picked: Picked,
     artifact: Option<Artifact>,
 }
 
@@ -177,6 +183,7 @@ impl Work {
                 );
             }
             self.plan = Some(plan);
+            self.picked = settled.picked;
         }
         Ok(())
     }
@@ -188,7 +195,8 @@ impl Work {
         Ok(match kind {
             Kind::Ast => self.ast.clone(),
             Kind::AttnIr => self.attention.clone().ok_or_else(missing)?,
-            Kind::Schedule => schedule_text(plan?),
+            Kind::Schedule => schedule_text(plan?, &self.picked),
+            Kind::ScheduleFile => schedule_file(plan?)?,
             Kind::Tile => tile_ir::text::print(&plan?.program),
             Kind::Clif => listing(plan?, Listing { clif: true, asm: false })?,
             Kind::Asm => listing(plan?, Listing { clif: false, asm: true })?,
@@ -221,10 +229,11 @@ impl Work {
 }
 
 /// The decisions and the budget behind them.
-fn schedule_text(plan: &Plan) -> String {
+fn schedule_text(plan: &Plan, picked: &Picked) -> String {
     let mut text = String::new();
-    for s in plan.attends.iter().map(|a| &a.schedule) {
-        text += &format!("{s}\n");
+    for a in &plan.attends {
+        let (s, origin) = (&a.schedule, picked.origin_of(&a.attention.name));
+        text += &format!("{s}\n  {:<14} {origin}\n", "from");
         for stage in &s.sram {
             text += &format!("  {:<14} {:>9} bytes\n", stage.name, stage.bytes);
         }
@@ -232,6 +241,19 @@ fn schedule_text(plan: &Plan) -> String {
             &format!("  {:<14} {:>9} bytes of {} available in L2\n", "together", s.sram_bytes(), s.budget);
     }
     text
+}
+
+/// What `--schedule-file` reads.
+fn schedule_file(plan: &Plan) -> Result<String, Failure> {
+    if plan.attends.is_empty() {
+        let message = format!(
+            "--emit=schedule-file: kernel `{}` has no attention whose schedule could be pinned",
+            plan.kernel.name
+        );
+        return Err(Failure::usage(message).help("recurrences have no schedule to choose"));
+    }
+    let attentions = plan.attends.iter().map(|a| (a.attention.name.as_str(), &a.schedule));
+    Ok(schedules::schedule_file(&plan.kernel.name, attentions))
 }
 
 fn listing(plan: &Plan, which: Listing) -> Result<String, Failure> {

@@ -28,7 +28,11 @@ enum Action {
     /// Print counts and sizes
     Stats,
     /// Delete every entry
-    Clear,
+    Clear {
+        /// Delete the winners of `attnc tune` as well
+        #[arg(long)]
+        tuned: bool,
+    },
 }
 
 /// Does it.
@@ -46,9 +50,9 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
         Action::Dir => ui::print(&dir),
         Action::List => list(&cache.list(), args.json),
         Action::Stats => stats(&cache, &dir, args.json),
-        Action::Clear => {
-            let freed =
-                cache.clear().map_err(|err| Failure::wrong(format!("{dir}: cannot be cleared: {err}")))?;
+        Action::Clear { tuned } => {
+            let cleared = cache.clear().and_then(|n| Ok(n + if tuned { cache.clear_tuned()? } else { 0 }));
+            let freed = cleared.map_err(|err| Failure::wrong(format!("{dir}: cannot be cleared: {err}")))?;
             if args.json {
                 return ui::print(&serde_json::json!({ "schema": 1, "freed_bytes": freed }).to_string());
             }
@@ -83,7 +87,7 @@ fn stats(cache: &Cache, dir: &str, json: bool) -> Result<(), Failure> {
     if json {
         let text = serde_json::json!({
             "schema": 1, "dir": dir, "kernels": s.kernels, "indices": s.indices, "bytes": s.bytes,
-            "max_bytes": s.max_bytes,
+            "max_bytes": s.max_bytes, "tuned": cache.list_tuned().len(),
         });
         return ui::print(&text.to_string());
     }
@@ -91,6 +95,7 @@ fn stats(cache: &Cache, dir: &str, json: bool) -> Result<(), Failure> {
     table.row(["kernels".into(), s.kernels.to_string()]);
     table.row(["plans that lead to them".into(), s.indices.to_string()]);
     table.row(["bytes".into(), s.bytes.to_string()]);
+    table.row(["tuned schedules".into(), cache.list_tuned().len().to_string()]);
     table.row(["at most".into(), s.max_bytes.to_string()]);
     ui::print(&table.to_string())
 }

@@ -193,6 +193,7 @@ fn plan(kernel: &Kernel, spec: &CheckedKernel, args: &Args, target: &Target) -> 
         target: String::new(),
         threads: None,
         ranks: None,
+        schedules: Default::default(),
     };
     let params = session::given_params(spec, &kernel_args).map_err(Refusal::Arguments)?;
     let chosen = chosen.with_params(&params);

@@ -15,6 +15,7 @@ use super::traffic::Moved;
 /// One object.
 pub fn json(r: &Report<'_>) -> Json {
     let s = &r.study.attend().schedule;
+    let origin = r.study.picked.origin_of(&r.study.attend().attention.name);
     let layer = |l: &LayerReport| json!({ "text": l.text, "tiles": l.first, "tiles_all": l.all, "by_head": l.by_head, "by_batch": l.by_batch });
     let bytes: f64 = r.moved.iter().map(|m| m.bytes).sum();
     let caches = facts(r).map(|f| json!({ "l1d": f.l1d, "l2": f.l2, "l3": f.l3 }));
@@ -24,7 +25,8 @@ pub fn json(r: &Report<'_>) -> Json {
         "schema": 1, "kernel": r.spec.name, "attention": r.study.attend().attention.name, "target": r.study.plan.target.to_string(),
         "dims": r.study.sizes(), "conventions": r.spec.conventions(),
         "schedule": {
-            "text": s.to_string(), "tile_q": s.tile_q, "tile_kv": s.tile_kv, "sram_bytes": s.sram_bytes(),
+            "text": s.to_string(), "origin": origin.word(), "origin_file": origin.path(),
+            "tile_q": s.tile_q, "tile_kv": s.tile_kv, "heads": s.heads, "order": s.order.name(), "direct": s.direct, "sram_bytes": s.sram_bytes(),
             "budget_bytes": s.budget, "caches": caches,
             "buffers": s.sram.iter().map(|b| json!({ "name": b.name, "bytes": b.bytes })).collect::<Vec<_>>(),
         },
@@ -124,7 +126,8 @@ fn schedule(r: &Report<'_>) -> String {
     };
     s.sram.iter().for_each(|b| row(&b.name, b.bytes));
     row("together", s.sram_bytes());
-    format!("Schedule\n  {s}\n  budget {} bytes of L2\n{table}", s.budget)
+    let origin = r.study.picked.origin_of(&r.study.attend().attention.name);
+    format!("Schedule\n  {s}\n  from {origin}\n  budget {} bytes of L2\n{table}", s.budget)
 }
 
 fn percent(part: f64, whole: f64) -> String {

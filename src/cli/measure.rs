@@ -16,8 +16,15 @@ impl Times {
         Times { sorted_ms: times.into_iter().map(|t| t.as_secs_f64() * 1e3).collect() }
     }
 
+    /// Of times in milliseconds; there is at least one.
+    pub fn of_ms(times: &[f64]) -> Times {
+        let mut sorted_ms = times.to_vec();
+        sorted_ms.sort_unstable_by(f64::total_cmp);
+        Times { sorted_ms }
+    }
+
     /// The value below which a share of the runs lies, by linear interpolation.
-    fn quantile(&self, share: f64) -> f64 {
+    pub fn quantile(&self, share: f64) -> f64 {
         let at = share * (self.sorted_ms.len() - 1) as f64;
         let (low, high) = (self.sorted_ms[at.floor() as usize], self.sorted_ms[at.ceil() as usize]);
         low + (high - low) * at.fract()

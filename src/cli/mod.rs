@@ -39,6 +39,7 @@ mod table;
 mod test;
 mod tiles;
 mod traffic;
+mod tune;
 mod ui;
 mod view;
 mod work;
@@ -98,6 +99,8 @@ enum Verb {
     Test(test::Args),
     /// Measure a kernel
     Bench(bench::Args),
+    /// Measure schedules of a kernel and keep the best for this CPU
+    Tune(tune::Args),
     /// List the examples inside this program, or copy one here to start from
     Gallery(gallery::Args),
     /// Look at or empty the cache of compiled kernels
@@ -139,6 +142,7 @@ fn dispatch(ui: &Ui, verb: Verb) -> Result<(), Failure> {
         Verb::Run(args) => run::run(ui, &args),
         Verb::Test(args) => test::run(ui, &args),
         Verb::Bench(args) => bench::run(ui, &args),
+        Verb::Tune(args) => tune::run(ui, &args),
         Verb::Gallery(args) => gallery::run(ui, &args),
         Verb::Cache(args) => cache::run(ui, &args),
         Verb::Completions(args) => completions::run::<Cli>(&args),

@@ -95,6 +95,7 @@ impl Problem {
             statics,
             present,
             shard: None,
+            schedules: Default::default(),
         };
         let mut defaulted = Vec::new();
         if request.seed.is_some() {
@@ -111,6 +112,8 @@ impl Problem {
         for name in &key.present {
             kernel = kernel.with_input(name);
         }
+        let lengths: Vec<(&str, i64)> = dims.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+        key.schedules = kernel.pick_schedules(&key, &lengths)?.overrides().clone();
         let params = params.into_iter().collect();
         let tensors = Vec::new();
         let mut problem =

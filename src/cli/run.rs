@@ -272,6 +272,7 @@ impl Outcome<'_> {
         for (n, line) in self.plan.words().lines().enumerate() {
             table.row([if n == 0 { "schedule".into() } else { String::new() }, line.to_string()]);
         }
+        table.row(["schedule from".into(), self.plan.schedule_origin().to_string()]);
         let compile = self.plan.stats().total.as_secs_f64() * 1e3;
         table.row(["compile".into(), format!("{} ms, {}", short(compile), origin(self.plan))]);
         let runs = self.times.runs();
@@ -297,7 +298,8 @@ impl Outcome<'_> {
         serde_json::json!({
             "schema": 1, "kernel": p.ir.name, "dims": p.dims, "dtype": p.float.name(),
             "inputs": inputs, "outputs": outputs, "saved": saved,
-            "schedule": self.plan.words(), "target": self.plan.artifact().target,
+            "schedule": self.plan.words(), "schedule_origin": self.plan.schedule_origin().word(),
+            "schedule_file": self.plan.schedule_origin().path(), "target": self.plan.artifact().target,
             "compile_ms": self.plan.stats().total.as_secs_f64() * 1e3,
             "cache_hit": self.plan.stats().origin != Origin::Compiled,
             "run_ms": self.times.median_ms(), "runs": self.times.runs(),

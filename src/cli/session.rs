@@ -82,6 +82,9 @@ pub fn select(mut kernel: Kernel, args: &KernelArgs) -> Result<Chosen, Failure> 
         return Err(Failure::usage(format!("{} holds {} kernels", args.file.display(), names.len()))
             .help(format!("choose with --kernel: {}", names.join(", "))));
     }
+    if let Some(schedules) = args.schedules.schedules()? {
+        kernel = kernel.schedules(schedules);
+    }
     let (kernel, params) = (kernel.target(target.clone())?, BTreeMap::new());
     let chosen = Chosen { kernel, target, params, ranks: args.ranks };
     let params = given_params(chosen.kernel.spec()?, args)?;

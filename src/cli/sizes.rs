@@ -9,6 +9,7 @@ use attn_compiler::artifact::DType;
 use attn_compiler::attn_ir::Kernel;
 use attn_compiler::pipeline::CompileError;
 use attn_compiler::sema::{self, PlanKey};
+use attnc::schedules::Picked;
 
 use super::problem::{guessed, make_up_dims, specialised, with_unknown};
 use super::session::Chosen;
@@ -24,6 +25,8 @@ pub struct Settled {
     pub dims: BTreeMap<String, i64>,
     /// Run-time lengths that were made up, `S = 256`.
     pub defaulted: Vec<String>,
+    /// Schedules that are decided already; they stand in the key.
+    pub picked: Picked,
 }
 
 /// Why there are no sizes.
@@ -78,14 +81,26 @@ pub fn settle(
     let (statics, _) = chosen.split_params(spec);
     let target = chosen.target.resolve().map_err(Unsettled::Facade)?;
     let dims = BTreeMap::new();
-    let mut key = PlanKey { kernel: spec.name.clone(), target, float, dims, statics, present, shard: None };
+    let mut key = PlanKey {
+        kernel: spec.name.clone(),
+        target,
+        float,
+        dims,
+        statics,
+        present,
+        shard: None,
+        schedules: Default::default(),
+    };
     let mut dims = at.clone();
     let ir = sema::instantiate(spec, &guessed(spec, &key, &dims))
         .or_else(|_| sema::instantiate(spec, &with_unknown(spec, &key, &dims, 1)))?;
     let defaulted = make_up_dims(spec, &ir, &mut dims);
     key.dims = specialised(spec, &dims);
     let ir = sema::instantiate(spec, &key)?;
-    Ok(Settled { ir, key, dims, defaulted })
+    let lengths: Vec<(&str, i64)> = dims.iter().map(|(name, n)| (name.as_str(), *n)).collect();
+    let picked = chosen.kernel.pick_schedules(&key, &lengths).map_err(Unsettled::Facade)?;
+    key.schedules = picked.overrides().clone();
+    Ok(Settled { ir, key, dims, defaulted, picked })
 }
 
 /// Sizes within the bounds of the text. Errors: one lies outside.

@@ -17,6 +17,7 @@ use attn_compiler::host::{Inputs, View};
 use attn_compiler::pipeline::{self, AttendPlan, Plan};
 use attn_compiler::sema::CheckedKernel;
 use attnc::io::{HostTensor, load};
+use attnc::schedules::Picked;
 
 use super::args::{KernelArgs, NamedSource, parse_dtype, parse_named};
 use super::data::{self, Scalars};
@@ -58,6 +59,8 @@ pub struct Study {
     pub chosen: Chosen,
     /// Everything decided, but for the promises.
     pub plan: Plan,
+    /// Where its schedules came from.
+    pub picked: Picked,
     /// Every dim that has no fixed size.
     pub dims: BTreeMap<String, i64>,
     params: HashMap<String, Value>,
@@ -102,13 +105,22 @@ impl Study {
         if !settled.defaulted.is_empty() {
             ui.note(&format!("made up: {}; give lengths with --at", settled.defaulted.join(", ")));
         }
+        settled.picked.notes().iter().for_each(|note| ui.note(note));
         let mut silent = spec.clone();
         silent.ensures.clear();
         let plan = pipeline::plan(&silent, &settled.key, &mut ())
             .map_err(|err| Unsettled::Compile(err).failure(ui, &chosen))?;
         let params = chosen.split_params(spec).1.into_iter().collect();
         let part = Cell::new(first_part(&plan, args)?);
-        let mut study = Study { plan, dims: settled.dims, params, views: Vec::new(), chosen, part };
+        let mut study = Study {
+            plan,
+            picked: settled.picked,
+            dims: settled.dims,
+            params,
+            views: Vec::new(),
+            chosen,
+            part,
+        };
         study.views = study.gather(args, bound)?;
         Ok(study)
     }

@@ -81,11 +81,15 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
         Some(name) => vec![name.clone()],
         None => file.specs().iter().map(|k| k.name.clone()).collect(),
     };
+    let schedules = args.kernel.schedules.schedules()?;
     let mut rows = Vec::new();
     let bar = progress(ui);
     for name in names {
         let kernel = file.clone().select(&name).map_err(|err| Failure::usage(err.to_string()))?;
-        let kernel = kernel.target(target.clone())?;
+        let mut kernel = kernel.target(target.clone())?;
+        if let Some(schedules) = &schedules {
+            kernel = kernel.schedules(schedules.clone());
+        }
         let chosen = Chosen { kernel, target: target.clone(), params: BTreeMap::new(), ranks: None };
         let params = session::given_params(chosen.kernel.spec()?, &args.kernel)?;
         test_kernel(ui, args, &chosen.with_params(&params), &bar, &mut rows)?;

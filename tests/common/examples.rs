@@ -91,6 +91,7 @@ pub fn example_key(kernel: &CheckedKernel, features: i64) -> PlanKey {
         statics: BTreeMap::new(),
         present: kernel.inputs().filter(|t| t.optional).map(|t| t.name.clone()).collect::<BTreeSet<_>>(),
         shard: None,
+        schedules: Default::default(),
     }
 }
 

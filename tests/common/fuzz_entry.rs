@@ -74,5 +74,6 @@ fn key(kernel: &CheckedKernel) -> PlanKey {
         statics: statics.map(|p| (p.name.clone(), Value::Int(2))).collect(),
         present: BTreeSet::new(),
         shard: None,
+        schedules: Default::default(),
     }
 }

@@ -67,6 +67,7 @@ pub fn key(kernel: &str, float: DType, dims: &[(&str, i64)]) -> PlanKey {
         statics: BTreeMap::new(),
         present: BTreeSet::new(),
         shard: None,
+        schedules: Default::default(),
     }
 }
 

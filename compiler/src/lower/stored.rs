@@ -88,7 +88,8 @@ pub struct Stored {
 impl Stored {
     /// Finds it.
     pub fn of(kernel: &Kernel) -> Stored {
-        let derived = kernel.steps.iter().filter_map(|s| if let Step::Derive(d) = s { Some(d) } else { None });
+        let derived =
+            kernel.steps.iter().filter_map(|s| if let Step::Derive(d) = s { Some(d) } else { None });
         let mut scaled: Vec<Scaled> = derived.filter_map(|d| Scaled::of(kernel, d)).collect();
         if scaled.is_empty() {
             return Stored { scaled };

@@ -10,7 +10,9 @@
 //! rows of the query tile pass over it. Larger tiles amortise the row steps and the rescaling; smaller ones
 //! follow the mask more closely.
 
+pub mod candidates;
 pub mod group;
+pub mod overrides;
 
 use std::fmt;
 
@@ -20,6 +22,8 @@ use crate::expr::{BinaryOp, ExprId, Op};
 use crate::mask::cuts::{Axis, Cut};
 use crate::target::CpuFacts;
 
+use overrides::Override;
+
 /// Order in which the query tiles of a head are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueryOrder {
@@ -27,6 +31,16 @@ pub enum QueryOrder {
     Ascending,
     /// From the last: under causal masks the longest rows first, which balances threads.
     Descending,
+}
+
+impl QueryOrder {
+    /// In texts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            QueryOrder::Ascending => "ascending",
+            QueryOrder::Descending => "descending",
+        }
+    }
 }
 
 /// One buffer of the budget.
@@ -74,10 +88,7 @@ impl CpuSchedule {
 
 impl fmt::Display for CpuSchedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let order = match self.order {
-            QueryOrder::Ascending => "ascending",
-            QueryOrder::Descending => "descending",
-        };
+        let order = self.order.name();
         write!(
             f,
             "cpu tile = [{}, {}], order = {order}, sram = {}",
@@ -107,12 +118,27 @@ pub enum ScheduleError {
     /// An override outside the allowed values.
     #[error("{what} = {value}: {rule}")]
     BadTile {
-        /// `tile_q`, `tile_kv` or `split`.
+        /// `tile_q`, `tile_kv`, `direct` or `split`.
         what: &'static str,
         /// The value asked for.
         value: i64,
         /// What is allowed.
         rule: &'static str,
+    },
+    /// Heads that cannot share a tile.
+    #[error(
+        "heads = {heads}: a divisor of the {most} query heads that read the same keys is possible, and at most \
+         {max_rows} rows together ({tile_q} of each head)"
+    )]
+    BadHeads {
+        /// Heads asked for.
+        heads: i64,
+        /// Heads that may share a tile.
+        most: i64,
+        /// Query rows of a tile, of each head.
+        tile_q: i64,
+        /// Most rows of a tile.
+        max_rows: i64,
     },
     /// The buffers do not fit.
     #[error(
@@ -146,22 +172,35 @@ const MAX_TILE: i64 = 1024;
 
 /// Chooses the schedule: the overrides of the text where it has them, else the cost model.
 pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, ScheduleError> {
+    choose_with(attn, facts, &Override::default())
+}
+
+/// As [`choose`], but for the fields that are decided already.
+pub fn choose_with(
+    attn: &Attention,
+    facts: &CpuFacts,
+    decided: &Override,
+) -> Result<CpuSchedule, ScheduleError> {
     // A quarter of L2 is left to what streams through: K and V of the next step, scores' tensors, the stack.
     let budget = facts.l2 - facts.l2 / 4;
     let (auto_q, auto_kv, auto_heads) = automatic(attn, budget);
-    let heads = match attn.cpu_tiles.tile_q {
-        Some(rows) => group::heads_within(group::most_heads(attn), PREFERRED[0].0 / rows.max(1)),
+    let most_heads = group::most_heads(attn);
+    let given_q = decided.tile_q.or(attn.cpu_tiles.tile_q);
+    let given_kv = decided.tile_kv.or(attn.cpu_tiles.tile_kv);
+    let heads = match given_q {
+        Some(rows) => group::heads_within(most_heads, PREFERRED[0].0 / rows.max(1)),
         None => auto_heads,
     };
-    let tile_q = attn.cpu_tiles.tile_q.unwrap_or(auto_q);
-    let mut tile_kv = attn.cpu_tiles.tile_kv.unwrap_or(auto_kv);
+    let heads = decided.heads.unwrap_or(heads);
+    let tile_q = given_q.unwrap_or(auto_q);
+    let mut tile_kv = given_kv.unwrap_or(auto_kv);
     let split = attn.numerics.split;
     if let Some(n) = split {
         if n % PANEL as i64 != 0 {
             let rule = "a multiple of 32 keys (one packed panel) is possible";
             return Err(ScheduleError::BadTile { what: "split", value: n, rule });
         }
-        if attn.cpu_tiles.tile_kv.is_none() {
+        if given_kv.is_none() {
             tile_kv = dividing_split(tile_kv, n);
         }
     }
@@ -180,9 +219,11 @@ pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, Schedul
         let rule = "tiles of keys must divide `numerics split`";
         return Err(ScheduleError::BadTile { what: "tile_kv", value: tile_kv, rule });
     }
+    decided.check(most_heads, tile_q, MAX_TILE)?;
     let sram = stages(attn, tile_q * heads, tile_kv);
     let direct = DIRECT_ROWS / (attn.n_heads / attn.n_kv_heads.max(1)).max(1);
-    let schedule = CpuSchedule { tile_q, heads, tile_kv, order: order(attn), direct, split, sram, budget };
+    let (direct, order) = (decided.direct.unwrap_or(direct), decided.order.unwrap_or_else(|| order(attn)));
+    let schedule = CpuSchedule { tile_q, heads, tile_kv, order, direct, split, sram, budget };
     if schedule.sram_bytes() > budget {
         let detail: Vec<String> = schedule.sram.iter().map(|s| format!("{} {}", s.name, s.bytes)).collect();
         return Err(ScheduleError::TooLarge {

@@ -13,6 +13,7 @@ use crate::diagnostic::{Code, Diagnostic, Span, Unsupported};
 use crate::expr::eval::Value;
 use crate::expr::print::ty_name;
 use crate::expr::{ExprId, Pool, TensorId, Ty};
+use crate::schedule::overrides::Overrides;
 use crate::target::Target;
 
 use super::hir::{Expr, Uses};
@@ -38,6 +39,8 @@ pub struct PlanKey {
     pub present: BTreeSet<String>,
     /// One shard of a `distribute`d kernel instead of the whole: positions of its rows lie this far apart.
     pub shard: Option<i64>,
+    /// Schedules that are decided already. They change no meaning and nothing of the attention IR.
+    pub schedules: Overrides,
 }
 
 /// Why a kernel cannot be compiled for a plan.

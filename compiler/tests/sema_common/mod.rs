@@ -42,6 +42,7 @@ pub fn key(kernel: &str, dims: &[(&str, i64)]) -> PlanKey {
         statics: BTreeMap::new(),
         present: BTreeSet::new(),
         shard: None,
+        schedules: Default::default(),
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn list(dir: &Path) -> Vec<CacheEntry> {
     entries
 }
 
-fn files(dir: &Path) -> impl Iterator<Item = CacheEntry> {
+pub(super) fn files(dir: &Path) -> impl Iterator<Item = CacheEntry> {
     fs::read_dir(dir).into_iter().flatten().filter_map(|file| {
         let file = file.ok()?;
         let meta = file.metadata().ok().filter(|m| m.is_file())?;

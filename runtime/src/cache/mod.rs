@@ -12,6 +12,7 @@
 
 mod entry;
 mod evict;
+mod tuned;
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -245,16 +246,19 @@ impl Cache {
 
     /// Writes beside and renames: readers see the old entry or the new one.
     fn write(&self, dir: &Path, kind: Kind, key: &Key, payload: &[u8]) -> Result<(), String> {
-        let put = || -> std::io::Result<()> {
-            let mut file = tempfile::Builder::new().prefix(evict::TEMP_PREFIX).tempfile_in(dir)?;
-            file.write_all(&entry::header(kind, key, payload))?;
-            file.write_all(payload)?;
-            file.flush()?;
-            file.persist(dir.join(kind.file_name(key))).map_err(|err| err.error)?;
-            Ok(())
-        };
-        put().map_err(|err| err.to_string())
+        let header = entry::header(kind, key, payload);
+        publish(dir, &dir.join(kind.file_name(key)), &[header.as_slice(), payload])
+            .map_err(|err| err.to_string())
     }
+}
+
+/// Writes a file in `dir` and renames it.
+fn publish(dir: &Path, path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
+    let mut file = tempfile::Builder::new().prefix(evict::TEMP_PREFIX).tempfile_in(dir)?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    file.flush()?;
+    file.persist(path).map_err(|err| err.error)?;
+    Ok(())
 }
 
 /// Opens or creates a file that only the user may read.

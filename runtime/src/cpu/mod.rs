@@ -7,6 +7,7 @@ pub(crate) mod exec_mem;
 pub mod facts;
 pub mod intrinsics;
 pub(crate) mod launch;
+pub mod model;
 pub mod peak;
 pub(crate) mod pool;
 pub mod threads;

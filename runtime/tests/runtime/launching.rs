@@ -98,6 +98,7 @@ attention docs(window: int = 4) {
         statics: Default::default(),
         present: Default::default(),
         shard: None,
+        schedules: Default::default(),
     };
     let artifact = pipeline::compile(&front.checked.kernels[0], &key, &mut ()).unwrap();
     let kernel = LoadedKernel::load(artifact).unwrap();

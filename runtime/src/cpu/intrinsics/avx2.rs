@@ -245,9 +245,8 @@ unsafe fn unzip8(a: __m256, b: __m256) -> (__m256, __m256) {
     // SAFETY: register shuffles; AVX2 is there, as for every caller.
     unsafe {
         let (even, odd) = (_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xdd>(a, b));
-        let in_order = |v: __m256| {
-            _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v)))
-        };
+        let in_order =
+            |v: __m256| _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(_mm256_castps_pd(v)));
         (in_order(even), in_order(odd))
     }
 }
