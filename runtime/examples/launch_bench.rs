@@ -38,6 +38,7 @@ fn kernel(heads: i64) -> LoadedKernel {
         statics: BTreeMap::new(),
         present: BTreeSet::new(),
         shard: None,
+        schedules: Default::default(),
     };
     let artifact = pipeline::compile(spec, &key, &mut ()).expect("code");
     LoadedKernel::load(artifact).expect("a kernel")

@@ -102,8 +102,11 @@ impl Rewrite<'_> {
         }
         let mut out = Vec::new();
         let one = self.pool.float(1.0);
-        let (scale, by_column) =
-            if self.pool.depends_on(factor, &[col]) { self.uniform_part(factor, col) } else { (factor, None) };
+        let (scale, by_column) = if self.pool.depends_on(factor, &[col]) {
+            self.uniform_part(factor, col)
+        } else {
+            (factor, None)
+        };
         let by_term = match term {
             Some(term) if !self.pool.depends_on(term, &[row]) => Some((term, false)),
             Some(term) => Some((self.along_diagonals(term, tile)?, true)),

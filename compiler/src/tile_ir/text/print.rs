@@ -305,8 +305,13 @@ impl Printer<'_> {
                 to.step
             ),
             Stmt::Affine { dst, rows, cols, scale, factor, term, diagonal, keep_zero } => {
-                let mut text =
-                    format!("affine {}, rows = {}, cols = {}, scale = {}", buf(dst), e(rows), e(cols), e(scale));
+                let mut text = format!(
+                    "affine {}, rows = {}, cols = {}, scale = {}",
+                    buf(dst),
+                    e(rows),
+                    e(cols),
+                    e(scale)
+                );
                 if let Some(factor) = factor {
                     text += &format!(", factor = {}", buf(factor));
                 }

@@ -65,7 +65,7 @@ const EVERYTHING: &str = r#"program everything {
     buffer v[16, 1]
     gemm c = a * panel, rows = 16, k = 32, n = 20, skip_zero = false
     transpose panel <- a, rows = 16, cols = B
-    band c, rows = B, cols = 20, period = 4, from = B - 3, from_step = 1, to = 20, to_step = 0
+    band c, rows = B, cols = 20, period = 4, from = B + -3, from_step = 1, to = 20, to_step = 0
     affine c, rows = B, cols = 20, scale = 0.5
     affine c, rows = 16, cols = 20, scale = c, factor = panel, diagonal = a, keep_zero
     affine c, rows = 16, cols = 20, scale = 1.0, term = a

@@ -48,7 +48,11 @@ pub(super) unsafe fn affine<S: Simd, const KEEP_ZERO: bool>(t: Tile, with: Affin
                     let zero = S::splat(0.0);
                     y = S::select(S::eq(x, zero), zero, y);
                 }
-                if n == LANES { S::store(row.add(c), y) } else { S::store_first(row.add(c), y, n) }
+                if n == LANES {
+                    S::store(row.add(c), y)
+                } else {
+                    S::store_first(row.add(c), y, n)
+                }
                 c += LANES;
             }
         }

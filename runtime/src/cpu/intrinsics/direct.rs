@@ -406,7 +406,7 @@ unsafe fn rows<S: Simd, P: Span, const SKIP: bool>(g: Direct, span: P) {
     unsafe {
         let chunk = (CLOSE / (g.n * P::SIZE).max(1)).max(8);
         let mut t = 0;
-        while t < g.k {
+        loop {
             let k = chunk.min(g.k - t);
             let mut here = Direct { a: g.a.add(t), b: g.row(t), k, ..g };
             if t > 0 {
@@ -414,6 +414,10 @@ unsafe fn rows<S: Simd, P: Span, const SKIP: bool>(g: Direct, span: P) {
             }
             close_rows::<S, P, SKIP>(here, span);
             t += k;
+            // A sum of nothing still scales C.
+            if t >= g.k {
+                return;
+            }
         }
     }
 }

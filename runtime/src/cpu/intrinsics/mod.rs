@@ -37,7 +37,7 @@ mod vectors;
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
-    AffineFn, BandFn, FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn, HalfToF32Fn, IntrinsicTable, KeepLargestFn,
-    LoadRowsFn, MarkFn, Math1Fn, PackKFn, PackVFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, ScanRowsFn,
-    SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn, table,
+    AffineFn, BandFn, FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn, HalfToF32Fn, IntrinsicTable,
+    KeepLargestFn, LoadRowsFn, MarkFn, Math1Fn, PackKFn, PackVFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn,
+    ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn, table,
 };

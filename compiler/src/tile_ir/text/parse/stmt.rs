@@ -336,7 +336,8 @@ impl Parser<'_> {
     }
 
     fn affine(&mut self) -> Result<Stmt> {
-        let (dst, rows, cols, scale) = (self.buf()?, self.key("rows")?, self.key("cols")?, self.key("scale")?);
+        let (dst, rows, cols, scale) =
+            (self.buf()?, self.key("rows")?, self.key("cols")?, self.key("scale")?);
         let (mut factor, mut term, mut diagonal, mut keep_zero) = (None, None, false, false);
         while self.r.eat(",")? {
             if self.r.eat_word("keep_zero")? {

@@ -5,7 +5,7 @@ use super::{Noise, same_bits};
 #[test]
 fn columns_and_diagonals_over_odd_sizes() {
     for (rows, cols) in [(1, 1), (3, 16), (5, 37), (9, 64), (0, 5)] {
-        let lds = cols.next_multiple_of(16) + 16;
+        let lds = usize::next_multiple_of(cols, 16) + 16;
         let s = Noise(1).vec((rows * lds).max(1), 1.0);
         let (factor, term) = (Noise(2).vec(cols, 1.0), Noise(3).vec(rows + cols, 1.0));
         for (with_factor, step, keep_zero) in
@@ -50,7 +50,7 @@ fn bands_that_stand_and_move() {
         (3, 5, 3, (i64::MIN, 1), (i64::MAX, 1)),
         (0, 8, 1, (0, 0), (8, 0)),
     ] {
-        let lds = cols + 16;
+        let lds: usize = cols + 16;
         let s = Noise(1).vec(rows * lds, 1.0);
         let got = same_bits("band", |t| {
             let mut out = s.clone();
