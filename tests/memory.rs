@@ -29,8 +29,8 @@ const LONG: usize = 65536;
 const SHORT: usize = 64;
 const D: usize = 64;
 const THREADS: usize = 2;
-/// Names the case and the length in a process that measures.
-const CASE: &str = "ATTN_MEMORY_CASE";
+/// The argument before a case and a length, in a process that measures.
+const MEASURE: &str = "--measure";
 
 /// Name, mask, query heads, key heads.
 const CASES: [(&str, &str, usize, usize); 3] = [
@@ -73,15 +73,18 @@ fn peak() -> Option<usize> {
 /// The peak of a case at a length, in a process of its own.
 fn peak_of(case: usize, len: usize) -> usize {
     let program = std::env::current_exe().expect("this program");
-    let out = Command::new(program).env(CASE, format!("{case} {len}")).output().expect("a process");
+    let out = Command::new(program).args([MEASURE, &case.to_string(), &len.to_string()]).output();
+    let out = out.expect("a process");
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
     text.trim().parse().unwrap_or_else(|_| panic!("a number of bytes, found {text:?}"))
 }
 
 fn main() {
-    if let Ok(case) = std::env::var(CASE) {
-        let (case, len) = case.split_once(' ').expect("a case and a length");
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, case, len] = args.as_slice()
+        && first == MEASURE
+    {
         let (_, mask, hq, hkv) = CASES[case.parse::<usize>().expect("a number")];
         measured(mask, (hq, hkv), len.parse().expect("a length"));
         println!("{}", peak().expect("a peak"));

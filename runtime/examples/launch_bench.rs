@@ -3,7 +3,7 @@
 //! In: nothing (`ATTN_NUM_THREADS` should be unset). Out: medians in microseconds: a run of causal attention over 16 x 16
 //! pairs of 64 features on one thread; runs of several such heads on one thread and two, with the pool awake (runs follow
 //! each other) and asleep (a millisecond apart); and from a call until another thread has begun, awake and asleep.
-//! Not here: kernels (`intrinsics_bench.rs`, `attnc bench`).
+//! Not here: kernels (`intrinsics_bench/`, `attnc bench`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};

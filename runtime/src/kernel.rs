@@ -15,11 +15,14 @@ use attn_compiler::artifact::Artifact;
 use crate::bind::{self, Call, Facts, NamedInput, NamedOutput, NamedParam, RunContext};
 use crate::cpu::exec_mem::{EntryFn, ExecCode};
 use crate::cpu::intrinsics::{IntrinsicTable, table};
-use crate::cpu::pool::Pool;
+use crate::cpu::pool::{Awake, Pool};
 use crate::cpu::threads::{MAX_THREADS, Parallel, default_threads};
 use crate::cpu::{facts, launch};
 use crate::error::{DataFault, RuntimeError};
 use crate::signature::Signature;
+
+/// Products of a run for which sleeping threads are woken: with fewer it is over before they are awake (some 40 us).
+const WORTH_WAKING: usize = 1 << 19;
 
 /// How a run is executed. The default: `ATTN_NUM_THREADS` or all threads that the host grants, on a private pool.
 #[derive(Clone, Copy, Default)]
@@ -160,10 +163,15 @@ impl Inner {
         let n_threads = asked.min(ctx.n_tasks.iter().copied().max().unwrap_or(0)).max(1);
         ctx.ensure_scratch(&self.sig, n_threads)?;
         ctx.args[0] = std::ptr::from_ref(self.intrinsics) as u64;
+        let (pool, awake);
         let parallel: &dyn Parallel = match options.parallel {
             Some(host) => host,
             None if n_threads == 1 => &crate::cpu::threads::Serial,
-            None => Pool::of_at_least(n_threads)?,
+            None => {
+                pool = Pool::of_at_least(n_threads)?;
+                awake = Awake(pool);
+                if ctx.work < WORTH_WAKING { &awake } else { pool }
+            }
         };
         for (n, &entry) in self.entries.iter().enumerate() {
             let scratch = &ctx.scratch[..n_threads];

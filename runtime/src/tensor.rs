@@ -129,7 +129,7 @@ impl<'a> TensorView<'a> {
 
     /// A row-major `bit` tensor over bytes. Errors: a byte other than 0 and 1, named by its position.
     pub fn from_bits(data: &'a [u8], shape: &[usize]) -> Result<TensorView<'a>, RuntimeError> {
-        TensorView::strided_bits(data, 0, shape, &Geometry::contiguous(DType::Bit, shape)?.strides())
+        TensorView::strided_bits(data, 0, shape, Geometry::contiguous(DType::Bit, shape)?.strides())
             .and_then(|view| view.geometry.check_count(data.len()).map(|()| view))
     }
 

@@ -274,7 +274,7 @@ fn automatic(attn: &Attention, budget: usize) -> (i64, i64, i64) {
     (1, PANEL as i64, 1)
 }
 
-/// Candidates, best first (measured by `runtime/examples/intrinsics_bench.rs`).
+/// Candidates, best first (measured by `runtime/examples/intrinsics_bench/`).
 const PREFERRED: [(i64, i64); 7] = [(64, 128), (64, 64), (32, 64), (32, 32), (16, 32), (8, 32), (4, 32)];
 
 /// Largest tile where both ends of the keys that rows see move with the rows. Every row of a tile runs over the keys

@@ -39,6 +39,8 @@ pub(crate) struct RunContext {
     pub workspace_at: Vec<usize>,
     /// Tasks of each launch.
     pub n_tasks: Vec<usize>,
+    /// About how many products the run adds up, from its lengths alone: elements written times the longest length.
+    pub work: usize,
     /// Ranges of the scanned tensors in this call.
     pub ranges: Vec<Range>,
     /// Those for which the checks were last proved, if they were for these scalars.
@@ -69,6 +71,7 @@ impl RunContext {
             workspace: AlignedBuf::default(),
             workspace_at: vec![0; sig.workspaces.len()],
             n_tasks: vec![0; sig.artifact.launches.len()],
+            work: 0,
             ranges: vec![Range::ALL; sig.scanned.len()],
             proved_for: vec![Range::ALL; sig.scanned.len()],
             proved: false,
@@ -125,10 +128,23 @@ pub(super) fn prepare(sig: &Signature, ctx: &mut RunContext) -> Result<(), Runti
             too_large(format!("launch `{}` has more tasks than can be counted", launch.name))
         })?;
     }
+    ctx.work = work(sig, ctx);
     ctx.proved = false;
     ctx.prepared.copy_from_slice(&ctx.values);
     ctx.ready = true;
     Ok(())
+}
+
+/// See [`RunContext::work`]. Masks make it less; then it is too high, and threads are woken that have little to do.
+fn work(sig: &Signature, ctx: &RunContext) -> usize {
+    let elements = |&t: &usize| {
+        let shape = &ctx.sizes[t][..sig.artifact.tensors[t].shape.len()];
+        shape.iter().fold(1usize, |n, &s| n.saturating_mul(s))
+    };
+    let written = sig.outputs.iter().map(elements).fold(0, usize::saturating_add);
+    let lengths = sig.artifact.scalars.iter().filter(|s| s.is_dim);
+    let longest = lengths.map(|s| ctx.values[s.var.0 as usize].int()).max().unwrap_or(i64::MAX);
+    written.saturating_mul(usize::try_from(longest).unwrap_or(0))
 }
 
 /// Bytes of all workspace tensors and tables, from `ctx.sizes`.

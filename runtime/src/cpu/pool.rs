@@ -32,6 +32,9 @@ pub(crate) struct Pool {
     ended: Condvar,
 }
 
+/// What a job calls, without its lifetime.
+type Body = *const (dyn Fn(usize) + Sync);
+
 /// What the lock guards: also every field of every job, but for `running`.
 struct Queue {
     /// Jobs with indices left, oldest first; they lie on the stacks of their callers.
@@ -48,7 +51,7 @@ unsafe impl Send for Queue {}
 
 /// One call of [`Parallel::run`]. Reached by address only, never as a whole: `running` is read without the lock.
 struct Job {
-    body: *const (dyn Fn(usize) + Sync),
+    body: Body,
     /// Indices not yet taken.
     next: usize,
     n: usize,
@@ -152,7 +155,7 @@ impl Pool {
 
 impl Queue {
     /// The next index of the oldest job, counted as running.
-    fn take(&mut self) -> Option<(*mut Job, usize, *const (dyn Fn(usize) + Sync))> {
+    fn take(&mut self) -> Option<(*mut Job, usize, Body)> {
         let job = self.first;
         if job.is_null() {
             return None;
@@ -238,6 +241,22 @@ fn wait_awake(done: &dyn Fn() -> bool) -> bool {
 
 impl Parallel for Pool {
     fn run(&self, n_threads: usize, body: &(dyn Fn(usize) + Sync)) {
+        self.call(n_threads, body, true);
+    }
+}
+
+/// The pool without its sleepers: threads that happen to be awake take part, none is woken. For calls that are over
+/// before a thread has woken.
+pub(crate) struct Awake(pub &'static Pool);
+
+impl Parallel for Awake {
+    fn run(&self, n_threads: usize, body: &(dyn Fn(usize) + Sync)) {
+        self.0.call(n_threads, body, false);
+    }
+}
+
+impl Pool {
+    fn call(&self, n_threads: usize, body: &(dyn Fn(usize) + Sync), wakes: bool) {
         if n_threads <= 1 {
             (0..n_threads).for_each(body);
             return;
@@ -258,7 +277,7 @@ impl Parallel for Pool {
             after: ptr::null_mut(),
         };
         let job = &raw mut job;
-        self.post(job, n_threads - 1);
+        self.post(job, if wakes { n_threads - 1 } else { 0 });
         let own = self.take_part(job, body);
         // SAFETY: the job is alive.
         let running = unsafe { &raw const (*job).running };
@@ -278,10 +297,8 @@ impl Parallel for Pool {
             resume_unwind(panic);
         }
     }
-}
 
-impl Pool {
-    /// Puts a job into the queue and wakes as many threads as it wants.
+    /// Puts a job into the queue and wakes threads, at most so many.
     fn post(&self, job: *mut Job, wanted: usize) {
         let mut queue = self.lock();
         queue.append(job);
@@ -339,6 +356,17 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn calls_that_wake_nobody_are_done_by_the_caller() {
+        let pool = Pool::of_at_least(3).unwrap();
+        for n in [2, 3, 9] {
+            std::thread::sleep(2 * AWAKE);
+            let calls = calls(n);
+            Awake(pool).run(n, &|t| _ = calls[t].fetch_add(1, Ordering::Relaxed));
+            assert!(calls.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+        }
     }
 
     #[test]

@@ -86,8 +86,7 @@ impl<'a, 'f> Emitter<'a, 'f> {
         launch: &'a Launch,
         layout: &'a ArgLayout,
         places: &'a Scratch,
-        isa: &'a Isa,
-        known: &'a Known,
+        (isa, known): (&'a Isa, &'a Known),
         (args, scratch): (Value, Value),
     ) -> Self {
         let Known { volatile, tables } = known;

@@ -36,7 +36,7 @@ pub(super) fn build(
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
     let [args, scratch, task] = std::array::from_fn(|n| b.block_params(entry)[n]);
-    let mut e = Emitter::new(b, program, launch, layout, places, isa, known, (args, scratch));
+    let mut e = Emitter::new(b, program, launch, layout, places, (isa, known), (args, scratch));
     let built = e.body(task);
     if built.is_ok() {
         e.b.ins().return_(&[]);

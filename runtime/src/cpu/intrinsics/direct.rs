@@ -236,7 +236,7 @@ unsafe fn columns<S: Simd, P: Span>(g: Direct, span: P) {
         while row < g.rows {
             let here = g.below(row);
             // The remainder of a row in code of its own: beside it the sums would not stay in registers.
-            let rest = g.k % (2 * LANES) != 0 || (P::ALTERNATE && g.k > ALTERNATED / 8);
+            let rest = !g.k.is_multiple_of(2 * LANES) || (P::ALTERNATE && g.k > ALTERNATED / 8);
             row += match (here.rows, rest) {
                 (1, false) => column_blocks::<S, P, 1, 16, false>(here, span),
                 (2 | 3, false) => column_blocks::<S, P, 2, 8, false>(here, span),
@@ -354,10 +354,10 @@ unsafe fn column_block<S: Simd, P: Span, const R: usize, const X: usize>(
             while t < pairs.k {
                 g.ask::<S, P>(row, t);
                 let (first, second) = span.pair::<S>(row, t);
-                for r in 0..R {
+                for (r, sum) in sums.iter_mut().enumerate() {
                     let a = pairs.a.add(r * pairs.lda + t);
-                    sums[r] = S::fma(S::load(a), first, sums[r]);
-                    sums[r] = S::fma(S::load(a.add(LANES)), second, sums[r]);
+                    *sum = S::fma(S::load(a), first, *sum);
+                    *sum = S::fma(S::load(a.add(LANES)), second, *sum);
                 }
                 t += 2 * LANES;
             }

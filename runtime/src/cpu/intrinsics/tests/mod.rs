@@ -2,7 +2,7 @@
 //! instruction sets bit for bit, and at the edges (NaN, infinities, empty rows, odd sizes, strides).
 //!
 //! In: sizes and seeded values. Buffers end where the contract says that accesses end, or are followed by a
-//! sentinel that must survive. Not here: speed (`examples/intrinsics_bench.rs`).
+//! sentinel that must survive. Not here: speed (`examples/intrinsics_bench/`).
 
 mod affine;
 mod direct;

@@ -1,9 +1,11 @@
 //! Measures the tile intrinsics: GFLOP/s and fraction of the FMA peak, per instruction set, and a fused
 //! causal attention loop made of them as generated code calls them.
 //!
-//! In: optionally `kernels`, `tiles` or `fused` on the command line (all by default). Out: a table on standard
+//! In: optionally `every`, `kernels`, `tiles` or `fused` on the command line (all by default). Out: a table on standard
 //! output; medians, and the best in brackets, since other work on the machine only ever adds time.
 //! Run with `cargo run --release -p attn-runtime --example intrinsics_bench`.
+
+mod every;
 
 use attn_compiler::artifact::{DType, MathFn};
 use attn_runtime::cpu::intrinsics::{
@@ -483,6 +485,9 @@ fn fused_lines(isa: Isa, tiles: &[(usize, usize)]) {
 fn main() {
     let what: Vec<String> = std::env::args().skip(1).collect();
     let wants = |name: &str| what.is_empty() || what.iter().any(|w| w == name);
+    if wants("every") {
+        Isa::available().into_iter().for_each(every::lines);
+    }
     if wants("kernels") {
         println!(
             "memory: read {:.1} GB/s on one thread, {:.1} on two",
