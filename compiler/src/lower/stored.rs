@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 
 use crate::attn_ir::needed::reads;
 use crate::attn_ir::{Attention, Derive, Kernel, Rows, Step};
+use crate::expr::eval::Value;
 use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, UnaryOp, VarId};
 
 /// A derived tensor that is a stored one times a factor for each row.
@@ -23,6 +24,8 @@ struct Scaled {
     /// Float expression of the made tensor's index without its last.
     factor: ExprId,
     index: Vec<VarId>,
+    /// Rows from here on are zero: an int expression of the made tensor's index.
+    len: Option<ExprId>,
 }
 
 impl Scaled {
@@ -31,7 +34,18 @@ impl Scaled {
         if d.at_bind || !d.sum.is_empty() {
             return None;
         }
-        let Op::Binary(BinaryOp::Mul, a, b) = *pool.op(d.value) else { return None };
+        let (value, len) = match *pool.op(d.value) {
+            Op::Select(cond, value, none) if pool.as_const(none) == Some(Value::Float(0.0)) => {
+                let Op::Binary(BinaryOp::Lt, row, len) = *pool.op(cond) else { return None };
+                let seq = *d.index.get(d.index.len().checked_sub(2)?)?;
+                if *pool.op(row) != Op::Var(seq) || pool.depends_on(len, &[seq]) {
+                    return None;
+                }
+                (value, Some(len))
+            }
+            _ => (d.value, None),
+        };
+        let Op::Binary(BinaryOp::Mul, a, b) = *pool.op(value) else { return None };
         let (stored, at, factor) = match (integer_load(pool, a), integer_load(pool, b)) {
             (Some((t, at)), None) => (t, at, b),
             (None, Some((t, at))) => (t, at, a),
@@ -45,7 +59,7 @@ impl Scaled {
         let dims = dims.filter(|dims| dims.len() == at.len())?;
         let feature = *d.index.last()?;
         let free = !pool.depends_on(factor, &[feature]);
-        free.then_some(Scaled { made: d.out, stored, dims, factor, index: d.index.clone() })
+        free.then_some(Scaled { made: d.out, stored, dims, factor, index: d.index.clone(), len })
     }
 
     /// The rows of the stored tensor.
@@ -58,6 +72,15 @@ impl Scaled {
             seq: dim(made.seq),
             feature: dim(made.feature),
         }
+    }
+
+    /// Does an attention that reads these rows stop where they end?
+    fn ends_with(&self, attn: &Attention, made: Rows) -> bool {
+        let Some(len) = self.len else { return true };
+        let mut pool = attn.pool.clone();
+        let b = pool.var(attn.index.b);
+        let subst: Vec<(VarId, ExprId)> = made.batch.map(|d| (self.index[d], b)).into_iter().collect();
+        made.seq + 2 == self.index.len() && pool.substitute(len, &subst) == attn.seq_k
     }
 
     /// The factor of the key at (b, kv_head(h), j).
@@ -107,8 +130,11 @@ impl Stored {
                     let first = keys[0];
                     elsewhere.extend(queries.into_iter().chain(in_exprs));
                     // The first key tensor says how many keys there may be: it has the same shape when stored.
-                    let same = |s: &Scaled| s.made != first || shape_is_kept(kernel, s);
-                    scaled.retain(same);
+                    let rows: Vec<Rows> = a.dots.iter().map(|d| d.y).chain([a.value]).collect();
+                    scaled.retain(|s| {
+                        let mut own = rows.iter().filter(|r| r.tensor == s.made);
+                        (s.made != first || shape_is_kept(kernel, s)) && own.all(|r| s.ends_with(a, *r))
+                    });
                 }
                 _ => elsewhere.extend(of_step),
             }
