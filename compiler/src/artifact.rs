@@ -169,8 +169,25 @@ pub struct LaunchSpec {
     pub grid: Vec<ExprId>,
     /// Bytes of 64-byte aligned scratch that each running task needs.
     pub scratch_bytes: usize,
-    /// Byte offset of the function in `code`.
+    /// Byte offset of the function in `code`; 0 where `device` says how to launch.
     pub entry: usize,
+    /// How a GPU launches it; none for a CPU.
+    pub device: Option<DeviceLaunch>,
+}
+
+/// One launch on a GPU: `code` is PTX text, the task is `%ctaid.x` and the product of `grid` the number of blocks. No
+/// block is launched where the product is 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLaunch {
+    /// Name of the entry in the PTX.
+    pub kernel: String,
+    /// Threads of a block, in one dimension.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block; 0 for none.
+    pub shared_bytes: u32,
+    /// Words of the argument block ([`ArgLayout`]) that are the kernel's parameters, in order: 64 bits each. Addresses
+    /// are those of the device.
+    pub words: Vec<u32>,
 }
 
 /// Where things lie in the argument block, an array of 64-bit words:

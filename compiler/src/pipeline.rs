@@ -321,6 +321,7 @@ pub fn emit_each(
         grid: launch.grid.iter().map(|(_, extent)| *extent).collect(),
         scratch_bytes: code.scratch_bytes[n],
         entry: code.entries[n],
+        device: None,
     });
     let artifact = Artifact {
         name: program.name.clone(),
