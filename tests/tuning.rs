@@ -14,7 +14,7 @@ use attn_compiler::artifact::DType;
 use attn_compiler::pipeline;
 use attn_compiler::schedule::candidates::{Knob, Lengths, candidates};
 use attn_compiler::schedule::overrides::{Override, Overrides};
-use attn_compiler::schedule::{CpuSchedule, choose};
+use attn_compiler::schedule::{Schedule, choose};
 use attn_compiler::target::{CpuFacts, Target};
 use attn_runtime::LoadedKernel;
 use attn_runtime::cache::{Cache, DEFAULT_MAX_BYTES};
@@ -45,7 +45,7 @@ fn facts() -> CpuFacts {
 }
 
 /// Every candidate of every knob around the automatic schedule of an attention, for long and for short calls.
-fn all_candidates(attention: &attn_compiler::attn_ir::Attention) -> Vec<CpuSchedule> {
+fn all_candidates(attention: &attn_compiler::attn_ir::Attention) -> Vec<Schedule> {
     let from = choose(attention, &facts()).expect("a schedule");
     let mut all = Vec::new();
     for (knob, seq_q) in Knob::ALL.into_iter().flat_map(|k| [(k, 2048), (k, 40), (k, 1)]) {
@@ -135,7 +135,7 @@ impl Bench {
     }
 
     /// Another schedule than the automatic one.
-    fn other(&self) -> CpuSchedule {
+    fn other(&self) -> Schedule {
         let front = front("swa.attn", WINDOW);
         let ir = common::plan(&front, &key("swa", DType::F32, &FIXED)).kernel;
         let attention = ir.attentions().next().unwrap();
@@ -145,7 +145,7 @@ impl Bench {
     }
 
     /// Stores a made-up winner; the file and its text.
-    fn store(&self, kernel: &Kernel, dims: &[(&str, i64)]) -> (PathBuf, String, CpuSchedule) {
+    fn store(&self, kernel: &Kernel, dims: &[(&str, i64)]) -> (PathBuf, String, Schedule) {
         let (tuning, schedule) = (self.tuning(kernel, dims), self.other());
         let winning = Winning { dims: "made up".into(), threads: 1, median_ms: 1.0, automatic_ms: 2.0 };
         let text = tuning.file([("swa", &schedule)], &winning);

@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::artifact::{Artifact, LaunchSpec, RequireSpec, ScalarSpec, TensorRole, TensorSpec};
+use crate::artifact::{Artifact, DeviceLaunch, LaunchSpec, RequireSpec, ScalarSpec, TensorRole, TensorSpec};
 use crate::attn_ir::{self, Attention, Fact};
 use crate::backend::cpu::{self, BackendError};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Internal, SourceId, SourceMap, Unsupported};
@@ -20,9 +20,9 @@ use crate::ensure;
 use crate::lower::checks::Checks;
 use crate::lower::{self, Table};
 use crate::passes::PASSES;
-use crate::schedule::{self, CpuSchedule};
+use crate::schedule::{self, Schedule};
 use crate::sema::{self, Checked, CheckedKernel, PlanKey};
-use crate::target::{CpuFacts, Target};
+use crate::target::Target;
 use crate::tile_ir::{self, Program, ScalarArg, TensorDecl, TensorKind};
 
 /// Version that is part of every cache key: the release, and a hash of the compiler's sources (see `build.rs`).
@@ -122,7 +122,7 @@ pub fn front(name: &str, text: &str, resolver: &mut Resolver, observer: &mut dyn
     Front { map, source, checked, diagnostics }
 }
 
-/// Everything decided for one kernel on one CPU.
+/// Everything decided for one kernel on one target.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What is computed, as written: the reference evaluates this.
@@ -149,7 +149,7 @@ pub struct AttendPlan {
     /// The mask's top-level clauses: text, place, expression in `attention.pool`.
     pub mask_clauses: sema::MaskClauses,
     /// How.
-    pub schedule: CpuSchedule,
+    pub schedule: Schedule,
 }
 
 /// What was decided about one recurrence of a kernel.
@@ -188,7 +188,6 @@ pub fn plan(
     let instance = sema::instantiate_with_clauses(kernel, key)?;
     let ir = instance.kernel;
     clock.stage(Stage::AttnIr, &|| attn_ir::text::print_kernel(&ir));
-    let facts = cpu_facts(kernel, key)?;
     known_overrides(kernel, key, &ir)?;
     let mut program = lower::declare(&lower::Names {
         name: &ir.name,
@@ -242,8 +241,11 @@ pub fn plan(
                     .map_err(|e| not_tabulable(kernel, key, &e))?;
                 clock.stage(Stage::Tabulate, &|| attn_ir::text::print(&tabulated));
                 let decided = key.schedules.of(&attention.name);
-                let schedule = schedule::choose_with(attention, facts, &decided)
-                    .map_err(|e| bad_schedule(kernel, &e))?;
+                let schedule = match &key.target {
+                    Target::Cpu(facts) => schedule::choose_with(attention, facts, &decided),
+                    Target::Gpu(arch) => schedule::gpu::choose(attention, *arch, &decided),
+                }
+                .map_err(|e| bad_schedule(kernel, key, &e))?;
                 clock.stage(Stage::Schedule, &|| schedule.to_string());
                 program.pool = tabulated.pool.clone();
                 program.tensors.extend(tables.iter().map(Table::declare));
@@ -301,13 +303,39 @@ pub fn emit_each(
     each: cpu::Each<'_>,
 ) -> Result<Artifact, CompileError> {
     let start = Instant::now();
-    let Target::Cpu(facts) = &plan.target else { return Err(no_gpu(&plan.target, None)) };
+    let Target::Cpu(facts) = &plan.target else { return Err(not_here(&plan.target)) };
     let code = cpu::emit_each(&plan.program, facts, cpu::Listing::default(), each)
         .map_err(|e| backend_error(&plan.target, e))?;
     let listing = || match cpu::emit_listing(&plan.program, facts, cpu::Listing { clif: true, asm: true }) {
         Ok(code) => format!("{}\n{}", code.clif, code.asm),
         Err(e) => e.to_string(),
     };
+    let launches = plan.program.launches.iter().enumerate().map(|(n, launch)| LaunchSpec {
+        name: launch.name.clone(),
+        grid: launch.grid.iter().map(|(_, extent)| *extent).collect(),
+        scratch_bytes: code.scratch_bytes[n],
+        entry: code.entries[n],
+        device: None,
+    });
+    let artifact = assemble(plan, launches.collect(), code.code);
+    observer.stage(Stage::Emit, start.elapsed(), &listing);
+    Ok(artifact)
+}
+
+/// The artifact of a plan for a GPU, from the PTX of its kernels and how each launch is launched.
+pub fn assemble_device(plan: &Plan, ptx: String, devices: Vec<DeviceLaunch>) -> Artifact {
+    let launches = plan.program.launches.iter().zip(devices).map(|(launch, device)| LaunchSpec {
+        name: launch.name.clone(),
+        grid: launch.grid.iter().map(|(_, extent)| *extent).collect(),
+        scratch_bytes: 0,
+        entry: 0,
+        device: Some(device),
+    });
+    assemble(plan, launches.collect(), ptx.into_bytes())
+}
+
+/// All that the runtime is told of a plan.
+fn assemble(plan: &Plan, launches: Vec<LaunchSpec>, code: Vec<u8>) -> Artifact {
     let program = &plan.program;
     let wide = tile_ir::wide::wide_params(program);
     let scalar = |a: &ScalarArg, is_dim| {
@@ -316,14 +344,7 @@ pub fn emit_each(
     };
     let scalars =
         |args: &[ScalarArg], is_dim| args.iter().map(|a| scalar(a, is_dim)).collect::<Vec<ScalarSpec>>();
-    let launches = program.launches.iter().enumerate().map(|(n, launch)| LaunchSpec {
-        name: launch.name.clone(),
-        grid: launch.grid.iter().map(|(_, extent)| *extent).collect(),
-        scratch_bytes: code.scratch_bytes[n],
-        entry: code.entries[n],
-        device: None,
-    });
-    let artifact = Artifact {
+    Artifact {
         name: program.name.clone(),
         target: plan.target.to_string(),
         scalars: [scalars(&program.dims, true), scalars(&program.params, false)].concat(),
@@ -336,13 +357,11 @@ pub fn emit_each(
         checks: plan.checks.checks.clone(),
         demands: plan.checks.demands.clone(),
         check_vars: plan.checks.vars.clone(),
-        launches: launches.collect(),
-        code: code.code,
+        launches,
+        code,
         schedule: plan.schedule_text(),
         pool: program.pool.clone(),
-    };
-    observer.stage(Stage::Emit, start.elapsed(), &listing);
-    Ok(artifact)
+    }
 }
 
 /// Plan and emit.
@@ -395,20 +414,9 @@ fn tensor_spec(t: &TensorDecl) -> TensorSpec {
     }
 }
 
-fn cpu_facts<'a>(kernel: &CheckedKernel, key: &'a PlanKey) -> Result<&'a CpuFacts, CompileError> {
-    match &key.target {
-        Target::Cpu(facts) => Ok(facts),
-        Target::Gpu(_) => Err(no_gpu(&key.target, Some(kernel))),
-    }
-}
-
-fn no_gpu(target: &Target, kernel: Option<&CheckedKernel>) -> CompileError {
-    CompileError::Unsupported(Box::new(Unsupported {
-        clause: kernel.map_or_else(|| "kernel".into(), |k| format!("attention {}", k.name)),
-        target: target.to_string(),
-        nearest: "this build makes code for `--target cpu`".into(),
-        span: kernel.map(|k| k.span),
-    }))
+/// Machine code comes from here, PTX from `attn-compiler-gpu`.
+fn not_here(target: &Target) -> CompileError {
+    internal("emit", "the caller takes a GPU's plan to attn-compiler-gpu", &target.to_string())
 }
 
 fn not_tabulable(kernel: &CheckedKernel, key: &PlanKey, e: &lower::tabulate::NotTabulable) -> CompileError {
@@ -442,8 +450,9 @@ fn known_overrides(kernel: &CheckedKernel, key: &PlanKey, ir: &attn_ir::Kernel) 
     Err(CompileError::Spec(Box::new(d)))
 }
 
-fn bad_schedule(kernel: &CheckedKernel, e: &schedule::ScheduleError) -> CompileError {
-    let clause = kernel.schedules.iter().find(|s| s.target == "cpu").map_or(kernel.span, |s| s.span);
+fn bad_schedule(kernel: &CheckedKernel, key: &PlanKey, e: &schedule::ScheduleError) -> CompileError {
+    let target = key.target.family();
+    let clause = kernel.schedules.iter().find(|s| s.target == target).map_or(kernel.span, |s| s.span);
     let d = Diagnostic::error(Code::BadSchedule, clause, e.to_string()).label("this schedule");
     CompileError::Spec(Box::new(d))
 }

@@ -10,8 +10,18 @@ use std::fmt;
 pub enum Target {
     /// Cranelift, this instruction set and these caches.
     Cpu(CpuFacts),
-    /// A GPU that the compiler knows by name but cannot make code for without the feature `gpu`.
+    /// An NVIDIA GPU.
     Gpu(GpuArch),
+}
+
+impl Target {
+    /// The name of the `schedule` clause that is for it.
+    pub const fn family(&self) -> &'static str {
+        match self {
+            Target::Cpu(_) => "cpu",
+            Target::Gpu(_) => "gpu",
+        }
+    }
 }
 
 /// NVIDIA architectures that can be named.
@@ -35,6 +45,15 @@ impl GpuArch {
             GpuArch::Sm86 => "sm_86",
             GpuArch::Sm89 => "sm_89",
             GpuArch::Sm90a => "sm_90a",
+        }
+    }
+
+    /// Bytes of shared memory that a block of threads may have.
+    pub const fn shared_bytes(self) -> usize {
+        match self {
+            GpuArch::Sm80 => 163 * 1024,
+            GpuArch::Sm86 | GpuArch::Sm89 => 99 * 1024,
+            GpuArch::Sm90a => 227 * 1024,
         }
     }
 

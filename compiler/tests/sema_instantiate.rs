@@ -232,7 +232,7 @@ fn absent_optional_inputs_are_neutral() {
     assert_eq!((text(&a, a.score).as_str(), text(&a, a.mask).as_str()), ("dot + 0.0", "true"));
     assert_eq!(a.weight, Weight::Softmax { sink: None });
     assert_eq!(a.tensors.iter().filter(|t| t.origin == Origin::Host).count(), 3);
-    assert_eq!((a.cpu_tiles.tile_q, a.cpu_tiles.tile_kv), (Some(8), Some(128)));
+    assert_eq!((a.tiles.tile_q, a.tiles.tile_kv), (Some(8), Some(128)));
     assert!(a.numerics.exact_dot);
     k.present = ["bias", "keep", "hide", "lo", "sink"].map(String::from).into();
     let a = planned(OPTIONAL, &k);

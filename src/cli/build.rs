@@ -17,6 +17,7 @@ use attn_compiler::syntax::words::nearest;
 use attn_compiler::syntax::{self, print};
 use attn_compiler::target::Target;
 use attn_compiler::{attn_ir, tile_ir};
+use attn_compiler_gpu::GpuError;
 use attn_runtime::LoadedKernel;
 use attn_runtime::cache::Cache;
 use attnc::Origin;
@@ -36,7 +37,7 @@ use super::ui::{self, Failure, Ui};
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,
-    /// What to write: ast, attnir, schedule, schedule-file, tile, clif, asm; to standard output, or to a file
+    /// What to write: ast, attnir, schedule, schedule-file, tile, clif and asm (CPU), mlir (GPU); to standard output, or to a file
     #[arg(long, value_name = "KIND[=PATH],...", value_delimiter = ',', value_parser = parse_emit)]
     emit: Vec<Emit>,
     /// What `float` is: f32, f16, bf16
@@ -66,9 +67,10 @@ enum Kind {
     Tile,
     Clif,
     Asm,
+    Mlir,
 }
 
-const KINDS: [(&str, Kind); 7] = [
+const KINDS: [(&str, Kind); 8] = [
     ("ast", Kind::Ast),
     ("attnir", Kind::AttnIr),
     ("schedule", Kind::Schedule),
@@ -76,6 +78,7 @@ const KINDS: [(&str, Kind); 7] = [
     ("tile", Kind::Tile),
     ("clif", Kind::Clif),
     ("asm", Kind::Asm),
+    ("mlir", Kind::Mlir),
 ];
 
 /// `KIND[=PATH]`
@@ -176,7 +179,7 @@ impl Work {
         if last >= Kind::Schedule {
             let spec = chosen.kernel.spec().map_err(Unsettled::Facade)?;
             let plan = pipeline::plan(spec, &settled.key, stages).map_err(Unsettled::Compile)?;
-            if last >= Kind::Clif {
+            if last >= Kind::Clif && matches!(plan.target, Target::Cpu(_)) {
                 self.artifact = Some(
                     pipeline::emit_each(&plan, stages, &attn_runtime::on_threads)
                         .map_err(Unsettled::Compile)?,
@@ -200,6 +203,7 @@ impl Work {
             Kind::Tile => tile_ir::text::print(&plan?.program),
             Kind::Clif => listing(plan?, Listing { clif: true, asm: false })?,
             Kind::Asm => listing(plan?, Listing { clif: false, asm: true })?,
+            Kind::Mlir => mlir(plan?)?,
         })
     }
 
@@ -258,10 +262,26 @@ fn schedule_file(plan: &Plan) -> Result<String, Failure> {
 
 fn listing(plan: &Plan, which: Listing) -> Result<String, Failure> {
     let Target::Cpu(facts) = &plan.target else {
-        return Err(Failure::bug("a plan for a GPU has reached the CPU backend"));
+        let message = format!("--emit=clif and asm are stages for a CPU, and the target is {}", plan.target);
+        return Err(Failure::usage(message).help("a GPU has --emit=mlir"));
     };
     let code = cpu::emit_listing(&plan.program, facts, which).map_err(|err| Failure::bug(err.to_string()))?;
     Ok(if which.clif { code.clif } else { code.asm })
+}
+
+/// The module of a plan for a GPU.
+fn mlir(plan: &Plan) -> Result<String, Failure> {
+    let Target::Gpu(arch) = &plan.target else {
+        let message = format!("--emit=mlir is a stage for a GPU, and the target is {}", plan.target);
+        return Err(Failure::usage(message).help("name one with --target, such as --target sm_80"));
+    };
+    match attn_compiler_gpu::emit(&plan.program, *arch) {
+        Ok(code) => Ok(code.mlir),
+        Err(GpuError::Unsupported { op, why }) => {
+            Err(Failure::wrong(format!("{arch:?} has no code for {op}")).help(&why))
+        }
+        Err(err) => Err(Failure::bug(err.to_string())),
+    }
 }
 
 /// The table of `--time-passes`: every stage, then loading, then the whole way again from the disk cache.

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::ops::Range;
 
 use attn_compiler::schedule::overrides::Override;
-use attn_compiler::schedule::{CpuSchedule, QueryOrder, ScheduleError};
+use attn_compiler::schedule::{QueryOrder, Schedule, ScheduleError};
 use attn_compiler::syntax::words::nearest;
 use toml_edit::{Document, Item, TableLike};
 
@@ -111,7 +111,7 @@ impl ScheduleFile {
 pub(crate) fn print<'a>(
     comment: &str,
     kernel: &str,
-    attentions: impl IntoIterator<Item = (&'a str, &'a CpuSchedule)>,
+    attentions: impl IntoIterator<Item = (&'a str, &'a Schedule)>,
     measured: Option<&Measured>,
 ) -> String {
     let mut out = format!("# {comment}\nschema = {SCHEMA}\nkernel = {kernel:?}\n");
@@ -281,7 +281,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let s = CpuSchedule {
+        let s = Schedule {
+            target: "cpu",
             tile_q: 8,
             heads: 2,
             tile_kv: 64,

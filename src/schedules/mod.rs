@@ -17,7 +17,7 @@ use attn_compiler::attn_ir;
 use attn_compiler::diagnostic::SourceMap;
 use attn_compiler::expr::eval::Value;
 use attn_compiler::schedule::overrides::{Override, Overrides};
-use attn_compiler::schedule::{CpuSchedule, choose, choose_with};
+use attn_compiler::schedule::{Schedule, choose, choose_with};
 use attn_compiler::sema::{self, CheckedKernel, PlanKey};
 use attn_compiler::target::{CpuFacts, Target};
 use attn_runtime::cache::Cache;
@@ -307,7 +307,7 @@ fn of_fault(name: &str, fault: &Fault) -> Error {
 /// The text of a schedule file that pins these schedules, by the names of their attentions.
 pub fn schedule_file<'a>(
     kernel: &str,
-    attentions: impl IntoIterator<Item = (&'a str, &'a CpuSchedule)>,
+    attentions: impl IntoIterator<Item = (&'a str, &'a Schedule)>,
 ) -> String {
     let comment =
         format!("Schedules of kernel {kernel}; `attnc run FILE.attn --schedule-file THIS` pins them.");
@@ -353,7 +353,7 @@ impl Tuning {
     /// The text of a schedule file that also says what was measured.
     pub fn file<'a>(
         &self,
-        attentions: impl IntoIterator<Item = (&'a str, &'a CpuSchedule)>,
+        attentions: impl IntoIterator<Item = (&'a str, &'a Schedule)>,
         winning: &Winning,
     ) -> String {
         let mut measured = self.identity.measured();
@@ -380,6 +380,6 @@ impl Tuning {
 }
 
 /// Every field of a schedule as decided.
-pub fn pinned<'a>(attentions: impl IntoIterator<Item = (&'a str, &'a CpuSchedule)>) -> Overrides {
+pub fn pinned<'a>(attentions: impl IntoIterator<Item = (&'a str, &'a Schedule)>) -> Overrides {
     Overrides::new(attentions.into_iter().map(|(name, s)| (name.to_string(), Override::of(s))))
 }

@@ -253,7 +253,7 @@ pub struct Attention {
     /// Outputs in order of `return`.
     pub outputs: Vec<Output>,
     /// Overrides of the CPU schedule.
-    pub cpu_tiles: TileOverride,
+    pub tiles: TileOverride,
     /// Rounding.
     pub numerics: Numerics,
 }

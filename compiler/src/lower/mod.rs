@@ -1,4 +1,4 @@
-//! Lowering: an [`Attention`] and its [`CpuSchedule`] become a tile IR [`Program`].
+//! Lowering: an [`Attention`] and its [`Schedule`] become a tile IR [`Program`].
 //!
 //! What holds afterwards: every loop, buffer, product and launch of the program is explicit, and nothing in it
 //! says which attention it came from. The algorithm is the tiled online softmax (Milakov and Gimelshein 2018;
@@ -28,7 +28,7 @@ pub mod write;
 use crate::artifact::DType;
 use crate::attn_ir::{Attention, Dim, Fact, Origin, OutputKind, Param, Rows, Tensor};
 use crate::expr::{ExprId, Op, Pool, TensorId};
-use crate::schedule::CpuSchedule;
+use crate::schedule::Schedule;
 use crate::tile_ir::{Launch, Program, Require, ScalarArg, Stmt, TensorDecl, TensorKind};
 
 pub use tabulate::Table;
@@ -40,7 +40,7 @@ pub struct Input<'a> {
     /// Its tables; their tensor ids follow those of the inputs.
     pub tables: &'a [Table],
     /// Decisions.
-    pub schedule: &'a CpuSchedule,
+    pub schedule: &'a Schedule,
     /// What each weight is multiplied by before the values: a float expression of (b, h, j) ([`stored`]).
     pub value_factor: Option<ExprId>,
 }

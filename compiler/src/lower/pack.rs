@@ -39,6 +39,9 @@ const LANES: i64 = PANEL as i64;
 
 /// Bool over the sizes: keys and values are read where they lie, and not packed. None where they never are.
 pub fn direct(builder: &mut Builder, input: &Input) -> Option<ExprId> {
+    if input.schedule.direct == i64::MAX {
+        return Some(builder.pool().bool(true));
+    }
     let most = builder.pool().int(input.schedule.direct);
     let few = builder.pool().le(input.attn.seq_q, most);
     (builder.pool().as_bool(few) != Some(false)).then_some(few)

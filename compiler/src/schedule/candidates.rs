@@ -11,7 +11,7 @@ use crate::attn_ir::Attention;
 use crate::target::CpuFacts;
 
 use super::overrides::{MAX_DIRECT, Override};
-use super::{CpuSchedule, QueryOrder, choose_with, group};
+use super::{QueryOrder, Schedule, choose_with, group};
 
 /// What is varied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,17 +51,17 @@ const MOST_DIRECT: i64 = 256;
 pub fn candidates(
     attn: &Attention,
     facts: &CpuFacts,
-    from: &CpuSchedule,
+    from: &Schedule,
     lengths: Lengths,
     knob: Knob,
-) -> Vec<CpuSchedule> {
+) -> Vec<Schedule> {
     let settings = match knob {
         Knob::Tile => tiles(attn, from, lengths),
         Knob::Heads => heads(attn, from),
         Knob::Order => orders(from, lengths),
         Knob::Direct => directs(from, lengths),
     };
-    let mut found: Vec<CpuSchedule> = Vec::new();
+    let mut found: Vec<Schedule> = Vec::new();
     for setting in settings {
         match choose_with(attn, facts, &setting) {
             Ok(s) if s != *from && !found.contains(&s) => found.push(s),
@@ -72,15 +72,15 @@ pub fn candidates(
 }
 
 /// Tile sizes within a few factors of two. A tile that holds every row or key already does not grow.
-fn tiles(attn: &Attention, from: &CpuSchedule, lengths: Lengths) -> Vec<Override> {
+fn tiles(attn: &Attention, from: &Schedule, lengths: Lengths) -> Vec<Override> {
     let scaled = |n: i64, steps: i32| if steps < 0 { n >> -steps } else { n << steps };
     let sizes = |n: i64, least: i64, length: i64, fixed: bool| -> Vec<(u32, i64)> {
         let reach = if fixed { 0 } else { REACH };
         let all = (-reach..=reach).map(|steps| (steps.unsigned_abs(), scaled(n, steps)));
         all.filter(|&(steps, size)| steps == 0 || size >= least && (size < n || n < length)).collect()
     };
-    let rows = sizes(from.tile_q, 1, lengths.seq_q, attn.cpu_tiles.tile_q.is_some());
-    let keys = sizes(from.tile_kv, PANEL as i64, lengths.seq_k, attn.cpu_tiles.tile_kv.is_some());
+    let rows = sizes(from.tile_q, 1, lengths.seq_q, attn.tiles.tile_q.is_some());
+    let keys = sizes(from.tile_kv, PANEL as i64, lengths.seq_k, attn.tiles.tile_kv.is_some());
     let mut out = Vec::new();
     for &(row_steps, tile_q) in &rows {
         for &(_, tile_kv) in keys.iter().filter(|k| row_steps + k.0 <= MOST_STEPS) {
@@ -90,20 +90,20 @@ fn tiles(attn: &Attention, from: &CpuSchedule, lengths: Lengths) -> Vec<Override
     out
 }
 
-fn heads(attn: &Attention, from: &CpuSchedule) -> Vec<Override> {
+fn heads(attn: &Attention, from: &Schedule) -> Vec<Override> {
     let most = group::most_heads(attn);
     let mut out = Vec::new();
     for n in (1..=most).filter(|n| most % n == 0 && *n != from.heads) {
         let together = Override { heads: Some(n), ..Override::of(from) };
         out.push(together);
-        if attn.cpu_tiles.tile_q.is_none() {
+        if attn.tiles.tile_q.is_none() {
             out.push(Override { tile_q: Some((from.rows() / n).max(1)), ..together });
         }
     }
     out
 }
 
-fn orders(from: &CpuSchedule, lengths: Lengths) -> Vec<Override> {
+fn orders(from: &Schedule, lengths: Lengths) -> Vec<Override> {
     if lengths.seq_q <= from.tile_q {
         return Vec::new();
     }
@@ -115,7 +115,7 @@ fn orders(from: &CpuSchedule, lengths: Lengths) -> Vec<Override> {
 }
 
 /// The other way of reading keys, for calls up to the next power of two.
-fn directs(from: &CpuSchedule, lengths: Lengths) -> Vec<Override> {
+fn directs(from: &Schedule, lengths: Lengths) -> Vec<Override> {
     let direct = match lengths.seq_q {
         rows if rows <= from.direct => 0,
         rows if rows <= MOST_DIRECT => (rows as u64).next_power_of_two() as i64,

@@ -1,7 +1,7 @@
 //! The schedule: HOW an attention is computed on one target. Data, printable; never changes meaning.
 //!
 //! Comes in: an [`Attention`] as written (before tables are taken out) and the facts of a CPU. Goes out: a
-//! [`CpuSchedule`] whose buffers fit the cache budget, or an error with the numbers. Not here: loops and statements,
+//! [`Schedule`] whose buffers fit the cache budget, or an error with the numbers. Not here: loops and statements,
 //! which `lower` writes from this.
 //!
 //! The cost model. One tile step multiplies `tile_q x D` by `D x tile_kv` and `tile_q x tile_kv` by
@@ -11,6 +11,7 @@
 //! follow the mask more closely.
 
 pub mod candidates;
+pub mod gpu;
 pub mod group;
 pub mod overrides;
 
@@ -52,9 +53,11 @@ pub struct StageBytes {
     pub bytes: usize,
 }
 
-/// Decisions for one kernel on one CPU.
+/// Decisions for one attention on one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CpuSchedule {
+pub struct Schedule {
+    /// `cpu` or `gpu`.
+    pub target: &'static str,
     /// Query rows of a tile, of each of its heads.
     pub tile_q: i64,
     /// Query heads of a group whose rows share a tile.
@@ -70,11 +73,11 @@ pub struct CpuSchedule {
     pub split: Option<i64>,
     /// What a running task keeps in the cache.
     pub sram: Vec<StageBytes>,
-    /// L2 bytes that the budget may use.
+    /// Bytes of L2 (of shared memory, on a GPU) that the budget may use.
     pub budget: usize,
 }
 
-impl CpuSchedule {
+impl Schedule {
     /// Rows of a tile, those of all its heads.
     pub fn rows(&self) -> i64 {
         self.tile_q * self.heads
@@ -86,12 +89,13 @@ impl CpuSchedule {
     }
 }
 
-impl fmt::Display for CpuSchedule {
+impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let order = self.order.name();
         write!(
             f,
-            "cpu tile = [{}, {}], order = {order}, sram = {}",
+            "{} tile = [{}, {}], order = {order}, sram = {}",
+            self.target,
             self.tile_q,
             self.tile_kv,
             self.sram_bytes()
@@ -142,10 +146,12 @@ pub enum ScheduleError {
     },
     /// The buffers do not fit.
     #[error(
-        "a tile of [{tile_q}, {tile_kv}] needs {needed} bytes of L2 ({detail}), and {budget} are available: \
+        "a tile of [{tile_q}, {tile_kv}] needs {needed} bytes of {memory} ({detail}), and {budget} are available: \
          take a smaller tile, such as [{better_q}, {better_kv}]"
     )]
     TooLarge {
+        /// `L2` or `shared memory`.
+        memory: &'static str,
         /// Query rows.
         tile_q: i64,
         /// Keys.
@@ -171,7 +177,7 @@ const DIRECT_ROWS: i64 = 32;
 const MAX_TILE: i64 = 1024;
 
 /// Chooses the schedule: the overrides of the text where it has them, else the cost model.
-pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<CpuSchedule, ScheduleError> {
+pub fn choose(attn: &Attention, facts: &CpuFacts) -> Result<Schedule, ScheduleError> {
     choose_with(attn, facts, &Override::default())
 }
 
@@ -180,13 +186,13 @@ pub fn choose_with(
     attn: &Attention,
     facts: &CpuFacts,
     decided: &Override,
-) -> Result<CpuSchedule, ScheduleError> {
+) -> Result<Schedule, ScheduleError> {
     // A quarter of L2 is left to what streams through: K and V of the next step, scores' tensors, the stack.
     let budget = facts.l2 - facts.l2 / 4;
     let (auto_q, auto_kv, auto_heads) = automatic(attn, budget);
     let most_heads = group::most_heads(attn);
-    let given_q = decided.tile_q.or(attn.cpu_tiles.tile_q);
-    let given_kv = decided.tile_kv.or(attn.cpu_tiles.tile_kv);
+    let given_q = decided.tile_q.or(attn.tiles.tile_q);
+    let given_kv = decided.tile_kv.or(attn.tiles.tile_kv);
     let heads = match given_q {
         Some(rows) => group::heads_within(most_heads, PREFERRED[0].0 / rows.max(1)),
         None => auto_heads,
@@ -196,20 +202,52 @@ pub fn choose_with(
     let mut tile_kv = given_kv.unwrap_or(auto_kv);
     let split = attn.numerics.split;
     if let Some(n) = split {
-        if n % PANEL as i64 != 0 {
-            let rule = "a multiple of 32 keys (one packed panel) is possible";
-            return Err(ScheduleError::BadTile { what: "split", value: n, rule });
-        }
+        whole_panels("split", n)?;
         if given_kv.is_none() {
             tile_kv = dividing_split(tile_kv, n);
         }
     }
+    possible_tile(tile_q, tile_kv, split)?;
+    decided.check(most_heads, tile_q, MAX_TILE)?;
+    let sram = stages(attn, tile_q * heads, tile_kv);
+    let direct = DIRECT_ROWS / (attn.n_heads / attn.n_kv_heads.max(1)).max(1);
+    let (direct, order) = (decided.direct.unwrap_or(direct), decided.order.unwrap_or_else(|| order(attn)));
+    let schedule = Schedule { target: "cpu", tile_q, heads, tile_kv, order, direct, split, sram, budget };
+    if schedule.sram_bytes() > budget {
+        return Err(too_large("L2", &schedule, (auto_q, auto_kv)));
+    }
+    Ok(schedule)
+}
+
+/// The error of a schedule beyond its budget, and a tile that is not.
+fn too_large(memory: &'static str, schedule: &Schedule, (better_q, better_kv): (i64, i64)) -> ScheduleError {
+    let detail: Vec<String> = schedule.sram.iter().map(|s| format!("{} {}", s.name, s.bytes)).collect();
+    ScheduleError::TooLarge {
+        memory,
+        tile_q: schedule.tile_q,
+        tile_kv: schedule.tile_kv,
+        needed: schedule.sram_bytes(),
+        budget: schedule.budget,
+        detail: detail.join(", "),
+        better_q,
+        better_kv,
+    }
+}
+
+/// Runs of keys are whole panels.
+fn whole_panels(what: &'static str, n: i64) -> Result<(), ScheduleError> {
+    if n % PANEL as i64 != 0 {
+        let rule = "a multiple of 32 keys (one packed panel) is possible";
+        return Err(ScheduleError::BadTile { what, value: n, rule });
+    }
+    Ok(())
+}
+
+/// A tile that any target can have.
+fn possible_tile(tile_q: i64, tile_kv: i64, split: Option<i64>) -> Result<(), ScheduleError> {
     if !(1..=MAX_TILE).contains(&tile_q) {
-        return Err(ScheduleError::BadTile {
-            what: "tile_q",
-            value: tile_q,
-            rule: "1 to 1024 query rows are possible",
-        });
+        let rule = "1 to 1024 query rows are possible";
+        return Err(ScheduleError::BadTile { what: "tile_q", value: tile_q, rule });
     }
     if !(PANEL as i64..=MAX_TILE).contains(&tile_kv) || tile_kv % PANEL as i64 != 0 {
         let rule = "a multiple of 32 keys (one packed panel) from 32 to 1024 is possible";
@@ -219,24 +257,7 @@ pub fn choose_with(
         let rule = "tiles of keys must divide `numerics split`";
         return Err(ScheduleError::BadTile { what: "tile_kv", value: tile_kv, rule });
     }
-    decided.check(most_heads, tile_q, MAX_TILE)?;
-    let sram = stages(attn, tile_q * heads, tile_kv);
-    let direct = DIRECT_ROWS / (attn.n_heads / attn.n_kv_heads.max(1)).max(1);
-    let (direct, order) = (decided.direct.unwrap_or(direct), decided.order.unwrap_or_else(|| order(attn)));
-    let schedule = CpuSchedule { tile_q, heads, tile_kv, order, direct, split, sram, budget };
-    if schedule.sram_bytes() > budget {
-        let detail: Vec<String> = schedule.sram.iter().map(|s| format!("{} {}", s.name, s.bytes)).collect();
-        return Err(ScheduleError::TooLarge {
-            tile_q,
-            tile_kv,
-            needed: schedule.sram_bytes(),
-            budget,
-            detail: detail.join(", "),
-            better_q: auto_q,
-            better_kv: auto_kv,
-        });
-    }
-    Ok(schedule)
+    Ok(())
 }
 
 /// Bytes per buffer of a task with so many rows, with the packed K and V of one step.

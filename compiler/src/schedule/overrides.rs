@@ -1,13 +1,13 @@
 //! Schedules that somebody else has decided: what `attnc tune` measured, or a file pins.
 //!
-//! Comes in: for some attentions, by name, values for some fields of their [`CpuSchedule`]. Goes out: the same as
+//! Comes in: for some attentions, by name, values for some fields of their [`Schedule`]. Goes out: the same as
 //! data, part of the plan key, so that whatever is kept by that key is kept by them too. What holds: a field that is not given is chosen as
 //! without; a field that is given wins over the text's `schedule` clause, and is checked by the same rules
 //! ([`choose_with`](super::choose_with)). Not here: files, and which of them is meant.
 
 use std::collections::BTreeMap;
 
-use super::{CpuSchedule, QueryOrder, ScheduleError};
+use super::{QueryOrder, Schedule, ScheduleError};
 
 /// Most rows of a call for which keys may be read where they lie.
 pub const MAX_DIRECT: i64 = 1024;
@@ -29,7 +29,7 @@ pub struct Override {
 
 impl Override {
     /// Every field as in a schedule.
-    pub fn of(s: &CpuSchedule) -> Override {
+    pub fn of(s: &Schedule) -> Override {
         Override {
             tile_q: Some(s.tile_q),
             tile_kv: Some(s.tile_kv),

@@ -42,7 +42,7 @@ pub(crate) fn attention(
     present(kernel, &lower, body)?;
     let shard = Shard::bind(kernel, key, body, &mut lower, &mut bound)?;
     let Bound { params, dims, tensors } = bound;
-    let mut steps = start(kernel, lower, tensors);
+    let mut steps = start(kernel, lower, tensors, key.target.family());
     steps.shard = shard;
     declare_outputs(&mut steps, key, body)?;
     let x = body.dots[0].x;
@@ -57,6 +57,7 @@ pub(crate) fn start<'k>(
     kernel: &'k CheckedKernel,
     mut lower: Lower<'k>,
     tensors: Vec<attn_ir::Tensor>,
+    family: &'static str,
 ) -> Steps<'k> {
     let axes = ["b", "h", "s", "x", "d"].map(|name| lower.pool.add_var(name, Ty::Int));
     let zero = lower.pool.int(0);
@@ -66,6 +67,7 @@ pub(crate) fn start<'k>(
     let demands = vec![];
     Steps {
         kernel,
+        family,
         lower,
         tensors,
         steps,
@@ -206,7 +208,7 @@ pub(crate) fn attend(
         dropout: dropped,
         value,
         outputs: Vec::new(),
-        cpu_tiles: cpu_tiles(kernel),
+        tiles: tiles(kernel, steps.family),
         numerics: Numerics { exact_dot: kernel.numerics.exact_dot, split: kernel.numerics.split },
         params: Vec::new(),
         dims: Vec::new(),
@@ -461,7 +463,8 @@ fn weight(body: &Body, lower: &mut Lower<'_>) -> Result<Weight> {
     })
 }
 
-fn cpu_tiles(kernel: &CheckedKernel) -> TileOverride {
-    let tile = kernel.schedules.iter().find(|s| s.target == "cpu").and_then(|s| s.tile);
+/// The tiles that the text decides for the target.
+fn tiles(kernel: &CheckedKernel, family: &str) -> TileOverride {
+    let tile = kernel.schedules.iter().find(|s| s.target == family).and_then(|s| s.tile);
     TileOverride { tile_q: tile.map(|t| t.0), tile_kv: tile.map(|t| t.1) }
 }

@@ -390,7 +390,7 @@ impl Steps<'_> {
                 kind: OutputKind::Lse,
                 dtype: DType::F32,
             }],
-            cpu_tiles: TileOverride::default(),
+            tiles: TileOverride::default(),
             dropout: None,
             ..a.clone()
         };

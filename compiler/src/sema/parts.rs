@@ -92,7 +92,7 @@ pub(crate) fn branches(
     let bodies: Vec<&Body> = views.iter().filter_map(|v| v.body.as_ref()).collect();
     let Bound { params, dims, tensors } = bound;
     let ids = lower.ids.clone();
-    let mut steps = build::start(kernel, lower, tensors);
+    let mut steps = build::start(kernel, lower, tensors, key.target.family());
     for output in &kernel.outputs {
         same_heads(&mut steps, kernel, &bodies, output)?;
         declare_output(&mut steps, key, &bodies, output)?;

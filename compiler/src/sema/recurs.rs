@@ -47,7 +47,7 @@ pub(crate) fn recurrence(
         Some(n) => lower.params[n],
         None => lower.pool.int(0),
     };
-    let mut steps = super::build::start(kernel, lower, tensors);
+    let mut steps = super::build::start(kernel, lower, tensors, key.target.family());
     let (seq_k, axes) = (shape[base.seq], steps.axes);
     (steps.offset, steps.seq_k) = (offset, seq_k);
     let vars = steps.vars_of(base, true);

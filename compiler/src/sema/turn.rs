@@ -22,6 +22,8 @@ type Result<T> = std::result::Result<T, LowerError>;
 pub(crate) struct Steps<'k> {
     /// The checked kernel.
     pub kernel: &'k CheckedKernel,
+    /// The name of the target's `schedule` clause.
+    pub family: &'static str,
     /// Expressions and names.
     pub lower: Lower<'k>,
     /// Inputs, then what was made so far.

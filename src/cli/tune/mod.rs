@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use attn_compiler::artifact::DType;
 use attn_compiler::attn_ir::Attention;
 use attn_compiler::schedule::candidates::{Knob, Lengths, candidates};
-use attn_compiler::schedule::{CpuSchedule, choose};
+use attn_compiler::schedule::{Schedule, choose};
 use attn_compiler::target::Target;
 use attn_runtime::{RunOptions, Tensor, TensorView};
 use attnc::schedules::{self, Tuning, Winning};
@@ -73,7 +73,7 @@ const MOST_REPEATS: usize = 1000;
 
 /// Schedules that were measured, those of all attentions.
 pub struct Tried {
-    pub schedules: Vec<CpuSchedule>,
+    pub schedules: Vec<Schedule>,
     /// Times of laps, in milliseconds of one run.
     pub times: Vec<f64>,
     /// Of the time of the automatic schedule, in the same rounds; from race to race by what was the best before.
@@ -93,9 +93,9 @@ impl Tried {
 pub struct Outcome<'a> {
     pub problem: &'a Problem,
     pub names: Vec<&'a str>,
-    pub automatic: Vec<CpuSchedule>,
+    pub automatic: Vec<Schedule>,
     pub automatic_ms: f64,
-    pub best: Vec<CpuSchedule>,
+    pub best: Vec<Schedule>,
     pub best_ms: f64,
     /// By the rule; else the automatic schedule stays.
     pub better: bool,
@@ -109,7 +109,7 @@ pub struct Outcome<'a> {
 
 impl Outcome<'_> {
     /// What is to be used.
-    pub fn chosen(&self) -> &[CpuSchedule] {
+    pub fn chosen(&self) -> &[Schedule] {
         if self.better { &self.best } else { &self.automatic }
     }
 
@@ -277,11 +277,11 @@ impl<'a> Track<'a> {
     /// better by the rule.
     fn turn(
         &mut self,
-        best: Vec<CpuSchedule>,
+        best: Vec<Schedule>,
         at: usize,
-        others: Vec<CpuSchedule>,
+        others: Vec<Schedule>,
         share: f64,
-    ) -> Result<Vec<CpuSchedule>, Failure> {
+    ) -> Result<Vec<Schedule>, Failure> {
         let mut entered = vec![best.clone()];
         for other in others {
             let mut schedules = best.clone();
@@ -298,7 +298,7 @@ impl<'a> Track<'a> {
     }
 
     /// Medians of the best and of the automatic schedule, measured anew, and whether the best is better.
-    fn last(&mut self, best: &[CpuSchedule], automatic: &[CpuSchedule]) -> Result<(f64, f64, bool), Failure> {
+    fn last(&mut self, best: &[Schedule], automatic: &[Schedule]) -> Result<(f64, f64, bool), Failure> {
         if best == automatic {
             let known = self.tried.iter().find(|t| t.schedules == automatic).and_then(Tried::median_ms);
             let known = known.unwrap_or(f64::INFINITY);
@@ -312,9 +312,9 @@ impl<'a> Track<'a> {
     /// Plans and measures; those that cannot be planned are noted and left out.
     fn race(
         &mut self,
-        entered: Vec<Vec<CpuSchedule>>,
+        entered: Vec<Vec<Schedule>>,
         share: f64,
-    ) -> Result<(Vec<Vec<CpuSchedule>>, race::Laps), Failure> {
+    ) -> Result<(Vec<Vec<Schedule>>, race::Laps), Failure> {
         let (mut ready, mut plans) = (Vec::new(), Vec::new());
         for schedules in entered {
             match self.plan(&schedules)? {
@@ -361,7 +361,7 @@ impl<'a> Track<'a> {
     }
 
     /// Adds times to what is known of these schedules.
-    fn note(&mut self, schedules: &[CpuSchedule], times: &[f64], ratio: f64) {
+    fn note(&mut self, schedules: &[Schedule], times: &[f64], ratio: f64) {
         match self.tried.iter_mut().find(|t| t.schedules == schedules && t.refused.is_none()) {
             Some(tried) => {
                 tried.times.extend(times);
@@ -375,7 +375,7 @@ impl<'a> Track<'a> {
     }
 
     /// A plan with these schedules, outside the cache; or why there is none, such as a promise that it breaks.
-    fn plan(&self, schedules: &[CpuSchedule]) -> Result<Result<Plan, String>, Failure> {
+    fn plan(&self, schedules: &[Schedule]) -> Result<Result<Plan, String>, Failure> {
         let decided = schedules::pinned(self.names.iter().copied().zip(schedules));
         let kernel = self.problem.kernel.clone().schedules(Schedules::given(decided)).without_cache();
         let dims: Vec<(&str, i64)> = self.problem.dims.iter().map(|(name, n)| (name.as_str(), *n)).collect();

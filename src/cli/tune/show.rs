@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use attn_compiler::schedule::CpuSchedule;
+use attn_compiler::schedule::Schedule;
 use attn_compiler::schedule::candidates::Knob;
 use serde_json::{Value as Json, json};
 
@@ -21,13 +21,13 @@ pub fn knob(knob: Knob) -> &'static str {
 }
 
 /// `tile [64, 128], heads 2, direct 8, descending`
-fn words(s: &CpuSchedule) -> String {
+fn words(s: &Schedule) -> String {
     let (q, kv, heads, direct, order) = (s.tile_q, s.tile_kv, s.heads, s.direct, s.order.name());
     format!("tile [{q}, {kv}], heads {heads}, direct {direct}, {order}")
 }
 
 /// What differs from the automatic schedules, with names where there are several; `automatic` where nothing does.
-fn difference(o: &Outcome<'_>, schedules: &[CpuSchedule]) -> String {
+fn difference(o: &Outcome<'_>, schedules: &[Schedule]) -> String {
     let one = o.names.len() == 1;
     let differing: Vec<String> = o
         .names
@@ -104,8 +104,8 @@ fn verdict(o: &Outcome<'_>) -> String {
     )
 }
 
-fn fields(names: &[&str], schedules: &[CpuSchedule]) -> Json {
-    let of = |(name, s): (&&str, &CpuSchedule)| {
+fn fields(names: &[&str], schedules: &[Schedule]) -> Json {
+    let of = |(name, s): (&&str, &Schedule)| {
         json!({
             "attention": name, "tile_q": s.tile_q, "tile_kv": s.tile_kv, "heads": s.heads, "direct": s.direct,
             "order": s.order.name(), "split": s.split, "sram_bytes": s.sram_bytes(),

@@ -52,7 +52,7 @@ impl Parser<'_> {
         self.r.expect_word("value")?;
         let value = self.rows()?;
         let outputs = self.many("output", Self::output)?;
-        let cpu_tiles =
+        let tiles =
             TileOverride { tile_q: self.optional_count("tile_q")?, tile_kv: self.optional_count("tile_kv")? };
         let exact_dot = self.r.eat_word("exact_dot")?;
         let numerics = Numerics { exact_dot, split: self.optional_count("split")? };
@@ -79,7 +79,7 @@ impl Parser<'_> {
             dropout,
             value,
             outputs,
-            cpu_tiles,
+            tiles,
             numerics,
         })
     }

@@ -46,10 +46,10 @@ pub fn print(a: &Attention) -> String {
         let kind = OUTPUTS.iter().find(|(_, k)| *k == o.kind).map_or("?", |(name, _)| name);
         line(format!("output {}: {} = {kind}", o.name, o.dtype));
     }
-    if let Some(n) = a.cpu_tiles.tile_q {
+    if let Some(n) = a.tiles.tile_q {
         line(format!("tile_q {n}"));
     }
-    if let Some(n) = a.cpu_tiles.tile_kv {
+    if let Some(n) = a.tiles.tile_kv {
         line(format!("tile_kv {n}"));
     }
     if a.numerics.exact_dot {

@@ -1,0 +1,78 @@
+//! The GPU backend: a verified tile IR program to the MLIR text of its kernels.
+//!
+//! Comes in: `tile_ir::Program` and an architecture. Goes out: [`GpuCode`]: one module in MLIR's `llvm` and `nvvm` dialects
+//! and how each launch is launched. What holds: every element of a tensor that an expression reads is in range whatever
+//! the indices are; barriers are reached by whole blocks. Deliberately not here: LLVM, which runs in a process of its own
+//! (`compiler/gpu/worker`), and any knowledge of attention.
+//!
+//! The line: [`lower`] writes a [`simt_ir::Kernel`] for each launch, [`simt_ir::verify`] checks it, [`simt_ir::mlir`] prints it.
+
+pub mod lower;
+pub mod simt_ir;
+
+use attn_compiler::artifact::DeviceLaunch;
+use attn_compiler::target::GpuArch;
+use attn_compiler::tile_ir::Program;
+
+/// The kernels of a program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GpuCode {
+    /// One module with an entry for each launch.
+    pub mlir: String,
+    /// How to launch each, in order.
+    pub launches: Vec<DeviceLaunch>,
+}
+
+/// Why there is no code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    /// The program is sound, but this backend has no code for something in it.
+    #[error("the GPU backend has no code for {op}: {why}")]
+    Unsupported {
+        /// What, printed.
+        op: String,
+        /// Why, and what to do instead.
+        why: String,
+    },
+    /// The compiler is wrong.
+    #[error("internal error in the GPU backend ({stage}): {invariant}; at {op}")]
+    Internal {
+        /// Part of the backend that noticed.
+        stage: &'static str,
+        /// What should have held.
+        invariant: String,
+        /// Where, printed.
+        op: String,
+    },
+}
+
+impl GpuError {
+    pub(crate) fn unsupported(op: impl Into<String>, why: impl Into<String>) -> Self {
+        GpuError::Unsupported { op: op.into(), why: why.into() }
+    }
+
+    pub(crate) fn internal(stage: &'static str, invariant: impl Into<String>, op: impl Into<String>) -> Self {
+        GpuError::Internal { stage, invariant: invariant.into(), op: op.into() }
+    }
+}
+
+/// The MLIR text of a verified program's kernels.
+///
+/// # Errors
+/// An operation without code, a tile that does not fit shared memory, or an invariant of ours that broke.
+pub fn emit(program: &Program, arch: GpuArch) -> Result<GpuCode, GpuError> {
+    let mut kernels = Vec::new();
+    let mut launches = Vec::new();
+    for launch in &program.launches {
+        let (kernel, words) = lower::launch(program, launch, arch)?;
+        simt_ir::verify::verify(&kernel)?;
+        launches.push(DeviceLaunch {
+            kernel: kernel.name.clone(),
+            threads: kernel.threads,
+            shared_bytes: kernel.shared_bytes,
+            words,
+        });
+        kernels.push(kernel);
+    }
+    Ok(GpuCode { mlir: simt_ir::mlir::module(&kernels), launches })
+}

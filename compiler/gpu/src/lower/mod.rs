@@ -1,0 +1,344 @@
+//! Tile IR to SIMT IR: which thread works on what, where tiles lie, where threads wait for each other.
+//!
+//! Comes in: one launch of a verified program. Goes out: a [`Kernel`] and the words of the argument block that are its
+//! parameters. A task is a block of threads. What holds: control of statements is uniform for the block; threads wait
+//! ([`sync`]) between two statements of which one writes a tile that the other touches.
+//!
+//! The parts: [`scalar`] and [`math`] expressions, [`memory`] elements of tensors, [`control`] statements that hold others,
+//! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] products, [`select`] choosing and summing along vectors.
+
+mod control;
+mod gemm;
+mod math;
+mod memory;
+mod scalar;
+mod select;
+mod steps;
+mod sync;
+mod tiles;
+
+use rustc_hash::FxHashMap;
+
+use attn_compiler::artifact::ArgLayout;
+use attn_compiler::expr::range::{Range, RangeEnv};
+use attn_compiler::expr::{ExprId, Pool, TensorId, VarId, print};
+use attn_compiler::target::GpuArch;
+use attn_compiler::tile_ir::{BufId, Buffer, Launch, Program, TensorDecl};
+
+use crate::GpuError;
+use crate::simt_ir::{Bin, Builder, Cast, Cmp, Inst, Kernel, Op, Ty, Val};
+
+use sync::Sync;
+
+pub(crate) type Result<T> = std::result::Result<T, GpuError>;
+
+/// Threads of a block that works on tiles in shared memory.
+const THREADS: u32 = 128;
+/// Lanes of a warp.
+const WARP: i64 = 32;
+/// Dims and tensor sizes are below this: the runtime refuses larger ones before a launch.
+const MAX_LEN: i64 = 1 << 30;
+
+/// Bytes of shared memory that a block may have.
+pub fn shared_limit(arch: GpuArch) -> u32 {
+    match arch {
+        GpuArch::Sm80 => 163 * 1024,
+        GpuArch::Sm86 | GpuArch::Sm89 => 99 * 1024,
+        GpuArch::Sm90a => 227 * 1024,
+    }
+}
+
+/// What is remembered while a value is in scope.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    Expr(ExprId),
+    Var(VarId),
+    Word(u32),
+}
+
+/// Writes one kernel.
+struct Lower<'a> {
+    program: &'a Program,
+    launch: &'a Launch,
+    layout: ArgLayout,
+    arch: GpuArch,
+    /// Threads of a block.
+    threads: u32,
+    b: Builder,
+    memo: FxHashMap<Key, Val>,
+    trail: Vec<Key>,
+    ranges: FxHashMap<VarId, Range>,
+    /// Argument words that became parameters, in order.
+    words: Vec<u32>,
+    /// Byte offset of each buffer in shared memory, and behind them all.
+    places: Vec<u32>,
+    shared_bytes: u32,
+    sync: Sync,
+    tid: Val,
+    lane: Val,
+    warp: Val,
+}
+
+/// Ranges of variables and tensors.
+struct Bounds<'a> {
+    program: &'a Program,
+    ranges: &'a FxHashMap<VarId, Range>,
+}
+
+impl RangeEnv for Bounds<'_> {
+    fn var(&self, var: VarId) -> Range {
+        self.ranges.get(&var).copied().unwrap_or(Range::ALL)
+    }
+
+    fn tensor(&self, t: TensorId) -> Range {
+        use attn_compiler::artifact::DType;
+        let of = |lo: i64, hi: i64| Range { lo, hi };
+        match self.program.tensors.get(t.0 as usize).map(|t| t.dtype) {
+            Some(DType::I8) => of(i64::from(i8::MIN), i64::from(i8::MAX)),
+            Some(DType::I32) => of(i64::from(i32::MIN), i64::from(i32::MAX)),
+            _ => Range::ALL,
+        }
+    }
+}
+
+/// Does every value of a range fit 32 bits?
+fn narrow(r: Range) -> bool {
+    r.lo >= i64::from(i32::MIN) && r.hi <= i64::from(i32::MAX) && r.lo <= r.hi
+}
+
+/// The kernel of one launch, and the argument words that are its parameters.
+pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<(Kernel, Vec<u32>)> {
+    let n_scalars = program.dims.len() + program.params.len();
+    let layout = ArgLayout::new(program.tensors.iter().map(|t| t.shape.len()), n_scalars);
+    let mut b = Builder::new();
+    let tid = b.def(Ty::I32, Op::Tid);
+    let five = b.i32(5);
+    let warp = b.bin(Bin::LShr, tid, five);
+    let lane = b.bin_int(Bin::And, tid, WARP - 1);
+    let mut lower = Lower {
+        program,
+        launch,
+        layout,
+        arch,
+        threads: THREADS,
+        b,
+        memo: FxHashMap::default(),
+        trail: Vec::new(),
+        ranges: FxHashMap::default(),
+        words: Vec::new(),
+        places: Vec::new(),
+        shared_bytes: 0,
+        sync: Sync::default(),
+        tid,
+        lane,
+        warp,
+    };
+    lower.place_buffers()?;
+    lower.known_ranges();
+    lower.coordinates()?;
+    lower.block(&launch.body)?;
+    let shared = lower.shared_bytes;
+    if shared > shared_limit(arch) {
+        return Err(lower.too_large(shared));
+    }
+    let (words, threads, name) = (lower.words, lower.threads, entry_name(&launch.name));
+    let kernel = lower.b.finish(&name, words.len() as u32, threads, shared);
+    Ok((kernel, words))
+}
+
+/// Entry names are made of letters, digits and `_`.
+fn entry_name(launch: &str) -> String {
+    let part: String = launch.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    format!("attn_{part}")
+}
+
+impl Lower<'_> {
+    fn too_large(&self, bytes: u32) -> GpuError {
+        let each: Vec<String> =
+            self.launch.buffers.iter().map(|b| format!("{} {}", b.name, b.rows * b.cols * 4)).collect();
+        GpuError::unsupported(
+            format!("launch {}", self.launch.name),
+            format!(
+                "its tiles need {bytes} bytes of shared memory ({}) and a block of {} has {}; take smaller tiles",
+                each.join(", "),
+                self.arch.name(),
+                shared_limit(self.arch)
+            ),
+        )
+    }
+
+    /// Puts every buffer into shared memory, one behind the other.
+    fn place_buffers(&mut self) -> Result<()> {
+        let mut at: u64 = 0;
+        for buffer in &self.launch.buffers {
+            self.places.push(u32::try_from(at).unwrap_or(u32::MAX));
+            at += ((buffer.rows * buffer.cols * 4) as u64).next_multiple_of(16);
+        }
+        match u32::try_from(at) {
+            Ok(bytes) => self.shared_bytes = bytes,
+            Err(_) => return Err(self.too_large(u32::MAX)),
+        }
+        Ok(())
+    }
+
+    /// More shared memory for a statement's own use, in bytes; behind the buffers, the same for all statements.
+    fn scratch(&mut self, bytes: u32) -> u32 {
+        let at = self.places.last().map_or(0, |_| self.buffers_end());
+        self.shared_bytes = self.shared_bytes.max(at + bytes);
+        at
+    }
+
+    fn buffers_end(&self) -> u32 {
+        let last = self.launch.buffers.len() - 1;
+        let b = &self.launch.buffers[last];
+        self.places[last] + ((b.rows * b.cols * 4) as u32).next_multiple_of(16)
+    }
+
+    fn known_ranges(&mut self) {
+        let wide = attn_compiler::tile_ir::wide::wide_params(self.program);
+        for dim in &self.program.dims {
+            self.ranges.insert(dim.var, Range { lo: 0, hi: MAX_LEN - 1 });
+        }
+        for param in &self.program.params {
+            if !wide.contains(&param.var) {
+                let (lo, hi) = (i64::from(i32::MIN), i64::from(i32::MAX));
+                self.ranges.insert(param.var, Range { lo, hi });
+            }
+        }
+    }
+
+    /// The grid coordinates of this block.
+    fn coordinates(&mut self) -> Result<()> {
+        let task = self.b.def(Ty::I32, Op::Ctaid);
+        let mut rest = task;
+        for (n, (var, extent)) in self.launch.grid.iter().enumerate().rev() {
+            let range = self.range(*extent);
+            let hi = range.hi.saturating_sub(1).clamp(0, i64::from(i32::MAX));
+            let value = if n == 0 {
+                rest
+            } else {
+                // The product of the extents is the number of blocks, which fits 32 bits; no extent is 0 here.
+                let extent = self.int32(*extent)?;
+                let next = self.b.bin(Bin::SDiv, rest, extent);
+                let back = self.b.bin(Bin::Mul, next, extent);
+                let value = self.b.bin(Bin::Sub, rest, back);
+                rest = next;
+                value
+            };
+            self.bind(*var, value, Range { lo: 0, hi });
+        }
+        Ok(())
+    }
+
+    fn pool(&self) -> &'_ Pool {
+        &self.program.pool
+    }
+
+    fn recall(&self, key: Key) -> Option<Val> {
+        self.memo.get(&key).copied()
+    }
+
+    fn remember(&mut self, key: Key, v: Val) {
+        self.memo.insert(key, v);
+        self.trail.push(key);
+    }
+
+    /// Gives a variable its value for the rest of the scope. An int whose range is narrow is 32 bits wide.
+    fn bind(&mut self, var: VarId, value: Val, range: Range) {
+        self.ranges.insert(var, range);
+        let value = if self.b.ty(value) == Ty::I64 && narrow(range) {
+            self.b.cast(Cast::Trunc, Ty::I32, value)
+        } else if self.b.ty(value) == Ty::I32 && !narrow(range) {
+            self.b.cast(Cast::SExt, Ty::I64, value)
+        } else {
+            value
+        };
+        self.remember(Key::Var(var), value);
+    }
+
+    /// Runs `f` in a block of its own and forgets what it remembered.
+    fn scoped(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<Vec<Inst>> {
+        let mark = self.trail.len();
+        self.b.open();
+        let done = f(self);
+        let insts = self.b.close();
+        for key in self.trail.drain(mark..) {
+            self.memo.remove(&key);
+        }
+        done.map(|()| insts)
+    }
+
+    /// `for i in (lo..hi).step_by(step)`, all I32.
+    fn count_loop(
+        &mut self,
+        (lo, hi, step): (Val, Val, i64),
+        f: impl FnOnce(&mut Self, Val) -> Result<()>,
+    ) -> Result<()> {
+        let counter = self.b.slot(lo);
+        let body = self.scoped(|l| {
+            let i = l.b.get(counter);
+            let end = l.b.cmp(Cmp::Sle, hi, i);
+            l.b.push(Inst::BreakIf(end));
+            f(l, i)?;
+            let i = l.b.get(counter);
+            let next = l.b.bin_int(Bin::Add, i, step);
+            l.b.set(counter, next);
+            Ok(())
+        })?;
+        self.b.push(Inst::Loop(body));
+        Ok(())
+    }
+
+    /// Instructions where `cond` holds.
+    fn when(&mut self, cond: Val, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let then = self.scoped(f)?;
+        self.b.push(Inst::If { cond, then, otherwise: vec![] });
+        Ok(())
+    }
+
+    /// Each warp takes rows, each of its lanes sees the row.
+    fn warp_rows(&mut self, rows: Val, f: impl FnOnce(&mut Self, Val) -> Result<()>) -> Result<()> {
+        self.count_loop((self.warp, rows, i64::from(self.threads) / WARP), f)
+    }
+
+    /// Each lane takes columns.
+    fn lane_cols(&mut self, cols: Val, f: impl FnOnce(&mut Self, Val) -> Result<()>) -> Result<()> {
+        self.count_loop((self.lane, cols, WARP), f)
+    }
+
+    /// Each thread takes numbers below `n`.
+    fn each_thread(&mut self, n: Val, f: impl FnOnce(&mut Self, Val) -> Result<()>) -> Result<()> {
+        self.count_loop((self.tid, n, i64::from(self.threads)), f)
+    }
+
+    /// One thread of the block does it.
+    fn one_thread(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let zero = self.b.i32(0);
+        let first = self.b.cmp(Cmp::Eq, self.tid, zero);
+        self.when(first, f)
+    }
+
+    fn range(&self, id: ExprId) -> Range {
+        let bounds = Bounds { program: self.program, ranges: &self.ranges };
+        attn_compiler::expr::range::range(self.pool(), id, &bounds)
+    }
+
+    fn buffer(&self, buf: BufId) -> Result<&Buffer> {
+        let missing = || GpuError::internal("buffers", "a buffer is declared", format!("{buf:?}"));
+        self.launch.buffers.get(buf.0 as usize).ok_or_else(missing)
+    }
+
+    fn tensor(&self, t: TensorId) -> Result<&TensorDecl> {
+        let missing = || GpuError::internal("tensors", "a tensor is declared", format!("{t:?}"));
+        self.program.tensors.get(t.0 as usize).ok_or_else(missing)
+    }
+
+    /// An expression as text, for errors.
+    fn print(&self, id: ExprId) -> String {
+        let name = |t: TensorId| match self.program.tensors.get(t.0 as usize) {
+            Some(decl) => decl.name.clone(),
+            None => format!("tensor{}", t.0),
+        };
+        print::print(self.pool(), id, &name)
+    }
+}

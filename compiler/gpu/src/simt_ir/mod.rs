@@ -1,0 +1,461 @@
+//! The SIMT IR: one kernel as every thread of a block executes it. Shared addresses, barriers and fragments are explicit.
+//!
+//! Comes in: nothing; `lower` builds it through [`Builder`]. Goes out: a [`Kernel`], which `verify` checks and `mlir`
+//! prints. What holds: a value ([`Val`]) is computed once, where it stands, and may be used in what follows and in the
+//! blocks inside; what changes in a loop is a [`Slot`]. Ints wrap; floats are rounded once for each operation, nothing is
+//! contracted. Deliberately not here: what a tile is, which thread works on what.
+//!
+//! Control is structured. A [`Inst::Bar`], a shuffle and a fragment operation must be reached by all threads (of the
+//! block; of the warp) or none: conditions around them are *uniform* ([`verify`]).
+
+pub mod mlir;
+pub mod verify;
+
+/// A value: the n-th that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Val(pub u32);
+
+/// A register that changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+/// Type of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ty {
+    /// A truth value.
+    I1,
+    /// 8 bits.
+    I8,
+    /// 16 bits.
+    I16,
+    /// 32 bits; also two 16-bit floats.
+    I32,
+    /// 64 bits; also an address in global memory.
+    I64,
+    /// Half precision.
+    F16,
+    /// Single precision.
+    F32,
+    /// Double precision.
+    F64,
+}
+
+impl Ty {
+    /// Bytes in memory.
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Ty::I1 | Ty::I8 => 1,
+            Ty::I16 | Ty::F16 => 2,
+            Ty::I32 | Ty::F32 => 4,
+            Ty::I64 | Ty::F64 => 8,
+        }
+    }
+}
+
+/// Two operands of one type, a result of that type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bin {
+    /// `+`
+    Add,
+    /// `-`
+    Sub,
+    /// `*`
+    Mul,
+    /// Quotient toward zero; the divisor is not 0.
+    SDiv,
+    /// Bits of both.
+    And,
+    /// Bits of either.
+    Or,
+    /// Bits of one of them.
+    Xor,
+    /// Left; by less than the width.
+    Shl,
+    /// Right, zeros come in.
+    LShr,
+    /// Right, the sign comes in.
+    AShr,
+    /// Smaller, signed.
+    SMin,
+    /// Larger, signed.
+    SMax,
+    /// Sum of floats.
+    FAdd,
+    /// Difference of floats.
+    FSub,
+    /// Product of floats.
+    FMul,
+    /// Quotient of floats, rounded correctly.
+    FDiv,
+    /// Larger float; of a number and NaN the number.
+    FMax,
+}
+
+/// Comparisons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cmp {
+    /// Ints `==`
+    Eq,
+    /// Ints `!=`
+    Ne,
+    /// Signed `<`
+    Slt,
+    /// Signed `<=`
+    Sle,
+    /// Unsigned `<`
+    Ult,
+    /// Floats `==`, false with NaN.
+    FEq,
+    /// Floats `!=`, true with NaN.
+    FNe,
+    /// Floats `<`
+    FLt,
+    /// Floats `<=`
+    FLe,
+}
+
+/// One float, a result of its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Un {
+    /// `-x`
+    FNeg,
+    /// `|x|`
+    FAbs,
+    /// Square root, rounded correctly.
+    Sqrt,
+    /// Down to an integer.
+    Floor,
+    /// Up to an integer.
+    Ceil,
+    /// To the nearest integer, ties to even.
+    Rint,
+    /// 2^x to 2 ulp, subnormal results are 0 (`ex2.approx.ftz.f32`).
+    Ex2,
+}
+
+/// Changes of type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cast {
+    /// Wider int, the sign comes in.
+    SExt,
+    /// Wider int, zeros come in.
+    ZExt,
+    /// Narrower int, high bits lost.
+    Trunc,
+    /// Int to float, to nearest even.
+    SiToF,
+    /// Float to int, toward zero, saturating; NaN gives 0.
+    FToSi,
+    /// Wider float.
+    FExt,
+    /// Narrower float, to nearest even.
+    FTrunc,
+    /// The same bits.
+    Bits,
+    /// f32 to the bits of a bf16 in an I16, to nearest even.
+    ToBf16,
+}
+
+/// Memory that can be read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// Address in I64.
+    Global,
+    /// Byte offset in the dynamic shared memory of the block, in I32.
+    Shared,
+}
+
+/// What makes a value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// An int constant.
+    Int(i64),
+    /// A float constant of type F32 or F64.
+    Float(f64),
+    /// A parameter of the kernel: 64 bits.
+    Param(u32),
+    /// `%tid.x`
+    Tid,
+    /// `%ctaid.x`
+    Ctaid,
+    /// Two operands.
+    Bin(Bin, Val, Val),
+    /// One float.
+    Un(Un, Val),
+    /// Comparison, I1.
+    Cmp(Cmp, Val, Val),
+    /// `c ? a : b`
+    Select(Val, Val, Val),
+    /// `a * b + c`, rounded once.
+    Fma(Val, Val, Val),
+    /// Change of type.
+    Cast(Cast, Val),
+    /// An element of memory, aligned to its size.
+    Load(Space, Val),
+    /// What a slot holds.
+    Get(Slot),
+    /// The value of the lane whose number differs in the bits of the mask; all lanes of the warp (I32 or F32).
+    Shfl(Val, u32),
+}
+
+/// An instruction.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inst {
+    /// A value.
+    Def(Val, Op),
+    /// A slot gets a value.
+    Set(Slot, Val),
+    /// An element of memory gets a value, aligned to its size.
+    Store(Space, Val, Val),
+    /// All threads of the block wait for each other; what they wrote to shared memory is seen by all.
+    Bar,
+    /// A choice.
+    If {
+        /// I1.
+        cond: Val,
+        /// Where it holds.
+        then: Vec<Inst>,
+        /// Where not.
+        otherwise: Vec<Inst>,
+    },
+    /// The body again and again until [`Inst::BreakIf`].
+    Loop(Vec<Inst>),
+    /// Leaves the loop where the value holds.
+    BreakIf(Val),
+    /// One product of fragments.
+    Mma(Mma),
+    /// Four 8x8 matrices of 16-bit elements from shared memory to fragments.
+    LdMatrix(LdMatrix),
+    /// Copies and their waits.
+    Async(Async),
+}
+
+/// `mma.sync.aligned.m16n8k16.row.col.f32.T.T.f32`: D = A B + D.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mma {
+    /// Elements are bf16, else f16.
+    pub bf16: bool,
+    /// Accumulators, F32, read and written.
+    pub d: [Slot; 4],
+    /// Pairs of elements in I32.
+    pub a: [Val; 4],
+    /// Pairs of elements in I32.
+    pub b: [Val; 2],
+}
+
+/// `ldmatrix.sync.aligned.m8n8.x4(.trans).shared.b16`
+#[derive(Clone, Debug, PartialEq)]
+pub struct LdMatrix {
+    /// Results, I32.
+    pub dst: [Val; 4],
+    /// Byte offset in shared memory of the row that this lane names, a multiple of 16.
+    pub addr: Val,
+    /// Columns instead of rows.
+    pub trans: bool,
+}
+
+/// Asynchronous copies of sm_80.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Async {
+    /// 16 bytes from global to shared memory, of which the first `bytes` (I32) are read and the others become 0.
+    Copy {
+        /// Shared offset, a multiple of 16.
+        dst: Val,
+        /// Global address, a multiple of 16.
+        src: Val,
+        /// 0 to 16.
+        bytes: Val,
+    },
+    /// Ends a group.
+    Commit,
+    /// Waits until at most so many groups of this thread are on their way.
+    Wait(u32),
+}
+
+/// A kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// Entry name in the module.
+    pub name: String,
+    /// 64-bit parameters.
+    pub n_params: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared_bytes: u32,
+    /// Types of values.
+    pub vals: Vec<Ty>,
+    /// Types of slots.
+    pub slots: Vec<Ty>,
+    /// What every thread executes.
+    pub body: Vec<Inst>,
+}
+
+/// Builds the instructions of a kernel, one block inside another.
+#[derive(Debug, Default)]
+pub struct Builder {
+    vals: Vec<Ty>,
+    slots: Vec<Ty>,
+    open: Vec<Vec<Inst>>,
+}
+
+impl Builder {
+    /// An empty body.
+    pub fn new() -> Builder {
+        Builder { vals: Vec::new(), slots: Vec::new(), open: vec![Vec::new()] }
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, v: Val) -> Ty {
+        self.vals[v.0 as usize]
+    }
+
+    fn value(&mut self, ty: Ty) -> Val {
+        self.vals.push(ty);
+        Val(self.vals.len() as u32 - 1)
+    }
+
+    /// Adds an instruction.
+    pub fn push(&mut self, inst: Inst) {
+        if let Some(block) = self.open.last_mut() {
+            block.push(inst);
+        }
+    }
+
+    /// A value of a type.
+    pub fn def(&mut self, ty: Ty, op: Op) -> Val {
+        let v = self.value(ty);
+        self.push(Inst::Def(v, op));
+        v
+    }
+
+    /// An I32 constant.
+    pub fn i32(&mut self, x: i64) -> Val {
+        self.def(Ty::I32, Op::Int(x))
+    }
+
+    /// An I64 constant.
+    pub fn i64(&mut self, x: i64) -> Val {
+        self.def(Ty::I64, Op::Int(x))
+    }
+
+    /// An F32 constant.
+    pub fn f32(&mut self, x: f32) -> Val {
+        self.def(Ty::F32, Op::Float(f64::from(x)))
+    }
+
+    /// A constant I1.
+    pub fn bool(&mut self, x: bool) -> Val {
+        self.def(Ty::I1, Op::Int(i64::from(x)))
+    }
+
+    /// Two operands of one type.
+    pub fn bin(&mut self, op: Bin, a: Val, b: Val) -> Val {
+        self.def(self.ty(a), Op::Bin(op, a, b))
+    }
+
+    /// An operand and an int constant of its type.
+    pub fn bin_int(&mut self, op: Bin, a: Val, b: i64) -> Val {
+        let b = self.def(self.ty(a), Op::Int(b));
+        self.bin(op, a, b)
+    }
+
+    /// One float.
+    pub fn un(&mut self, op: Un, a: Val) -> Val {
+        self.def(self.ty(a), Op::Un(op, a))
+    }
+
+    /// A comparison.
+    pub fn cmp(&mut self, op: Cmp, a: Val, b: Val) -> Val {
+        self.def(Ty::I1, Op::Cmp(op, a, b))
+    }
+
+    /// `c ? a : b`
+    pub fn select(&mut self, c: Val, a: Val, b: Val) -> Val {
+        self.def(self.ty(a), Op::Select(c, a, b))
+    }
+
+    /// `a * b + c`, rounded once.
+    pub fn fma(&mut self, a: Val, b: Val, c: Val) -> Val {
+        self.def(self.ty(a), Op::Fma(a, b, c))
+    }
+
+    /// Another type.
+    pub fn cast(&mut self, cast: Cast, ty: Ty, v: Val) -> Val {
+        if self.ty(v) == ty && matches!(cast, Cast::SExt | Cast::ZExt | Cast::Trunc | Cast::Bits) {
+            return v;
+        }
+        self.def(ty, Op::Cast(cast, v))
+    }
+
+    /// An element of memory.
+    pub fn load(&mut self, space: Space, ty: Ty, addr: Val) -> Val {
+        self.def(ty, Op::Load(space, addr))
+    }
+
+    /// Writes an element of memory.
+    pub fn store(&mut self, space: Space, addr: Val, v: Val) {
+        self.push(Inst::Store(space, addr, v));
+    }
+
+    /// The value of another lane.
+    pub fn shfl(&mut self, v: Val, mask: u32) -> Val {
+        self.def(self.ty(v), Op::Shfl(v, mask))
+    }
+
+    /// A slot that holds `v`.
+    pub fn slot(&mut self, v: Val) -> Slot {
+        self.slots.push(self.ty(v));
+        let slot = Slot(self.slots.len() as u32 - 1);
+        self.set(slot, v);
+        slot
+    }
+
+    /// What a slot holds now.
+    pub fn get(&mut self, slot: Slot) -> Val {
+        self.def(self.slots[slot.0 as usize], Op::Get(slot))
+    }
+
+    /// Changes a slot.
+    pub fn set(&mut self, slot: Slot, v: Val) {
+        self.push(Inst::Set(slot, v));
+    }
+
+    /// Instructions of a block of their own.
+    pub fn block<T>(&mut self, f: impl FnOnce(&mut Builder) -> T) -> (Vec<Inst>, T) {
+        self.open.push(Vec::new());
+        let out = f(self);
+        (self.open.pop().unwrap_or_default(), out)
+    }
+
+    /// Opens a block; what is pushed goes there until [`Builder::close`].
+    pub fn open(&mut self) {
+        self.open.push(Vec::new());
+    }
+
+    /// The instructions since the last [`Builder::open`].
+    pub fn close(&mut self) -> Vec<Inst> {
+        self.open.pop().unwrap_or_default()
+    }
+
+    /// Four results of a matrix load.
+    pub fn ldmatrix(&mut self, addr: Val, trans: bool) -> [Val; 4] {
+        let dst = [(); 4].map(|()| self.value(Ty::I32));
+        self.push(Inst::LdMatrix(LdMatrix { dst, addr, trans }));
+        dst
+    }
+
+    /// The kernel.
+    pub fn finish(self, name: &str, n_params: u32, threads: u32, shared_bytes: u32) -> Kernel {
+        let body = self.open.into_iter().next().unwrap_or_default();
+        Kernel {
+            name: name.into(),
+            n_params,
+            threads,
+            shared_bytes,
+            vals: self.vals,
+            slots: self.slots,
+            body,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The schedule for a GPU: tiles that fit the shared memory of a block of threads.
+//!
+//! Comes in: an [`Attention`] and an architecture. Goes out: a [`Schedule`] whose tiles fit, or an error with the numbers.
+//! Keys and values are read where they lie and never packed: every block brings its own tiles in. Not here: which thread
+//! works on what (crate `attn-compiler-gpu`).
+
+use super::overrides::Override;
+use super::{MAX_TILE, Schedule, ScheduleError, StageBytes, dividing, group, largest, mask_blocks, order};
+use crate::artifact::PANEL;
+use crate::attn_ir::Attention;
+use crate::target::GpuArch;
+
+/// Candidates, best first: 64 rows are 16 for each of four warps.
+const PREFERRED: [(i64, i64); 6] = [(64, 64), (64, 32), (32, 32), (16, 32), (8, 32), (4, 32)];
+
+/// Chooses the schedule: what is decided, then what the text says, else the largest preferred tile that fits.
+///
+/// # Errors
+/// A tile that cannot be, or does not fit.
+pub fn choose(attn: &Attention, arch: GpuArch, decided: &Override) -> Result<Schedule, ScheduleError> {
+    let budget = arch.shared_bytes() - RESERVED;
+    let (auto_q, auto_kv, auto_heads) = automatic(attn, budget);
+    let most_heads = group::most_heads(attn);
+    let given_q = decided.tile_q.or(attn.tiles.tile_q);
+    let heads = decided.heads.unwrap_or_else(|| match given_q {
+        Some(rows) => group::heads_within(most_heads, PREFERRED[0].0 / rows.max(1)),
+        None => auto_heads,
+    });
+    let tile_q = given_q.unwrap_or(auto_q);
+    let mut tile_kv = decided.tile_kv.or(attn.tiles.tile_kv).unwrap_or(auto_kv);
+    let split = attn.numerics.split;
+    if let Some(n) = split {
+        super::whole_panels("split", n)?;
+        if decided.tile_kv.or(attn.tiles.tile_kv).is_none() {
+            tile_kv = super::dividing_split(tile_kv, n);
+        }
+    }
+    super::possible_tile(tile_q, tile_kv, split)?;
+    decided.check(most_heads, tile_q, MAX_TILE)?;
+    let sram = tiles(attn, tile_q * heads, tile_kv);
+    let order = decided.order.unwrap_or_else(|| order(attn));
+    let schedule =
+        Schedule { target: "gpu", tile_q, heads, tile_kv, order, direct: i64::MAX, split, sram, budget };
+    if schedule.sram_bytes() > budget {
+        return Err(super::too_large("shared memory", &schedule, (auto_q, auto_kv)));
+    }
+    Ok(schedule)
+}
+
+/// Bytes that statements use beside the tiles.
+const RESERVED: usize = 1024;
+
+/// Bytes of each buffer of a task with so many rows.
+fn tiles(attn: &Attention, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
+    let pad = |n: i64| (n + 15) / 16 * 16;
+    let bytes = |elements: i64| (elements * 4) as usize;
+    let dv = attn.feature_dim(attn.value);
+    let mut out = Vec::new();
+    for (n, dot) in attn.dots.iter().enumerate() {
+        let d = attn.feature_dim(dot.x);
+        out.push(StageBytes { name: format!("q{n} tile"), bytes: bytes(rows * pad(d)) });
+        out.push(StageBytes { name: format!("scores {n}"), bytes: bytes(rows * tile_kv) });
+    }
+    out.push(StageBytes { name: "output tile".into(), bytes: bytes(rows * pad(dv)) });
+    out.push(StageBytes { name: "row state".into(), bytes: bytes(rows * 5) + 5 * 16 });
+    out
+}
+
+/// The largest preferred tile that fits and divides the blocks of the mask: query rows, keys, heads.
+fn automatic(attn: &Attention, budget: usize) -> (i64, i64, i64) {
+    let (block_q, block_kv) = mask_blocks(attn);
+    let fits = |q: i64, kv: i64| tiles(attn, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
+    let (most, most_heads) = (largest(attn), group::most_heads(attn));
+    for (q, kv) in PREFERRED.into_iter().filter(|(q, kv)| *q <= most.0.max(16) && *kv <= most.1) {
+        let heads = group::heads_within(most_heads, q);
+        let (q, kv) = (dividing((q / heads).max(1), block_q, 8), dividing(kv, block_kv, PANEL as i64));
+        if fits(q * heads, kv) {
+            return (q, kv, heads);
+        }
+    }
+    (1, PANEL as i64, 1)
+}
