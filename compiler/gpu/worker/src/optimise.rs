@@ -3,6 +3,8 @@
 //! Holds: no loop is unrolled or peeled and no block duplicated, for no pass that does so is run; a kernel says its own
 //! unrolling. `sroa` comes first and turns the `alloca`s of virtual registers into values.
 //!
+//! Not done: inlining; a kernel is one function.
+//!
 //! Rejected: LLVM's `-O3`, which unrolls loops of `wgmma` by four, peels iterations off loops that test their index, and
 //! threads jumps.
 
