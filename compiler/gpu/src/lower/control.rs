@@ -29,17 +29,26 @@ impl Lower<'_> {
             Stmt::First { var, over, cond } => self.first(*var, over, *cond),
             Stmt::For { var, lo, hi, body } => self.repeat(*var, (*lo, *hi), body),
             Stmt::If { cond, then, otherwise } => self.choose(*cond, then, otherwise),
+            Stmt::Fill { dst, value } if self.layouts.is_some() => self.fill_registers(*dst, *value),
             Stmt::Fill { dst, value } => self.fill(*dst, *value),
+            Stmt::LoadRows { dst, src, rows, d } if self.layouts.is_some() => {
+                self.load_half(dst, src, *rows, *d)
+            }
             Stmt::LoadRows { dst, src, rows, d } => self.load_rows(dst, src, *rows, *d),
             Stmt::PackK { dst, src, n, d } => self.pack_k(dst, src, *n, *d),
             Stmt::PackV { dst, src, n, d, flag } => self.pack_v(dst, src, (*n, *d), flag),
+            Stmt::Gemm { .. } if self.layouts.is_some() => self.mma_gemm(stmt),
             Stmt::Gemm { .. } => self.gemm(stmt),
+            Stmt::Map { .. } if self.layouts.is_some() => self.map_registers(stmt),
             Stmt::Map { .. } => self.map(stmt),
             Stmt::Band { .. } => self.band(stmt),
             Stmt::Affine { .. } => self.affine(stmt),
             Stmt::Math { f, dst, rows } => self.math(*f, *dst, *rows),
+            Stmt::SoftmaxStep { .. } if self.layouts.is_some() => self.softmax_registers(stmt),
             Stmt::SoftmaxStep { .. } => self.softmax_step(stmt),
+            Stmt::WeightStep { .. } if self.layouts.is_some() => self.weight_registers(stmt),
             Stmt::WeightStep { .. } => self.weight_step(stmt),
+            Stmt::FinishSoftmax { .. } if self.layouts.is_some() => self.finish_registers(stmt),
             Stmt::FinishSoftmax { .. } => self.finish_softmax(stmt),
             Stmt::Transpose { dst, src, rows, cols } => self.transpose(*dst, *src, (*rows, *cols)),
             Stmt::ScanRows { dst, rows, cols, decay } => self.scan_rows(*dst, (*rows, *cols), *decay),
@@ -48,13 +57,18 @@ impl Lower<'_> {
             }
             Stmt::KeepLargest { .. } => self.keep_largest(stmt),
             Stmt::Mark { dst, at, rows, cols, first } => self.mark(*dst, *at, (*rows, *cols), *first),
+            Stmt::Random { .. } if self.layouts.is_some() => self.random_registers(stmt),
             Stmt::Random { .. } => self.random(stmt),
+            Stmt::StoreRows { dst, src, rows, d, row_scale } if self.layouts.is_some() => {
+                self.store_registers(dst, src, (*rows, *d), *row_scale)
+            }
             Stmt::StoreRows { dst, src, rows, d, row_scale } => {
                 self.store_rows(dst, src, (*rows, *d), *row_scale)
             }
             Stmt::StoreMap { .. } => self.store_map(stmt),
             Stmt::PrefixSum { hi, lo, src, n } => self.prefix_sum(hi, lo, src, *n),
             Stmt::TopK { .. } => self.top_k(stmt),
+            Stmt::StoreVec { dst, src, rows } if self.layouts.is_some() => self.store_state(dst, src, *rows),
             Stmt::StoreVec { dst, src, rows } => self.store_vec(dst, src, *rows),
         }
     }

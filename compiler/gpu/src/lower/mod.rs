@@ -5,10 +5,15 @@
 //! ([`sync`]) between two statements of which one writes a tile that the other touches.
 //!
 //! The parts: [`scalar`] and [`math`] expressions, [`memory`] elements of tensors, [`control`] statements that hold others,
-//! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] products, [`select`] choosing and summing along vectors.
+//! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] their products; [`layout`] which launches keep tiles
+//! in registers, [`fragments`] statements on those, [`halves`] products on the tensor cores; [`select`] choosing and summing
+//! along vectors.
 
 mod control;
+mod fragments;
 mod gemm;
+mod halves;
+mod layout;
 mod math;
 mod memory;
 mod scalar;
@@ -19,15 +24,17 @@ mod tiles;
 
 use rustc_hash::FxHashMap;
 
-use attn_compiler::artifact::ArgLayout;
+use attn_compiler::artifact::{ArgLayout, DType};
 use attn_compiler::expr::range::{Range, RangeEnv};
 use attn_compiler::expr::{ExprId, Pool, TensorId, VarId, print};
 use attn_compiler::target::GpuArch;
 use attn_compiler::tile_ir::{BufId, Buffer, Launch, Program, TensorDecl};
 
 use crate::GpuError;
-use crate::simt_ir::{Bin, Builder, Cast, Cmp, Inst, Kernel, Op, Ty, Val};
+use crate::simt_ir::{Bin, Builder, Cast, Cmp, Inst, Kernel, Op, Slot, Ty, Val};
 
+use halves::Half;
+use layout::{Layouts, Place};
 use sync::Sync;
 
 pub(crate) type Result<T> = std::result::Result<T, GpuError>;
@@ -72,8 +79,17 @@ struct Lower<'a> {
     words: Vec<u32>,
     /// Byte offset of each buffer in shared memory, and behind them all.
     places: Vec<u32>,
+    tiles_end: u32,
     shared_bytes: u32,
     sync: Sync,
+    /// Where tiles lie, if in registers.
+    layouts: Option<Layouts>,
+    registers: FxHashMap<BufId, Vec<Slot>>,
+    halves: FxHashMap<BufId, Half>,
+    n_stages: u32,
+    /// First row and first column of this thread in fragments.
+    row: Val,
+    col: Val,
     tid: Val,
     lane: Val,
     warp: Val,
@@ -91,7 +107,6 @@ impl RangeEnv for Bounds<'_> {
     }
 
     fn tensor(&self, t: TensorId) -> Range {
-        use attn_compiler::artifact::DType;
         let of = |lo: i64, hi: i64| Range { lo, hi };
         match self.program.tensors.get(t.0 as usize).map(|t| t.dtype) {
             Some(DType::I8) => of(i64::from(i8::MIN), i64::from(i8::MAX)),
@@ -127,15 +142,29 @@ pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<(Kern
         ranges: FxHashMap::default(),
         words: Vec::new(),
         places: Vec::new(),
+        tiles_end: 0,
         shared_bytes: 0,
         sync: Sync::default(),
+        layouts: Layouts::of(program, launch),
+        registers: FxHashMap::default(),
+        halves: FxHashMap::default(),
+        n_stages: 0,
+        row: lane,
+        col: lane,
         tid,
         lane,
         warp,
     };
+    if let Some(layouts) = &lower.layouts {
+        lower.threads = layouts.warps * WARP as u32;
+        lower.make_registers();
+    }
     lower.place_buffers()?;
     lower.known_ranges();
     lower.coordinates()?;
+    if lower.layouts.is_some() {
+        lower.clear_partial(&launch.body)?;
+    }
     lower.block(&launch.body)?;
     let shared = lower.shared_bytes;
     if shared > shared_limit(arch) {
@@ -170,28 +199,53 @@ impl Lower<'_> {
     /// Puts every buffer into shared memory, one behind the other.
     fn place_buffers(&mut self) -> Result<()> {
         let mut at: u64 = 0;
-        for buffer in &self.launch.buffers {
-            self.places.push(u32::try_from(at).unwrap_or(u32::MAX));
-            at += ((buffer.rows * buffer.cols * 4) as u64).next_multiple_of(16);
+        for (n, buffer) in self.launch.buffers.iter().enumerate() {
+            let (id, place) = (BufId(n as u32), u32::try_from(at).unwrap_or(u32::MAX));
+            self.places.push(place);
+            let bytes = match self.place(id) {
+                None => buffer.rows * buffer.cols * 4,
+                Some(Place::Half(_)) => {
+                    let rows = (buffer.rows + layout::WARP_ROWS - 1) / layout::WARP_ROWS * layout::WARP_ROWS;
+                    self.halves.insert(id, Half { at: place, rows, cols: buffer.cols, id });
+                    Half::bytes(rows, buffer.cols)
+                }
+                Some(Place::Fragment | Place::State) => 0,
+            };
+            at += (bytes as u64).next_multiple_of(16);
         }
         match u32::try_from(at) {
-            Ok(bytes) => self.shared_bytes = bytes,
+            Ok(bytes) => (self.shared_bytes, self.tiles_end) = (bytes, bytes),
             Err(_) => return Err(self.too_large(u32::MAX)),
         }
         Ok(())
     }
 
-    /// More shared memory for a statement's own use, in bytes; behind the buffers, the same for all statements.
-    fn scratch(&mut self, bytes: u32) -> u32 {
-        let at = self.places.last().map_or(0, |_| self.buffers_end());
-        self.shared_bytes = self.shared_bytes.max(at + bytes);
-        at
+    /// A tile of 16-bit rows for the right operand of one product.
+    fn new_stage(&mut self, rows: i64, cols: i64) -> Half {
+        let at = self.shared_bytes;
+        let bytes = u32::try_from(Half::bytes(rows, cols)).unwrap_or(u32::MAX).next_multiple_of(16);
+        self.shared_bytes = at.saturating_add(bytes);
+        // Products beyond the last bit share it.
+        let id = BufId((sync::STAGES + self.n_stages).min(sync::STAGES_END));
+        self.n_stages += 1;
+        Half { at, rows, cols, id }
     }
 
-    fn buffers_end(&self) -> u32 {
-        let last = self.launch.buffers.len() - 1;
-        let b = &self.launch.buffers[last];
-        self.places[last] + ((b.rows * b.cols * 4) as u32).next_multiple_of(16)
+    /// Instructions in this block whose values are forgotten afterwards.
+    fn inline_scope(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let mark = self.trail.len();
+        let done = f(self);
+        for key in self.trail.drain(mark..) {
+            self.memo.remove(&key);
+        }
+        done
+    }
+
+    /// More shared memory for a statement's own use, in bytes; behind the buffers, the same for all statements.
+    fn scratch(&mut self, bytes: u32) -> u32 {
+        let at = self.tiles_end;
+        self.shared_bytes = self.shared_bytes.max(at + bytes);
+        at
     }
 
     fn known_ranges(&mut self) {

@@ -10,7 +10,7 @@ use crate::simt_ir::{Bin, Cmp, Slot, Space, Ty, Un, Val};
 
 impl Lower<'_> {
     /// `x * scale`, and -inf where x is.
-    fn scaled(&mut self, x: Val, scale: Val) -> (Val, Val) {
+    pub(super) fn scaled(&mut self, x: Val, scale: Val) -> (Val, Val) {
         let none = self.b.f32(f32::NEG_INFINITY);
         let masked = self.b.cmp(Cmp::FEq, x, none);
         let product = self.b.bin(Bin::FMul, x, scale);
@@ -27,7 +27,7 @@ impl Lower<'_> {
     }
 
     /// A weight of an unmasked pair is never exactly zero where `floor` holds.
-    fn floored_weight(&mut self, p: Val, floor: Val) -> Val {
+    pub(super) fn floored_weight(&mut self, p: Val, floor: Val) -> Val {
         let least = self.b.f32(f32::MIN_POSITIVE);
         let size = self.b.un(Un::FAbs, p);
         let small = self.b.cmp(Cmp::FLt, size, least);
@@ -126,13 +126,7 @@ impl Lower<'_> {
         let own = self.b.get(sum);
         let sum = self.across(own, Bin::FAdd);
         self.one_lane(|l| {
-            let (none, zero, one) = (l.b.f32(f32::NEG_INFINITY), l.b.f32(0.0), l.b.f32(1.0));
-            let difference = l.b.bin(Bin::FSub, old, new);
-            let factor = l.exp_log2(difference);
-            let same = l.b.cmp(Cmp::FEq, old, new);
-            let factor = l.b.select(same, one, factor);
-            let first = l.b.cmp(Cmp::FEq, old, none);
-            let factor = l.b.select(first, zero, factor);
+            let factor = l.rescaling(old, new);
             let before = l.vec_get(row_sum, r)?;
             let kept = l.b.bin(Bin::FMul, factor, before);
             let total = l.b.bin(Bin::FAdd, kept, sum);
@@ -185,31 +179,46 @@ impl Lower<'_> {
         let sink = self.scalar(*sink)?;
         self.each_thread(rows, |l, r| {
             let (max, sum) = (l.vec_get(*row_max, r)?, l.vec_get(*row_sum, r)?);
-            let (none, zero, nan) = (l.b.f32(f32::NEG_INFINITY), l.b.f32(0.0), l.b.f32(f32::NAN));
-            // NaN of either goes on.
-            let m = l.b.bin(Bin::FMax, max, sink);
-            let number = l.b.cmp(Cmp::FEq, sink, sink);
-            let m = l.b.select(number, m, nan);
-            let below = l.b.bin(Bin::FSub, max, m);
-            let factor = l.exp(below);
-            let of_sink = l.b.bin(Bin::FSub, sink, m);
-            let of_sink = l.exp(of_sink);
-            let kept = l.b.bin(Bin::FMul, sum, factor);
-            let total = l.b.bin(Bin::FAdd, kept, of_sink);
-            let inverse = l.b.bin(Bin::FDiv, factor, total);
-            let log = l.log(total);
-            let log = l.b.bin(Bin::FAdd, m, log);
-            let empty = l.b.cmp(Cmp::FEq, total, zero);
-            let (inverse, log) = (l.b.select(empty, zero, inverse), l.b.select(empty, none, log));
-            // Nothing was seen: 0 and -inf, or NaN if the sum says so.
-            let unseen = l.b.cmp(Cmp::FEq, m, none);
-            let good = l.b.cmp(Cmp::FEq, sum, sum);
-            let (no_weight, no_log) = (l.b.select(good, zero, nan), l.b.select(good, none, nan));
-            let inverse = l.b.select(unseen, no_weight, inverse);
-            let log = l.b.select(unseen, no_log, log);
+            let (inverse, log) = l.finished(max, sum, sink);
             l.vec_set(*inv_sum, r, inverse)?;
             l.vec_set(*lse, r, log)
         })
+    }
+
+    /// 1 / sum (0 of an empty row) and the log of the sum, with the sink.
+    pub(super) fn finished(&mut self, max: Val, sum: Val, sink: Val) -> (Val, Val) {
+        let (none, zero, nan) = (self.b.f32(f32::NEG_INFINITY), self.b.f32(0.0), self.b.f32(f32::NAN));
+        // NaN of either goes on.
+        let m = self.b.bin(Bin::FMax, max, sink);
+        let number = self.b.cmp(Cmp::FEq, sink, sink);
+        let m = self.b.select(number, m, nan);
+        let below = self.b.bin(Bin::FSub, max, m);
+        let factor = self.exp(below);
+        let of_sink = self.b.bin(Bin::FSub, sink, m);
+        let of_sink = self.exp(of_sink);
+        let kept = self.b.bin(Bin::FMul, sum, factor);
+        let total = self.b.bin(Bin::FAdd, kept, of_sink);
+        let inverse = self.b.bin(Bin::FDiv, factor, total);
+        let log = self.log(total);
+        let log = self.b.bin(Bin::FAdd, m, log);
+        let empty = self.b.cmp(Cmp::FEq, total, zero);
+        let (inverse, log) = (self.b.select(empty, zero, inverse), self.b.select(empty, none, log));
+        // Nothing was seen: 0 and -inf, or NaN if the sum says so.
+        let unseen = self.b.cmp(Cmp::FEq, m, none);
+        let good = self.b.cmp(Cmp::FEq, sum, sum);
+        let (no_weight, no_log) = (self.b.select(good, zero, nan), self.b.select(good, none, nan));
+        (self.b.select(unseen, no_weight, inverse), self.b.select(unseen, no_log, log))
+    }
+
+    /// Factor of what was accumulated when the maximum was `old`: 0 of nothing, 1 of the same.
+    pub(super) fn rescaling(&mut self, old: Val, new: Val) -> Val {
+        let (none, zero, one) = (self.b.f32(f32::NEG_INFINITY), self.b.f32(0.0), self.b.f32(1.0));
+        let difference = self.b.bin(Bin::FSub, old, new);
+        let factor = self.exp_log2(difference);
+        let same = self.b.cmp(Cmp::FEq, old, new);
+        let factor = self.b.select(same, one, factor);
+        let first = self.b.cmp(Cmp::FEq, old, none);
+        self.b.select(first, zero, factor)
     }
 
     pub(super) fn reduce_rows(

@@ -39,10 +39,17 @@ impl Sync {
     }
 }
 
-/// Buffers from the 128th on share the last bit.
+/// Buffers from the 96th on share a bit.
 fn bit(buf: BufId) -> u128 {
-    1 << buf.0.min(127)
+    match buf.0 {
+        STAGES.. => 1 << buf.0.min(127),
+        n => 1 << n.min(STAGES - 1),
+    }
 }
+
+/// Bits of what products bring in.
+pub(super) const STAGES: u32 = 97;
+pub(super) const STAGES_END: u32 = 125;
 
 /// The bit of the memory that statements use for themselves.
 pub(super) const SCRATCH: BufId = BufId(126);
@@ -68,6 +75,7 @@ impl Lower<'_> {
 pub(super) fn touched(stmts: &[Stmt]) -> Sync {
     stmts.iter().fold(Sync::default(), |all, stmt| {
         let own = match stmt {
+            Stmt::Gemm { .. } => all_stages(stmt),
             Stmt::For { body, .. } => touched(body),
             Stmt::If { then, otherwise, .. } => touched(then).or(touched(otherwise)),
             _ => {
@@ -111,4 +119,11 @@ fn buffers(stmt: &Stmt) -> Vec<BufId> {
         Stmt::StoreRows { src, row_scale, .. } => with(&[src.buf], &[*row_scale]),
         Stmt::StoreVec { src, .. } => vec![src.buf],
     }
+}
+
+/// What a product may touch: its tiles, and everything that products bring in.
+fn all_stages(stmt: &Stmt) -> Sync {
+    let mut bufs = buffers(stmt);
+    bufs.extend((STAGES..=STAGES_END).map(BufId));
+    Sync::of(&bufs, &bufs)
 }

@@ -15,6 +15,17 @@ use crate::simt_ir::{Bin, Cast, Cmp, Space, Ty, Val};
 /// The reads of a map.
 type Reads<'a> = &'a [(VarId, BufId, Access)];
 
+/// What all elements of a random statement share.
+pub(super) struct Draw {
+    row0: Val,
+    col0: Val,
+    stream: Val,
+    offset: Val,
+    key: [Val; 2],
+    threshold: Val,
+    scale: Val,
+}
+
 impl Lower<'_> {
     pub(super) fn fill(&mut self, dst: BufId, value: f64) -> Result<()> {
         self.touch(&[], &[dst]);
@@ -206,7 +217,7 @@ impl Lower<'_> {
     }
 
     /// Computes, before a loop, the parts of an expression that depend on none of the variables.
-    fn hoist(&mut self, value: ExprId, varying: &[VarId]) -> Result<()> {
+    pub(super) fn hoist(&mut self, value: ExprId, varying: &[VarId]) -> Result<()> {
         let program = self.program;
         let pool = &program.pool;
         let order = pool.reachable(&[value]);
@@ -492,10 +503,7 @@ impl Lower<'_> {
                 let place = l.tile_col(from, x);
                 let mut value = l.b.load(Space::Shared, Ty::F32, place);
                 if let Some(scale) = scale {
-                    let zero = l.b.f32(0.0);
-                    let product = l.b.bin(Bin::FMul, value, scale);
-                    let none = l.b.cmp(Cmp::FEq, scale, zero);
-                    value = l.b.select(none, zero, product);
+                    value = l.times_scale(value, scale);
                 }
                 let addr = l.along(to, start, x);
                 l.store_number(to.dtype, addr, value)
@@ -514,41 +522,54 @@ impl Lower<'_> {
         })
     }
 
+    /// `value * scale`, 0 where the scale is 0 whatever the value.
+    pub(super) fn times_scale(&mut self, value: Val, scale: Val) -> Val {
+        let zero = self.b.f32(0.0);
+        let product = self.b.bin(Bin::FMul, value, scale);
+        let none = self.b.cmp(Cmp::FEq, scale, zero);
+        self.b.select(none, zero, product)
+    }
+
     pub(super) fn random(&mut self, stmt: &Stmt) -> Result<()> {
-        let Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } = stmt
-        else {
-            return Ok(());
-        };
+        let Stmt::Random { dst, rows, cols, .. } = stmt else { return Ok(()) };
         self.touch(&[], &[*dst]);
         let (rows, cols) = self.tile_counts(*dst, *rows, *cols)?;
-        let [row0, col0, stream, offset, seed, threshold] =
-            [row0, col0, stream, offset, seed, threshold].map(|e| self.int64(*e));
-        let (row0, col0, stream, offset, seed, threshold) =
-            (row0?, col0?, stream?, offset?, seed?, threshold?);
+        let draw = self.draw(stmt)?;
+        self.in_place(*dst, (rows, cols), |l, r, c, x| Ok(l.dropped(&draw, r, c, x)))
+    }
+
+    /// What all elements of a random statement share.
+    pub(super) fn draw(&mut self, stmt: &Stmt) -> Result<Draw> {
+        let Stmt::Random { row0, col0, stream, offset, seed, threshold, keep_scale, .. } = stmt else {
+            return Err(GpuError::internal("random", "only a Random comes here", format!("{stmt:?}")));
+        };
+        let (row0, col0, threshold) = (self.int64(*row0)?, self.int64(*col0)?, self.int64(*threshold)?);
+        let (stream, offset, seed) = (self.int64(*stream)?, self.int64(*offset)?, self.int64(*seed)?);
         let scale = self.scalar(*keep_scale)?;
-        let low = |l: &mut Self, v: Val| l.b.cast(Cast::Trunc, Ty::I32, v);
-        let (stream, offset) = (low(self, stream), low(self, offset));
-        let key_low = low(self, seed);
         let high = self.b.bin_int(Bin::LShr, seed, 32);
-        let key = [key_low, low(self, high)];
-        self.in_place(*dst, (rows, cols), |l, r, c, x| {
-            let (r, c) = (l.b.cast(Cast::SExt, Ty::I64, r), l.b.cast(Cast::SExt, Ty::I64, c));
-            let (i, j) = (l.b.bin(Bin::Add, row0, r), l.b.bin(Bin::Add, col0, c));
-            let block = l.b.bin_int(Bin::AShr, j, 2);
-            let counter = [low(l, block), low(l, i), stream, offset];
-            let words = l.philox(counter, key);
-            let lane = l.b.bin_int(Bin::And, j, 3);
-            let mut word = words[0];
-            for (n, w) in words.iter().enumerate().skip(1) {
-                let n = l.b.i64(n as i64);
-                let here = l.b.cmp(Cmp::Eq, lane, n);
-                word = l.b.select(here, *w, word);
-            }
-            let word = l.b.cast(Cast::ZExt, Ty::I64, word);
-            let keep = l.b.cmp(Cmp::Sle, threshold, word);
-            let (kept, zero) = (l.b.bin(Bin::FMul, x, scale), l.b.f32(0.0));
-            Ok(l.b.select(keep, kept, zero))
-        })
+        let [stream, offset, low, high] =
+            [stream, offset, seed, high].map(|v| self.b.cast(Cast::Trunc, Ty::I32, v));
+        Ok(Draw { row0, col0, stream, offset, key: [low, high], threshold, scale })
+    }
+
+    /// `x` times the scale if it is kept, else 0.
+    pub(super) fn dropped(&mut self, draw: &Draw, r: Val, c: Val, x: Val) -> Val {
+        let (r, c) = (self.b.cast(Cast::SExt, Ty::I64, r), self.b.cast(Cast::SExt, Ty::I64, c));
+        let (i, j) = (self.b.bin(Bin::Add, draw.row0, r), self.b.bin(Bin::Add, draw.col0, c));
+        let block = self.b.bin_int(Bin::AShr, j, 2);
+        let (block, row) = (self.b.cast(Cast::Trunc, Ty::I32, block), self.b.cast(Cast::Trunc, Ty::I32, i));
+        let words = self.philox([block, row, draw.stream, draw.offset], draw.key);
+        let lane = self.b.bin_int(Bin::And, j, 3);
+        let mut word = words[0];
+        for (n, w) in words.iter().enumerate().skip(1) {
+            let n = self.b.i64(n as i64);
+            let here = self.b.cmp(Cmp::Eq, lane, n);
+            word = self.b.select(here, *w, word);
+        }
+        let word = self.b.cast(Cast::ZExt, Ty::I64, word);
+        let keep = self.b.cmp(Cmp::Sle, draw.threshold, word);
+        let (kept, zero) = (self.b.bin(Bin::FMul, x, draw.scale), self.b.f32(0.0));
+        self.b.select(keep, kept, zero)
     }
 
     /// One block of Philox4x32-10 (`attn_compiler::expr::rand::philox4x32`).

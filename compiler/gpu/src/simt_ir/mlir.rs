@@ -249,6 +249,15 @@ impl Printer<'_> {
                 format!("llvm.load {p} {{alignment = {align} : i64}} : {pointer} -> {ty}")
             }
             Op::Get(slot) => format!("llvm.load %s{} : !llvm.ptr -> {}", slot.0, self.slot_ty(*slot)),
+            Op::Pack { bf16, low, high } => {
+                let (function, of) = if *bf16 { ("ff2bf16x2", "bf16") } else { ("ff2f16x2", "f16") };
+                let pair = self.temp();
+                self.line(&format!(
+                    "{pair} = llvm.call_intrinsic \"llvm.nvvm.{function}.rn\"(%v{}, %v{}) : (f32, f32) -> vector<2x{of}>",
+                    high.0, low.0
+                ));
+                format!("llvm.bitcast {pair} : vector<2x{of}> to i32")
+            }
             Op::Shfl(a, mask) => {
                 let (all, by, clamp) = (self.temp(), self.temp(), self.temp());
                 self.line(&format!("{all} = llvm.mlir.constant(-1 : i32) : i32"));

@@ -194,6 +194,15 @@ pub enum Op {
     Load(Space, Val),
     /// What a slot holds.
     Get(Slot),
+    /// Two F32 rounded to 16 bits (bf16, else f16), to nearest even: the first in the low half of an I32.
+    Pack {
+        /// bf16, else f16.
+        bf16: bool,
+        /// Low half.
+        low: Val,
+        /// High half.
+        high: Val,
+    },
     /// The value of the lane whose number differs in the bits of the mask; all lanes of the warp (I32 or F32).
     Shfl(Val, u32),
 }
@@ -436,6 +445,17 @@ impl Builder {
     /// The instructions since the last [`Builder::open`].
     pub fn close(&mut self) -> Vec<Inst> {
         self.open.pop().unwrap_or_default()
+    }
+
+    /// Two F32 as 16-bit floats in an I32.
+    pub fn pack(&mut self, bf16: bool, low: Val, high: Val) -> Val {
+        self.def(Ty::I32, Op::Pack { bf16, low, high })
+    }
+
+    /// A new slot without a value.
+    pub fn empty_slot(&mut self, ty: Ty) -> Slot {
+        self.slots.push(ty);
+        Slot(self.slots.len() as u32 - 1)
     }
 
     /// Four results of a matrix load.

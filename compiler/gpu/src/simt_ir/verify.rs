@@ -249,6 +249,9 @@ impl Verifier<'_> {
                 ty != Ty::I1
             }
             Op::Get(slot) => self.kernel.slots.get(slot.0 as usize) == Some(&ty),
+            Op::Pack { low, high, .. } => {
+                ty == Ty::I32 && [low, high].iter().all(|x| self.ty(**x) == Ty::F32)
+            }
             Op::Shfl(x, mask) => {
                 self.at_most(Spread::Warp, control, judge, op)?;
                 matches!(ty, Ty::I32 | Ty::F32) && self.ty(*x) == ty && (1..32).contains(mask)
@@ -301,6 +304,7 @@ fn operands(op: &Op) -> Vec<Val> {
         Op::Int(_) | Op::Float(_) | Op::Param(_) | Op::Tid | Op::Ctaid | Op::Get(_) => vec![],
         Op::Un(_, a) | Op::Cast(_, a) | Op::Load(_, a) | Op::Shfl(a, _) => vec![*a],
         Op::Bin(_, a, b) | Op::Cmp(_, a, b) => vec![*a, *b],
+        Op::Pack { low, high, .. } => vec![*low, *high],
         Op::Select(a, b, c) | Op::Fma(a, b, c) => vec![*a, *b, *c],
     }
 }
