@@ -19,6 +19,7 @@ use attn_runtime::{LoadedKernel, RunOptions};
 use crate::bind::{Input, Output};
 use crate::error::Error;
 use crate::schedules::{Picked, ScheduleOrigin};
+use crate::target::Target;
 
 /// Where the code of a plan came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub struct CompileStats {
     pub total: Duration,
     /// The stages that ran, in order.
     pub stages: Vec<(Stage, Duration)>,
-    /// Bytes of machine code.
+    /// Bytes of machine code, or of PTX text.
     pub code_bytes: usize,
 }
 
@@ -95,6 +96,11 @@ impl Plan {
         self.inner.kernel.artifact()
     }
 
+    /// What a device's own compiler had to say about the code, if it said anything: registers, spills, warnings.
+    pub fn device_log(&self) -> Option<&str> {
+        self.inner.kernel.device_log()
+    }
+
     /// Names of what is bound among the outputs, in order of declaration: what a run updates in place, and outputs.
     pub fn output_names(&self) -> impl Iterator<Item = &str> {
         self.artifact()
@@ -139,6 +145,7 @@ pub(crate) struct Request<'a> {
     pub params: Vec<(String, Value)>,
     pub cache: &'a CacheChoice,
     pub picked: Picked,
+    pub target: &'a Target,
 }
 
 /// Compiles or finds the code, loads it, and asks for its workspace.
@@ -167,7 +174,7 @@ pub(crate) fn make(request: &Request<'_>) -> Result<Plan, Error> {
     made.warnings.extend(picked.notes().iter().cloned());
     let code_bytes = artifact.code.len();
     let params: Vec<(&str, Value)> = request.params.iter().map(|(name, v)| (name.as_str(), *v)).collect();
-    let kernel = LoadedKernel::load_with(artifact, &params)?;
+    let kernel = LoadedKernel::load_on(artifact, &params, &request.target.device()?)?;
     let workspace = workspace(&kernel, request.dims)?;
     let stats =
         CompileStats { origin: made.origin, total: start.elapsed(), stages: made.stages.0, code_bytes };
@@ -231,9 +238,7 @@ impl Making {
                 self.origin = Origin::KernelHit;
                 hit
             }
-            None => {
-                pipeline::emit_each(&plan, &mut self.stages, &attn_runtime::on_threads).map_err(failed)?
-            }
+            None => crate::emit::emit(&request.front.map, &plan, &mut self.stages)?,
         };
         let warning = cache.publish(&index, &kernel, &artifact);
         self.warn(warning);
