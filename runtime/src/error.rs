@@ -37,6 +37,8 @@ pub enum DataFault {
     Index,
     /// A divisor may be zero.
     Divisor,
+    /// A file that is truncated, altered or of another format.
+    File,
 }
 
 /// Which kind an error is.
@@ -71,6 +73,11 @@ impl RuntimeError {
     /// The caller's mistake; `message` names what, expected, found, remedy.
     pub(crate) fn data(fault: DataFault, message: impl fmt::Display) -> RuntimeError {
         RuntimeError { kind: ErrorKind::Data(fault), message: message.to_string() }
+    }
+
+    /// The same error, about this thing.
+    pub(crate) fn within(self, what: &str) -> RuntimeError {
+        RuntimeError { message: format!("{what}: {}", self.message), ..self }
     }
 
     /// Something this host cannot do, with the nearest thing that works.

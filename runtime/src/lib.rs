@@ -19,6 +19,7 @@ pub mod device;
 mod error;
 mod geometry;
 mod kernel;
+pub mod package;
 mod signature;
 pub mod tensor;
 

@@ -3,5 +3,6 @@
 #[path = "../runtime/kernels.rs"]
 #[allow(dead_code)]
 mod kernels;
+mod packages;
 mod ptx;
 mod simulated;

@@ -148,6 +148,14 @@ impl Memory for GpuMemory<'_> {
     }
 
     fn upload(&mut self, addr: u64, from: &Elements<'_>) -> Result<(), RuntimeError> {
+        if from.span.is_one_run() {
+            return from.for_each_run(&mut |at, run| {
+                // SAFETY: the buffer at `addr` has as many bytes as the span; the bytes are borrowed by the call, which
+                // outlives `self`, and so the wait for the stream.
+                let copied = unsafe { result::memcpy_htod_async(addr + at as u64, run, self.stream.handle) };
+                copied.map_err(|e| broken("a copy to the GPU", e))
+            });
+        }
         let image = from.image()?;
         // SAFETY: the buffer at `addr` has as many bytes as the span, the image is kept until the stream was waited for.
         let copied = unsafe { result::memcpy_htod_async(addr, &image, self.stream.handle) };
