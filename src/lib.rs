@@ -42,6 +42,7 @@ pub use attn_compiler as compiler;
 pub use attn_compiler::artifact::DType;
 pub use attn_compiler::expr::eval::Value;
 pub use attn_runtime as runtime;
+pub use attn_runtime::package::Package;
 pub use attn_runtime::{
     Device, F8E4M3, LaunchReport, Parallel, RunOptions, Tensor, TensorView, TensorViewMut,
 };

@@ -14,6 +14,7 @@ use attn_compiler::expr::eval::Value;
 use attn_compiler::pipeline::{self, COMPILER_VERSION, Front, Observer, Stage};
 use attn_compiler::sema::{CheckedKernel, PlanKey};
 use attn_runtime::cache::{Cache, CacheWarning, Key};
+use attn_runtime::package::Package;
 use attn_runtime::{LoadedKernel, RunOptions};
 
 use crate::bind::{Input, Output};
@@ -28,6 +29,8 @@ pub enum Origin {
     IndexHit,
     /// The disk cache, by the scheduled tile IR: the front half was compiled.
     KernelHit,
+    /// A package.
+    Package,
     /// Compiled now.
     Compiled,
 }
@@ -94,6 +97,31 @@ impl Plan {
     /// Names, types and sizes of everything that is bound, and the code.
     pub fn artifact(&self) -> &Artifact {
         self.inner.kernel.artifact()
+    }
+
+    /// The plan as the bytes of a file, its parameters' values included; [`Package`] reads them. Errors: none that a plan
+    /// leads to.
+    pub fn to_package(&self) -> Result<Vec<u8>, Error> {
+        Ok(Package::write(self.artifact())?)
+    }
+
+    /// Loads a package for a target, without a specification and without compiling anything.
+    ///
+    /// A package holds code, of which nothing is checked: to call this is to say that it may be run here. Errors: the
+    /// code is not for this target, or the target is not there.
+    pub fn trust_package(package: Package, target: &Target) -> Result<Plan, Error> {
+        let start = Instant::now();
+        let kernel = LoadedKernel::load_on(package.trust(), &[], &target.device()?)?;
+        let stats = CompileStats {
+            origin: Origin::Package,
+            total: start.elapsed(),
+            stages: vec![],
+            code_bytes: kernel.artifact().code.len(),
+        };
+        let schedule_origin = ScheduleOrigin::Program;
+        Ok(Plan {
+            inner: Arc::new(Inner { kernel, workspace: None, stats, warnings: vec![], schedule_origin }),
+        })
     }
 
     /// What a device's own compiler had to say about the code, if it said anything: registers, spills, warnings.

@@ -3,10 +3,10 @@
 //! Comes in: a file, sizes, a target. Goes out: the kinds of `--emit`, to standard output or to files; texts after
 //! stages to standard error (`--print-ir-after`) or numbered files (`--dump-dir`). What holds: names of kinds and
 //! passes are checked before anything is compiled; the tile IR is verified after every pass, always. Only what
-//! is asked for is made: `--emit=ast` works for every target.
+//! is asked for is made: `--emit=ast` works for every target. `-o` writes the kernel itself, as a package.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,11 @@ use attn_compiler::syntax::words::nearest;
 use attn_compiler::syntax::{self, print};
 use attn_compiler::target::Target;
 use attn_compiler::{attn_ir, tile_ir};
-use attn_runtime::LoadedKernel;
 use attn_runtime::cache::Cache;
-use attnc::Origin;
+use attn_runtime::package::Package;
+use attn_runtime::{Device, LoadedKernel};
 use attnc::schedules::{self, Picked};
+use attnc::{Origin, emit};
 
 use super::args::{KernelArgs, parse_dtype};
 use super::fmt::write_whole;
@@ -36,9 +37,12 @@ use super::ui::{self, Failure, Ui};
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,
-    /// What to write: ast, attnir, schedule, schedule-file, tile, clif, asm; to standard output, or to a file
+    /// What to write: ast, attnir, schedule, schedule-file, tile, clif, asm, ptx; to standard output, or to a file
     #[arg(long, value_name = "KIND[=PATH],...", value_delimiter = ',', value_parser = parse_emit)]
     emit: Vec<Emit>,
+    /// Write the kernel as a package, one file that a program loads without attnc's compiler
+    #[arg(short, long = "out", value_name = "FILE")]
+    out: Option<PathBuf>,
     /// What `float` is: f32, f16, bf16
     #[arg(long, value_name = "DTYPE", value_parser = parse_dtype, default_value = "f32")]
     dtype: DType,
@@ -66,9 +70,10 @@ enum Kind {
     Tile,
     Clif,
     Asm,
+    Ptx,
 }
 
-const KINDS: [(&str, Kind); 7] = [
+const KINDS: [(&str, Kind); 8] = [
     ("ast", Kind::Ast),
     ("attnir", Kind::AttnIr),
     ("schedule", Kind::Schedule),
@@ -76,6 +81,7 @@ const KINDS: [(&str, Kind); 7] = [
     ("tile", Kind::Tile),
     ("clif", Kind::Clif),
     ("asm", Kind::Asm),
+    ("ptx", Kind::Ptx),
 ];
 
 /// `KIND[=PATH]`
@@ -140,15 +146,19 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
         stages.dump(dir)?;
     }
     let out = work.write(args)?;
+    let packed = args.out.as_ref().map(|path| work.pack(&chosen, path)).transpose()?;
     if args.time_passes {
         ui.text(&timings(ui, &chosen, work, &stages, args)?);
     }
+    let out = [Some(out), packed].into_iter().flatten().filter(|text| !text.is_empty());
+    let out = out.collect::<Vec<_>>().join("\n");
     if out.is_empty() { Ok(()) } else { ui::print(&out) }
 }
 
 /// How far the kernel must be compiled.
 fn last_wanted(args: &Args) -> Kind {
     let all = args.emit.is_empty()
+        || args.out.is_some()
         || args.time_passes
         || args.dump_dir.is_some()
         || !args.print_ir_after.is_empty();
@@ -177,10 +187,8 @@ impl Work {
             let spec = chosen.kernel.spec().map_err(Unsettled::Facade)?;
             let plan = pipeline::plan(spec, &settled.key, stages).map_err(Unsettled::Compile)?;
             if last >= Kind::Clif {
-                self.artifact = Some(
-                    pipeline::emit_each(&plan, stages, &attn_runtime::on_threads)
-                        .map_err(Unsettled::Compile)?,
-                );
+                let artifact = emit::emit(chosen.kernel.sources(), &plan, stages);
+                self.artifact = Some(artifact.map_err(Unsettled::Facade)?);
             }
             self.plan = Some(plan);
             self.picked = settled.picked;
@@ -198,6 +206,7 @@ impl Work {
             Kind::Schedule => schedule_text(plan?, &self.picked),
             Kind::ScheduleFile => schedule_file(plan?)?,
             Kind::Tile => tile_ir::text::print(&plan?.program),
+            Kind::Ptx => ptx(self.artifact.as_ref().ok_or_else(missing)?)?,
             Kind::Clif => listing(plan?, Listing { clif: true, asm: false })?,
             Kind::Asm => listing(plan?, Listing { clif: false, asm: true })?,
         })
@@ -217,14 +226,28 @@ impl Work {
         }
         match (&self.artifact, args.emit.is_empty()) {
             (Some(a), true) => Ok(format!(
-                "ok: {} for {}: {}, {} bytes of machine code",
+                "ok: {} for {}: {}, {} bytes of {}",
                 a.name,
                 a.target,
                 a.schedule,
-                a.code.len()
+                a.code.len(),
+                if is_ptx(a) { "PTX" } else { "machine code" }
             )),
             _ => Ok(out),
         }
+    }
+
+    /// Writes the package, with the values of parameters in it; says what it is.
+    fn pack(&self, chosen: &Chosen, path: &Path) -> Result<String, Failure> {
+        let artifact =
+            self.artifact.clone().ok_or_else(|| Failure::bug("nothing was emitted to be packed"))?;
+        let (_, params) = chosen.split_params(chosen.kernel.spec()?);
+        let params: Vec<_> = params.iter().map(|(name, v)| (name.as_str(), *v)).collect();
+        let kernel = LoadedKernel::load_on(artifact, &params, &Device::Absent)?;
+        let bytes = Package::write(kernel.artifact())?;
+        write_whole(path, &bytes)?;
+        let package = Package::read(&bytes)?;
+        Ok(format!("{}: {} bytes, hash {}", path.display(), bytes.len(), package.hash()))
     }
 }
 
@@ -256,9 +279,24 @@ fn schedule_file(plan: &Plan) -> Result<String, Failure> {
     Ok(schedules::schedule_file(&plan.kernel.name, attentions))
 }
 
+/// Made for a GPU.
+fn is_ptx(artifact: &Artifact) -> bool {
+    artifact.launches.iter().any(|l| l.device.is_some())
+}
+
+fn ptx(artifact: &Artifact) -> Result<String, Failure> {
+    if !is_ptx(artifact) {
+        return Err(Failure::usage(format!("--emit=ptx: `{}` is no GPU", artifact.target))
+            .help("name one with --target: sm_80, sm_86, sm_89, sm_90a"));
+    }
+    Ok(String::from_utf8_lossy(&artifact.code).into_owned())
+}
+
 fn listing(plan: &Plan, which: Listing) -> Result<String, Failure> {
     let Target::Cpu(facts) = &plan.target else {
-        return Err(Failure::bug("a plan for a GPU has reached the CPU backend"));
+        let kind = if which.clif { "clif" } else { "asm" };
+        return Err(Failure::usage(format!("--emit={kind}: `{}` is no CPU", plan.target))
+            .help("code for GPUs is written by --emit=ptx"));
     };
     let code = cpu::emit_listing(&plan.program, facts, which).map_err(|err| Failure::bug(err.to_string()))?;
     Ok(if which.clif { code.clif } else { code.asm })
@@ -275,7 +313,7 @@ fn timings(ui: &Ui, chosen: &Chosen, work: Work, stages: &Stages, args: &Args) -
     }
     let artifact = work.artifact.ok_or_else(|| Failure::bug("nothing was emitted to be timed"))?;
     let start = Instant::now();
-    LoadedKernel::load(artifact)?;
+    LoadedKernel::load_on(artifact, &[], &chosen.target.device()?)?;
     let load = start.elapsed();
     table.row(["load".to_string(), ms(load)]);
     table.row(["text to callable machine code".to_string(), ms(total + load)]);

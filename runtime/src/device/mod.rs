@@ -12,6 +12,8 @@ mod span;
 
 use attn_ptx_sim::Module;
 
+pub use attn_ptx_sim::{BankConflict, Report};
+
 #[cfg(feature = "cuda")]
 pub use cuda::Gpu;
 pub use seam::LaunchReport;
