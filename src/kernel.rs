@@ -199,7 +199,8 @@ impl Kernel {
         let (mut key, params) = self.key(spec, dims, float)?;
         let picked = self.pick_schedules(&key, dims)?;
         key.schedules = picked.overrides().clone();
-        plan::make(&plan::Request { front: &self.front, spec, key, dims, params, cache: &self.cache, picked })
+        let (front, cache, target) = (&self.front, &self.cache, &self.target);
+        plan::make(&plan::Request { front, spec, key, dims, params, cache, picked, target })
     }
 
     /// The schedules that a plan of this key at these lengths takes, and where they come from. Errors: a schedule file
@@ -290,6 +291,7 @@ impl Kernel {
             params,
             cache,
             picked,
+            target: &self.target,
         })?;
         RingPlan::new(spec, &key, shard, ranks, ring.layout)
     }

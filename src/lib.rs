@@ -27,9 +27,11 @@
 struct Readme;
 
 mod bind;
+pub mod emit;
 mod error;
 pub mod io;
 mod kernel;
+pub mod llvm;
 mod merge;
 mod plan;
 pub mod ring;
@@ -40,7 +42,10 @@ pub use attn_compiler as compiler;
 pub use attn_compiler::artifact::DType;
 pub use attn_compiler::expr::eval::Value;
 pub use attn_runtime as runtime;
-pub use attn_runtime::{F8E4M3, Parallel, RunOptions, Tensor, TensorView, TensorViewMut};
+pub use attn_runtime::package::Package;
+pub use attn_runtime::{
+    Device, F8E4M3, LaunchReport, Parallel, RunOptions, Tensor, TensorView, TensorViewMut,
+};
 
 pub use bind::{AsInput, AsOutput, Input, Output};
 pub use error::{Error, ErrorKind};

@@ -14,11 +14,13 @@ use attn_compiler::expr::eval::Value;
 use attn_compiler::pipeline::{self, COMPILER_VERSION, Front, Observer, Stage};
 use attn_compiler::sema::{CheckedKernel, PlanKey};
 use attn_runtime::cache::{Cache, CacheWarning, Key};
+use attn_runtime::package::Package;
 use attn_runtime::{LoadedKernel, RunOptions};
 
 use crate::bind::{Input, Output};
 use crate::error::Error;
 use crate::schedules::{Picked, ScheduleOrigin};
+use crate::target::Target;
 
 /// Where the code of a plan came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum Origin {
     IndexHit,
     /// The disk cache, by the scheduled tile IR: the front half was compiled.
     KernelHit,
+    /// A package.
+    Package,
     /// Compiled now.
     Compiled,
 }
@@ -40,7 +44,7 @@ pub struct CompileStats {
     pub total: Duration,
     /// The stages that ran, in order.
     pub stages: Vec<(Stage, Duration)>,
-    /// Bytes of machine code.
+    /// Bytes of machine code, or of PTX text.
     pub code_bytes: usize,
 }
 
@@ -95,6 +99,36 @@ impl Plan {
         self.inner.kernel.artifact()
     }
 
+    /// The plan as the bytes of a file, its parameters' values included; [`Package`] reads them. Errors: none that a plan
+    /// leads to.
+    pub fn to_package(&self) -> Result<Vec<u8>, Error> {
+        Ok(Package::write(self.artifact())?)
+    }
+
+    /// Loads a package for a target, without a specification and without compiling anything.
+    ///
+    /// A package holds code, of which nothing is checked: to call this is to say that it may be run here. Errors: the
+    /// code is not for this target, or the target is not there.
+    pub fn trust_package(package: Package, target: &Target) -> Result<Plan, Error> {
+        let start = Instant::now();
+        let kernel = LoadedKernel::load_on(package.trust(), &[], &target.device()?)?;
+        let stats = CompileStats {
+            origin: Origin::Package,
+            total: start.elapsed(),
+            stages: vec![],
+            code_bytes: kernel.artifact().code.len(),
+        };
+        let schedule_origin = ScheduleOrigin::Program;
+        Ok(Plan {
+            inner: Arc::new(Inner { kernel, workspace: None, stats, warnings: vec![], schedule_origin }),
+        })
+    }
+
+    /// What a device's own compiler had to say about the code, if it said anything: registers, spills, warnings.
+    pub fn device_log(&self) -> Option<&str> {
+        self.inner.kernel.device_log()
+    }
+
     /// Names of what is bound among the outputs, in order of declaration: what a run updates in place, and outputs.
     pub fn output_names(&self) -> impl Iterator<Item = &str> {
         self.artifact()
@@ -139,6 +173,7 @@ pub(crate) struct Request<'a> {
     pub params: Vec<(String, Value)>,
     pub cache: &'a CacheChoice,
     pub picked: Picked,
+    pub target: &'a Target,
 }
 
 /// Compiles or finds the code, loads it, and asks for its workspace.
@@ -167,7 +202,7 @@ pub(crate) fn make(request: &Request<'_>) -> Result<Plan, Error> {
     made.warnings.extend(picked.notes().iter().cloned());
     let code_bytes = artifact.code.len();
     let params: Vec<(&str, Value)> = request.params.iter().map(|(name, v)| (name.as_str(), *v)).collect();
-    let kernel = LoadedKernel::load_with(artifact, &params)?;
+    let kernel = LoadedKernel::load_on(artifact, &params, &request.target.device()?)?;
     let workspace = workspace(&kernel, request.dims)?;
     let stats =
         CompileStats { origin: made.origin, total: start.elapsed(), stages: made.stages.0, code_bytes };
@@ -231,9 +266,7 @@ impl Making {
                 self.origin = Origin::KernelHit;
                 hit
             }
-            None => {
-                pipeline::emit_each(&plan, &mut self.stages, &attn_runtime::on_threads).map_err(failed)?
-            }
+            None => crate::emit::emit(&request.front.map, &plan, &mut self.stages)?,
         };
         let warning = cache.publish(&index, &kernel, &artifact);
         self.warn(warning);

@@ -235,6 +235,16 @@ impl Device {
         Ok(bytes.chunks(T::BYTES).map(T::take).collect())
     }
 
+    /// Overwrites bytes from an address on. Errors: they are not all in one allocation.
+    pub fn write_at(&mut self, addr: u64, bytes: &[u8]) -> Result<(), String> {
+        self.global.write(addr, bytes).map_err(|t| t.detail)
+    }
+
+    /// Bytes from an address on. Errors: they are not all in one allocation, or nothing has written one of them.
+    pub fn read_at(&self, addr: u64, len: usize) -> Result<&[u8], String> {
+        self.global.read(addr, len).map_err(|t| t.detail)
+    }
+
     /// Ends an allocation: later accesses are faults.
     pub fn free<T: Scalar>(&mut self, buffer: Buffer<T>) {
         self.global.free(buffer.addr);

@@ -1,10 +1,11 @@
 //! The one error type of the runtime.
 //!
 //! Comes in: what was expected and what was found, from every file of this crate. Goes out: a [`RuntimeError`]
-//! that names the tensor or scalar, the dim, both values and the remedy. What holds: the three classes never
-//! mix. What the caller gave is [`ErrorKind::Data`], what this host cannot do is [`ErrorKind::Unsupported`],
-//! and a broken promise of the compiler or of this crate is [`ErrorKind::Internal`]. Deliberately not here:
-//! diagnostics with source spans (they belong to the compiler) and recovery.
+//! that names the tensor or scalar, the dim, both values and the remedy. What holds: the classes never
+//! mix. What the caller gave is [`ErrorKind::Data`], what this host cannot do is [`ErrorKind::Unsupported`], what a
+//! kernel did wrong on a device is [`ErrorKind::Fault`], and a broken promise of the compiler or of this crate is
+//! [`ErrorKind::Internal`]. Deliberately not here: diagnostics with source spans (they belong to the compiler) and
+//! recovery.
 
 use std::fmt;
 
@@ -36,9 +37,11 @@ pub enum DataFault {
     Index,
     /// A divisor may be zero.
     Divisor,
+    /// A file that is truncated, altered or of another format.
+    File,
 }
 
-/// Which of the three kinds an error is.
+/// Which kind an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -46,11 +49,14 @@ pub enum ErrorKind {
     Data(DataFault),
     /// This host cannot do it: another host, target or setting is needed.
     Unsupported,
+    /// A kernel did on a device what the machine refuses or leaves undefined. Outputs are as they were.
+    Fault,
     /// Our bug: the artifact or the runtime broke an invariant.
     Internal,
 }
 
-/// Why a tensor was refused, or a kernel was not loaded or not run. Nothing was launched when it is returned.
+/// Why a tensor was refused, or a kernel was not loaded or not run. Nothing was written to the caller's memory when it
+/// is returned; nothing was launched either, but for [`ErrorKind::Fault`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RuntimeError {
@@ -69,9 +75,23 @@ impl RuntimeError {
         RuntimeError { kind: ErrorKind::Data(fault), message: message.to_string() }
     }
 
+    /// The same error, about this thing.
+    pub(crate) fn within(self, what: &str) -> RuntimeError {
+        RuntimeError { message: format!("{what}: {}", self.message), ..self }
+    }
+
     /// Something this host cannot do, with the nearest thing that works.
     pub(crate) fn unsupported(message: impl fmt::Display) -> RuntimeError {
         RuntimeError { kind: ErrorKind::Unsupported, message: message.to_string() }
+    }
+
+    /// A launch that failed on a device; `detail` is what the device says.
+    pub(crate) fn fault(launch: &str, device: &str, detail: impl fmt::Display) -> RuntimeError {
+        let message = format!(
+            "launch `{launch}` failed on {device}: {detail}\nno output was written; this is a bug in attnc unless the \
+             kernel comes from elsewhere, please report it"
+        );
+        RuntimeError { kind: ErrorKind::Fault, message }
     }
 
     /// A broken invariant, with the stage that found it.

@@ -1,8 +1,9 @@
-//! A loaded kernel: its code in executable memory, run on checked arguments.
+//! A loaded kernel: its code in executable memory or on a device, run on checked arguments.
 //!
 //! Comes in: an [`Artifact`]. Goes out: [`LoadedKernel`], which any number of threads may run at once. What
-//! holds: a run either returns an error before anything was launched, or has run every task of every launch.
-//! Runs with the lengths and parameters of an earlier one allocate nothing: contexts are kept and used again.
+//! holds: a run either returns an error before anything was launched, or has run every task of every launch; on a device
+//! a launch may fail too, and then no output was written.
+//! Runs on the CPU with the lengths and parameters of an earlier one allocate nothing: contexts are kept and used again.
 //!
 //! Trust: an artifact holds machine code. Everything else in it is looked through at load, the code cannot be.
 //! Load only what this compiler made, or what you would also run as a program of yours.
@@ -18,6 +19,7 @@ use crate::cpu::intrinsics::{IntrinsicTable, table};
 use crate::cpu::pool::{Awake, Pool};
 use crate::cpu::threads::{MAX_THREADS, Parallel, default_threads};
 use crate::cpu::{facts, launch};
+use crate::device::{Device, LaunchReport, Program};
 use crate::error::{DataFault, RuntimeError};
 use crate::signature::Signature;
 
@@ -31,6 +33,10 @@ pub struct RunOptions<'a> {
     pub threads: Option<NonZeroUsize>,
     /// The host's own pool.
     pub parallel: Option<&'a dyn Parallel>,
+    /// What the simulator decides by: order of warps and blocks, when copies end. Any number is as good as any other.
+    pub sim_seed: u64,
+    /// Told what each launch did, by devices that count.
+    pub on_launch: Option<&'a (dyn Fn(&LaunchReport) + Sync)>,
 }
 
 impl std::fmt::Debug for RunOptions<'_> {
@@ -44,7 +50,7 @@ impl RunOptions<'_> {
     /// This many threads of the private pool. Errors: 0, or more than [`MAX_THREADS`].
     pub fn threads(n: usize) -> Result<RunOptions<'static>, RuntimeError> {
         match NonZeroUsize::new(n).filter(|_| n <= MAX_THREADS) {
-            Some(n) => Ok(RunOptions { threads: Some(n), parallel: None }),
+            Some(n) => Ok(RunOptions { threads: Some(n), ..RunOptions::default() }),
             None => Err(RuntimeError::data(
                 DataFault::Value,
                 format!("{n} threads were asked for, expected 1 to {MAX_THREADS}"),
@@ -61,12 +67,24 @@ pub struct LoadedKernel {
 
 struct Inner {
     sig: Signature,
+    code: Code,
+    /// Contexts that no run is using.
+    idle: Mutex<Vec<RunContext>>,
+}
+
+/// What is run.
+enum Code {
+    /// Machine code in this process.
+    Host(HostCode),
+    /// Code on a device, or on none.
+    Device(Program),
+}
+
+struct HostCode {
     intrinsics: &'static IntrinsicTable,
     /// Entry of each launch; the pages live as long as `_code`.
     entries: Vec<EntryFn>,
     _code: ExecCode,
-    /// Contexts that no run is using.
-    idle: Mutex<Vec<RunContext>>,
 }
 
 impl std::fmt::Debug for LoadedKernel {
@@ -92,18 +110,44 @@ impl LoadedKernel {
         let code = ExecCode::new(&artifact.code)?;
         let mut sig = Signature::new(artifact)?;
         bind::set_defaults(&mut sig, params)?;
-        let entries = sig.artifact.launches.iter().map(|l| code.entry(l.entry));
+        let entries =
+            sig.artifact.launches.iter().map(|l| code.entry(l.entry).filter(|_| l.device.is_none()));
         let entries = entries.collect::<Option<Vec<EntryFn>>>();
         let entries =
             entries.ok_or_else(|| RuntimeError::internal("load", "a launch enters past the code"))?;
-        Ok(LoadedKernel {
-            inner: Arc::new(Inner { sig, intrinsics, entries, _code: code, idle: Mutex::new(Vec::new()) }),
-        })
+        Ok(LoadedKernel::of(sig, Code::Host(HostCode { intrinsics, entries, _code: code })))
+    }
+
+    /// As [`LoadedKernel::load_with`], on a device. Errors: also code that the device does not take.
+    pub fn load_on(
+        artifact: Artifact,
+        params: &[NamedParam<'_>],
+        device: &Device,
+    ) -> Result<LoadedKernel, RuntimeError> {
+        if let Device::Host = device {
+            return LoadedKernel::load_with(artifact, params);
+        }
+        let mut sig = Signature::new(artifact)?;
+        bind::set_defaults(&mut sig, params)?;
+        let program = Program::load(&sig, device)?;
+        Ok(LoadedKernel::of(sig, Code::Device(program)))
+    }
+
+    fn of(sig: Signature, code: Code) -> LoadedKernel {
+        LoadedKernel { inner: Arc::new(Inner { sig, code, idle: Mutex::new(Vec::new()) }) }
     }
 
     /// What it was loaded from.
     pub fn artifact(&self) -> &Artifact {
         &self.inner.sig.artifact
+    }
+
+    /// What a device's own compiler had to say about the code, if it said anything: registers, spills, warnings.
+    pub fn device_log(&self) -> Option<&str> {
+        match &self.inner.code {
+            Code::Host(_) => None,
+            Code::Device(program) => program.log(),
+        }
     }
 
     /// Bytes of workspace and tables for these dims, and no parameters but the defaults.
@@ -146,8 +190,10 @@ impl LoadedKernel {
         let inner = &*self.inner;
         let kept = inner.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut ctx = kept.unwrap_or_else(|| RunContext::new(&inner.sig));
-        let result =
-            bind::bind(&inner.sig, &mut ctx, &mut call).and_then(|()| inner.execute(&mut ctx, options));
+        let result = bind::bind(&inner.sig, &mut ctx, &mut call).and_then(|()| match &inner.code {
+            Code::Host(code) => inner.execute(code, &mut ctx, options),
+            Code::Device(program) => program.run(&inner.sig, &mut ctx, &mut call, options),
+        });
         inner.idle.lock().unwrap_or_else(PoisonError::into_inner).push(ctx);
         result
     }
@@ -155,14 +201,19 @@ impl LoadedKernel {
 
 impl Inner {
     /// Runs all launches on a context that has just been bound.
-    fn execute(&self, ctx: &mut RunContext, options: &RunOptions<'_>) -> Result<(), RuntimeError> {
+    fn execute(
+        &self,
+        code: &HostCode,
+        ctx: &mut RunContext,
+        options: &RunOptions<'_>,
+    ) -> Result<(), RuntimeError> {
         let asked = match options.threads {
             Some(n) => n.get().min(MAX_THREADS),
             None => default_threads()?.get(),
         };
         let n_threads = asked.min(ctx.n_tasks.iter().copied().max().unwrap_or(0)).max(1);
         ctx.ensure_scratch(&self.sig, n_threads)?;
-        ctx.args[0] = std::ptr::from_ref(self.intrinsics) as u64;
+        ctx.args[0] = std::ptr::from_ref(code.intrinsics) as u64;
         let (pool, awake);
         let parallel: &dyn Parallel = match options.parallel {
             Some(host) => host,
@@ -173,7 +224,7 @@ impl Inner {
                 if ctx.work < WORTH_WAKING { &awake } else { pool }
             }
         };
-        for (n, &entry) in self.entries.iter().enumerate() {
+        for (n, &entry) in code.entries.iter().enumerate() {
             let scratch = &ctx.scratch[..n_threads];
             // SAFETY: the artifact promises that its code is right for an argument block of its layout; `bind` has
             // filled the block with addresses, sizes and strides of live memory that covers every index (borrowed by

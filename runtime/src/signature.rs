@@ -5,7 +5,7 @@
 //! are permutations; every dim can be read from some bound tensor. So binding can evaluate without further
 //! checks. A violation is our bug (`Internal`), never the caller's. Deliberately not checked: the machine code.
 
-use attn_compiler::artifact::{ArgLayout, Artifact, BindCheck, ContentDemand, DType, TensorRole};
+use attn_compiler::artifact::{ArgLayout, Artifact, BindCheck, ContentDemand, DType, LaunchSpec, TensorRole};
 use attn_compiler::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
 
 use crate::error::RuntimeError;
@@ -19,6 +19,8 @@ const SCRATCH_ALIGN: usize = 128;
 pub(crate) struct Signature {
     pub artifact: Artifact,
     pub layout: ArgLayout,
+    /// Made for a device: the launches say how, tensors and workspace lie there.
+    pub on_device: bool,
     /// Tensor indices by role.
     pub inputs: Vec<usize>,
     /// Written: outputs, and what is updated in place.
@@ -54,10 +56,10 @@ impl Signature {
         for r in &artifact.requires {
             scope.closed(r.cond, Ty::Bool, &[], "a launch condition")?;
         }
+        let layout = ArgLayout::new(artifact.tensors.iter().map(|t| t.shape.len()), artifact.scalars.len());
+        let on_device = artifact.launches.iter().any(|l| l.device.is_some());
         for l in &artifact.launches {
-            if l.entry >= artifact.code.len() {
-                return Err(broken(format!("launch `{}` enters at {}, past the code", l.name, l.entry)));
-            }
+            check_launch(l, &layout, on_device, artifact.code.len())?;
             for &extent in &l.grid {
                 scope.closed(extent, Ty::Int, &[], "a grid extent")?;
             }
@@ -72,7 +74,8 @@ impl Signature {
         let tables = role(|r| matches!(r, TensorRole::Table { .. }));
         let scratch = artifact.launches.iter().map(|l| l.scratch_bytes).max().unwrap_or(0);
         Ok(Signature {
-            layout: ArgLayout::new(artifact.tensors.iter().map(|t| t.shape.len()), artifact.scalars.len()),
+            layout,
+            on_device,
             inputs: role(|r| matches!(r, TensorRole::Input)),
             outputs: role(|r| matches!(r, TensorRole::Output | TensorRole::Updated)),
             workspaces: role(|r| matches!(r, TensorRole::Workspace)),
@@ -144,6 +147,27 @@ impl Scope<'_> {
         }
         let name = &self.artifact.pool.var_info(v).name;
         Err(broken(format!("{what} reads `{name}`, which is not known when arguments are bound")))
+    }
+}
+
+/// The launch says how it is launched, in the way in which all of the artifact are.
+fn check_launch(
+    l: &LaunchSpec,
+    layout: &ArgLayout,
+    on_device: bool,
+    code_bytes: usize,
+) -> Result<(), RuntimeError> {
+    let broken = |what: String| Err(broken(format!("launch `{}` {what}", l.name)));
+    match &l.device {
+        None if on_device => broken("is for a CPU, another one is for a device".into()),
+        None if l.entry >= code_bytes => broken(format!("enters at {}, past the code", l.entry)),
+        None => Ok(()),
+        Some(d) if !(1..=1024).contains(&d.threads) => broken(format!("has blocks of {} threads", d.threads)),
+        // Word 0 is the address of the table of intrinsics, which is the host's.
+        Some(d) => match d.words.iter().find(|&&w| w == 0 || w as usize >= layout.words) {
+            Some(w) => broken(format!("takes word {w} of an argument block of {}", layout.words)),
+            None => Ok(()),
+        },
     }
 }
 

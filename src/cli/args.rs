@@ -26,12 +26,16 @@ pub struct KernelArgs {
     /// Values of parameters, such as window=512
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', value_parser = parse_pair)]
     pub param: Vec<(String, String)>,
-    /// What to compile for: cpu, sm_80, sm_86, sm_89, sm_90a
+    /// What to compile for: cpu; cuda (the GPU of this machine); sm_80, sm_86, sm_89, sm_90a (not run here); sim:sm_80 and
+    /// so on (run in the simulator)
     #[arg(long, value_name = "TARGET", default_value = "cpu")]
     pub target: String,
     /// Threads [default: all that the host grants, or ATTN_NUM_THREADS]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// What the simulator's order of warps and blocks follows from
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub sim_seed: u64,
     /// Ranks of a distributed kernel, simulated in this process [default: what the text says, else 4]
     #[arg(long, value_name = "N")]
     pub ranks: Option<NonZeroUsize>,

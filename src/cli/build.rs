@@ -3,25 +3,26 @@
 //! Comes in: a file, sizes, a target. Goes out: the kinds of `--emit`, to standard output or to files; texts after
 //! stages to standard error (`--print-ir-after`) or numbered files (`--dump-dir`). What holds: names of kinds and
 //! passes are checked before anything is compiled; the tile IR is verified after every pass, always. Only what
-//! is asked for is made: `--emit=ast` works for every target.
+//! is asked for is made: `--emit=ast` works for every target. `-o` writes the kernel itself, as a package.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use attn_compiler::artifact::{Artifact, DType};
 use attn_compiler::backend::cpu::{self, Listing};
+use attn_compiler::diagnostic::SourceMap;
 use attn_compiler::pipeline::{self, Plan};
 use attn_compiler::syntax::words::nearest;
 use attn_compiler::syntax::{self, print};
 use attn_compiler::target::Target;
 use attn_compiler::{attn_ir, tile_ir};
-use attn_compiler_gpu::GpuError;
-use attn_runtime::LoadedKernel;
 use attn_runtime::cache::Cache;
-use attnc::Origin;
+use attn_runtime::package::Package;
+use attn_runtime::{Device, LoadedKernel};
 use attnc::schedules::{self, Picked};
+use attnc::{Origin, emit};
 
 use super::args::{KernelArgs, parse_dtype};
 use super::fmt::write_whole;
@@ -37,9 +38,12 @@ use super::ui::{self, Failure, Ui};
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,
-    /// What to write: ast, attnir, schedule, schedule-file, tile, clif and asm (CPU), mlir (GPU); to standard output, or to a file
+    /// What to write: ast, attnir, schedule, schedule-file, tile; for a CPU clif, asm; for a GPU mlir, ptx; to standard output, or to a file
     #[arg(long, value_name = "KIND[=PATH],...", value_delimiter = ',', value_parser = parse_emit)]
     emit: Vec<Emit>,
+    /// Write the kernel as a package, one file that a program loads without attnc's compiler
+    #[arg(short, long = "out", value_name = "FILE")]
+    out: Option<PathBuf>,
     /// What `float` is: f32, f16, bf16
     #[arg(long, value_name = "DTYPE", value_parser = parse_dtype, default_value = "f32")]
     dtype: DType,
@@ -68,9 +72,10 @@ enum Kind {
     Clif,
     Asm,
     Mlir,
+    Ptx,
 }
 
-const KINDS: [(&str, Kind); 8] = [
+const KINDS: [(&str, Kind); 9] = [
     ("ast", Kind::Ast),
     ("attnir", Kind::AttnIr),
     ("schedule", Kind::Schedule),
@@ -79,6 +84,7 @@ const KINDS: [(&str, Kind); 8] = [
     ("clif", Kind::Clif),
     ("asm", Kind::Asm),
     ("mlir", Kind::Mlir),
+    ("ptx", Kind::Ptx),
 ];
 
 /// `KIND[=PATH]`
@@ -142,16 +148,20 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     if let Some(dir) = &args.dump_dir {
         stages.dump(dir)?;
     }
-    let out = work.write(args)?;
+    let out = work.write(args, chosen.kernel.sources())?;
+    let packed = args.out.as_ref().map(|path| work.pack(&chosen, path)).transpose()?;
     if args.time_passes {
         ui.text(&timings(ui, &chosen, work, &stages, args)?);
     }
+    let out = [Some(out), packed].into_iter().flatten().filter(|text| !text.is_empty());
+    let out = out.collect::<Vec<_>>().join("\n");
     if out.is_empty() { Ok(()) } else { ui::print(&out) }
 }
 
 /// How far the kernel must be compiled.
 fn last_wanted(args: &Args) -> Kind {
     let all = args.emit.is_empty()
+        || args.out.is_some()
         || args.time_passes
         || args.dump_dir.is_some()
         || !args.print_ir_after.is_empty();
@@ -179,11 +189,9 @@ impl Work {
         if last >= Kind::Schedule {
             let spec = chosen.kernel.spec().map_err(Unsettled::Facade)?;
             let plan = pipeline::plan(spec, &settled.key, stages).map_err(Unsettled::Compile)?;
-            if last >= Kind::Clif && matches!(plan.target, Target::Cpu(_)) {
-                self.artifact = Some(
-                    pipeline::emit_each(&plan, stages, &attn_runtime::on_threads)
-                        .map_err(Unsettled::Compile)?,
-                );
+            if last >= Kind::Clif {
+                let artifact = emit::emit(chosen.kernel.sources(), &plan, stages);
+                self.artifact = Some(artifact.map_err(Unsettled::Facade)?);
             }
             self.plan = Some(plan);
             self.picked = settled.picked;
@@ -192,7 +200,7 @@ impl Work {
     }
 
     /// The text of a kind. Errors: the stage was not reached, which is a bug.
-    fn kind(&self, kind: Kind) -> Result<String, Failure> {
+    fn kind(&self, kind: Kind, map: &SourceMap) -> Result<String, Failure> {
         let missing = || Failure::bug(format!("{kind:?} was asked for and not made"));
         let plan = self.plan.as_ref().ok_or_else(missing);
         Ok(match kind {
@@ -201,18 +209,19 @@ impl Work {
             Kind::Schedule => schedule_text(plan?, &self.picked),
             Kind::ScheduleFile => schedule_file(plan?)?,
             Kind::Tile => tile_ir::text::print(&plan?.program),
+            Kind::Ptx => ptx(self.artifact.as_ref().ok_or_else(missing)?)?,
             Kind::Clif => listing(plan?, Listing { clif: true, asm: false })?,
             Kind::Asm => listing(plan?, Listing { clif: false, asm: true })?,
-            Kind::Mlir => mlir(plan?)?,
+            Kind::Mlir => mlir(plan?, map)?,
         })
     }
 
     /// Writes the files, returns what goes to standard output.
-    fn write(&self, args: &Args) -> Result<String, Failure> {
+    fn write(&self, args: &Args, map: &SourceMap) -> Result<String, Failure> {
         let to_stdout = args.emit.iter().filter(|e| e.path.is_none()).count();
         let mut out = String::new();
         for emit in &args.emit {
-            let text = self.kind(emit.kind)?;
+            let text = self.kind(emit.kind, map)?;
             match &emit.path {
                 Some(path) => write_whole(path, text.as_bytes())?,
                 None if to_stdout == 1 => out += &text,
@@ -221,14 +230,28 @@ impl Work {
         }
         match (&self.artifact, args.emit.is_empty()) {
             (Some(a), true) => Ok(format!(
-                "ok: {} for {}: {}, {} bytes of machine code",
+                "ok: {} for {}: {}, {} bytes of {}",
                 a.name,
                 a.target,
                 a.schedule,
-                a.code.len()
+                a.code.len(),
+                if is_ptx(a) { "PTX" } else { "machine code" }
             )),
             _ => Ok(out),
         }
+    }
+
+    /// Writes the package, with the values of parameters in it; says what it is.
+    fn pack(&self, chosen: &Chosen, path: &Path) -> Result<String, Failure> {
+        let artifact =
+            self.artifact.clone().ok_or_else(|| Failure::bug("nothing was emitted to be packed"))?;
+        let (_, params) = chosen.split_params(chosen.kernel.spec()?);
+        let params: Vec<_> = params.iter().map(|(name, v)| (name.as_str(), *v)).collect();
+        let kernel = LoadedKernel::load_on(artifact, &params, &Device::Absent)?;
+        let bytes = Package::write(kernel.artifact())?;
+        write_whole(path, &bytes)?;
+        let package = Package::read(&bytes)?;
+        Ok(format!("{}: {} bytes, hash {}", path.display(), bytes.len(), package.hash()))
     }
 }
 
@@ -260,6 +283,19 @@ fn schedule_file(plan: &Plan) -> Result<String, Failure> {
     Ok(schedules::schedule_file(&plan.kernel.name, attentions))
 }
 
+/// Made for a GPU.
+fn is_ptx(artifact: &Artifact) -> bool {
+    artifact.launches.iter().any(|l| l.device.is_some())
+}
+
+fn ptx(artifact: &Artifact) -> Result<String, Failure> {
+    if !is_ptx(artifact) {
+        return Err(Failure::usage(format!("--emit=ptx: `{}` is no GPU", artifact.target))
+            .help("name one with --target: sm_80, sm_86, sm_89, sm_90a"));
+    }
+    Ok(String::from_utf8_lossy(&artifact.code).into_owned())
+}
+
 fn listing(plan: &Plan, which: Listing) -> Result<String, Failure> {
     let Target::Cpu(facts) = &plan.target else {
         let message = format!("--emit=clif and asm are stages for a CPU, and the target is {}", plan.target);
@@ -270,18 +306,12 @@ fn listing(plan: &Plan, which: Listing) -> Result<String, Failure> {
 }
 
 /// The module of a plan for a GPU.
-fn mlir(plan: &Plan) -> Result<String, Failure> {
+fn mlir(plan: &Plan, map: &SourceMap) -> Result<String, Failure> {
     let Target::Gpu(arch) = &plan.target else {
         let message = format!("--emit=mlir is a stage for a GPU, and the target is {}", plan.target);
         return Err(Failure::usage(message).help("name one with --target, such as --target sm_80"));
     };
-    match attn_compiler_gpu::emit(&plan.program, *arch) {
-        Ok(code) => Ok(code.mlir),
-        Err(GpuError::Unsupported { op, why }) => {
-            Err(Failure::wrong(format!("{arch:?} has no code for {op}")).help(&why))
-        }
-        Err(err) => Err(Failure::bug(err.to_string())),
-    }
+    Ok(emit::gpu_code(map, plan, *arch)?.mlir)
 }
 
 /// The table of `--time-passes`: every stage, then loading, then the whole way again from the disk cache.
@@ -295,7 +325,7 @@ fn timings(ui: &Ui, chosen: &Chosen, work: Work, stages: &Stages, args: &Args) -
     }
     let artifact = work.artifact.ok_or_else(|| Failure::bug("nothing was emitted to be timed"))?;
     let start = Instant::now();
-    LoadedKernel::load(artifact)?;
+    LoadedKernel::load_on(artifact, &[], &chosen.target.device()?)?;
     let load = start.elapsed();
     table.row(["load".to_string(), ms(load)]);
     table.row(["text to callable machine code".to_string(), ms(total + load)]);

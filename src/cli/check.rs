@@ -34,7 +34,7 @@ pub struct Args {
     /// Values of parameters, such as window=512
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', value_parser = parse_pair)]
     param: Vec<(String, String)>,
-    /// What it must run on: cpu, sm_80, sm_86, sm_89, sm_90a; plans every kernel
+    /// What it must run on: cpu, cuda, sm_80, sm_86, sm_89, sm_90a; plans every kernel
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
     /// What `float` is: f32, f16, bf16
@@ -192,6 +192,7 @@ fn plan(kernel: &Kernel, spec: &CheckedKernel, args: &Args, target: &Target) -> 
         param: args.param.clone(),
         target: String::new(),
         threads: None,
+        sim_seed: 0,
         ranks: None,
         schedules: Default::default(),
     };

@@ -31,6 +31,7 @@ mod reference;
 mod ring_work;
 mod run;
 mod session;
+mod simulated;
 mod sizes;
 mod source;
 mod stages;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use attn_compiler::artifact::DType;
 use attn_compiler::attn_ir::evaluate::Results;
@@ -9,7 +11,7 @@ use attn_compiler::attn_ir::{self, Measure};
 use attn_compiler::tolerance;
 use attn_runtime::{RunOptions, Tensor};
 use attnc::io::{HostTensor, TensorFile, load, save};
-use attnc::{Origin, Plan};
+use attnc::{LaunchReport, Origin, Plan, Target};
 
 use super::args::{BindArg, KernelArgs, NamedSource, parse_bind, parse_dtype, parse_named};
 use super::compare::{self, Check};
@@ -19,7 +21,7 @@ use super::problem::{Problem, Request};
 use super::session::{self, Chosen};
 use super::table::{Table, short};
 use super::ui::{self, Failure, Status, Ui};
-use super::{data, work};
+use super::{data, simulated, work};
 
 /// Arguments.
 #[derive(clap::Args)]
@@ -58,6 +60,8 @@ struct Outcome<'a> {
     plan: &'a Planned,
     outputs: &'a [(String, Tensor)],
     times: Times,
+    /// What each did, if it was simulated.
+    launches: Vec<LaunchReport>,
     pairs: Option<u64>,
     checks: Vec<Check>,
     saved: Vec<(String, String)>,
@@ -77,7 +81,10 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let plan = problem.plan(ui)?;
     let mut outputs = problem.outputs()?;
     let options = options(&args.kernel)?;
-    let times = execute(&problem, &plan, &mut outputs, &options, measure::FEW, |_| {})?;
+    let (times, launches) = match chosen.target {
+        Target::Sim(_) => simulate(&problem, &plan, &mut outputs, &options)?,
+        _ => (execute(&problem, &plan, &mut outputs, &options, measure::FEW, |_| {})?, vec![]),
+    };
     let pairs = work::pairs(&problem, work::MAX_CELLS)?;
     let mut checks = Vec::new();
     if args.verify || !args.against.is_empty() {
@@ -91,17 +98,19 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     }
     let saved = save_outputs(&outputs, &args.out)?;
     let failed = checks.iter().any(|c| !c.report.ok);
-    let outcome = Outcome { problem: &problem, plan: &plan, outputs: &outputs, times, pairs, checks, saved };
+    let outcome =
+        Outcome { problem: &problem, plan: &plan, outputs: &outputs, times, launches, pairs, checks, saved };
     ui::print(&if args.json { outcome.json() } else { outcome.text() })?;
     if failed { Err(Failure::said(Status::Failed)) } else { Ok(()) }
 }
 
-/// `--threads`
+/// `--threads`, `--sim-seed`
 pub fn options(args: &KernelArgs) -> Result<RunOptions<'static>, Failure> {
-    match args.threads {
-        Some(n) => RunOptions::threads(n.get()).map_err(|err| Failure::usage(err.to_string())),
-        None => Ok(RunOptions::default()),
-    }
+    let options = match args.threads {
+        Some(n) => RunOptions::threads(n.get()).map_err(|err| Failure::usage(err.to_string()))?,
+        None => RunOptions::default(),
+    };
+    Ok(RunOptions { sim_seed: args.sim_seed, ..options })
 }
 
 /// Binds and runs as often as `effort` says.
@@ -117,6 +126,23 @@ pub fn execute(
     let params: Vec<_> = problem.params.iter().map(|(name, v)| (name.as_str(), *v)).collect();
     let mut views: Vec<_> = outputs.iter_mut().map(|(name, t)| (name.as_str(), t.view_mut())).collect();
     measure::measure(effort, || Ok(plan.run(&inputs, &mut views, &params, options)?), progress)
+}
+
+/// Binds and runs once in the simulator, whose launches tell what they did.
+fn simulate(
+    problem: &Problem,
+    plan: &Planned,
+    outputs: &mut [(String, Tensor)],
+    options: &RunOptions<'_>,
+) -> Result<(Times, Vec<LaunchReport>), Failure> {
+    let launches = Mutex::new(Vec::new());
+    let keep = |report: &LaunchReport| {
+        launches.lock().unwrap_or_else(PoisonError::into_inner).push(report.clone());
+    };
+    let start = Instant::now();
+    execute_once(problem, plan, outputs, &RunOptions { on_launch: Some(&keep), ..*options })?;
+    let times = Times::of_ms(&[start.elapsed().as_secs_f64() * 1e3]);
+    Ok((times, launches.into_inner().unwrap_or_else(PoisonError::into_inner)))
 }
 
 /// Binds and runs once.
@@ -247,12 +273,16 @@ fn save_outputs(
 pub fn origin(plan: &Plan) -> &'static str {
     match plan.stats().origin {
         Origin::IndexHit | Origin::KernelHit => "from the cache",
+        Origin::Package => "from a package",
         Origin::Compiled => "compiled now",
     }
 }
 
 impl Outcome<'_> {
     fn gflops(&self) -> Option<f64> {
+        if !self.launches.is_empty() {
+            return None;
+        }
         let flops = work::flops(self.problem.ir.attentions().next()?, self.pairs?);
         Some(flops / self.times.median_ms() / 1e6)
     }
@@ -276,11 +306,21 @@ impl Outcome<'_> {
         let compile = self.plan.stats().total.as_secs_f64() * 1e3;
         table.row(["compile".into(), format!("{} ms, {}", short(compile), origin(self.plan))]);
         let runs = self.times.runs();
-        table.row(["run".into(), format!("{} ms, median of {runs}", short(self.times.median_ms()))]);
+        if self.launches.is_empty() {
+            table.row(["run".into(), format!("{} ms, median of {runs}", short(self.times.median_ms()))]);
+        } else {
+            table.row(["simulated".into(), format!("in {} ms", short(self.times.median_ms()))]);
+        }
         if let (Some(pairs), Some(gflops)) = (self.pairs, self.gflops()) {
             table.row(["useful work".into(), format!("{pairs} pairs, {} GFLOP/s", short(gflops))]);
         }
         let mut text = table.to_string();
+        if let Some(log) = self.plan.device_log() {
+            text += &format!("\n{log}\n");
+        }
+        if !self.launches.is_empty() {
+            text += &format!("\n{}", simulated::text(&self.launches));
+        }
         if !self.checks.is_empty() {
             let mut table = Table::new(&Check::TITLES);
             self.checks.iter().for_each(|c| table.row(c.cells()));
@@ -304,6 +344,7 @@ impl Outcome<'_> {
             "cache_hit": self.plan.stats().origin != Origin::Compiled,
             "run_ms": self.times.median_ms(), "runs": self.times.runs(),
             "pairs": self.pairs, "gflops": self.gflops(),
+            "launches": simulated::json(&self.launches), "device_log": self.plan.device_log(),
             "checks": self.checks.iter().map(Check::json).collect::<Vec<_>>(),
         })
         .to_string()

@@ -3,7 +3,7 @@
 //! Comes in: a call that has passed every other check. Goes out: the words of
 //! [`attn_compiler::artifact::ArgLayout`]. The overlap test compares byte ranges, so two interleaved views of
 //! one buffer are refused too. Deliberately not done: the address of the intrinsics (word 0), which the kernel
-//! writes.
+//! writes, and addresses on a device, which take the place of the host's when they are known.
 
 use attn_compiler::expr::eval::Value;
 
@@ -67,7 +67,7 @@ pub(super) fn fill(sig: &Signature, call: &mut Call<'_, '_, '_>, ctx: &mut RunCo
         fill_contiguous(sig, ctx, t, first);
     }
     for (n, &t) in sig.workspaces.iter().enumerate() {
-        let first = ctx.workspace.bytes_mut().as_mut_ptr() as u64 + ctx.workspace_at[n] as u64;
+        let first = (ctx.workspace.bytes_mut().as_mut_ptr() as u64).wrapping_add(ctx.workspace_at[n] as u64);
         fill_contiguous(sig, ctx, t, first);
     }
     for (n, s) in sig.artifact.scalars.iter().enumerate() {

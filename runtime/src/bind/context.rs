@@ -122,7 +122,9 @@ pub(super) fn prepare(sig: &Signature, ctx: &mut RunContext) -> Result<(), Runti
         ctx.workspace_at[n] = total;
         total = add_tensor(sig, t, ctx, total)?;
     }
-    ctx.workspace.ensure(total)?;
+    if !sig.on_device {
+        ctx.workspace.ensure(total)?;
+    }
     for (n, launch) in sig.artifact.launches.iter().enumerate() {
         ctx.n_tasks[n] = count_tasks(sig, &launch.grid, &ctx.values).ok_or_else(|| {
             too_large(format!("launch `{}` has more tasks than can be counted", launch.name))
@@ -161,7 +163,7 @@ fn add_tensor(sig: &Signature, t: usize, ctx: &RunContext, total: usize) -> Resu
 }
 
 /// Bytes of a contiguous tensor of these sizes.
-pub(super) fn tensor_bytes(sig: &Signature, t: usize, sizes: &[usize; MAX_RANK]) -> Option<usize> {
+pub(crate) fn tensor_bytes(sig: &Signature, t: usize, sizes: &[usize; MAX_RANK]) -> Option<usize> {
     let spec = &sig.artifact.tensors[t];
     sizes[..spec.shape.len()].iter().try_fold(spec.dtype.size(), |n, &s| n.checked_mul(s))
 }

@@ -17,7 +17,7 @@ mod tables;
 
 use attn_compiler::expr::eval::Value;
 
-pub(crate) use context::RunContext;
+pub(crate) use context::{RunContext, tensor_bytes};
 
 use crate::error::RuntimeError;
 use crate::signature::Signature;

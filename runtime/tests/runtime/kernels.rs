@@ -95,6 +95,7 @@ impl Maker {
             grid: grid.to_vec(),
             scratch_bytes,
             entry,
+            device: None,
         });
     }
 

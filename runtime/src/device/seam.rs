@@ -1,0 +1,140 @@
+//! What a run needs of a device, and the one way of running on any.
+//!
+//! Comes in: a context that `bind` has filled, the call it was filled for. Goes out: outputs in the caller's memory. What
+//! holds: everything that the CPU path checks was checked; addresses of the host in the argument block are replaced by
+//! those of the device, all other words are the same; launches run in order, those with an empty grid not at all; the
+//! caller's memory is written only after the last launch has ended well, and only where elements are.
+//! Deliberately not done: keeping memory between runs (see `resident`).
+
+use attn_compiler::artifact::{DeviceLaunch, TensorRole};
+
+use super::span::{Elements, Span, scatter};
+use crate::bind::{Call, RunContext};
+use crate::error::{DataFault, RuntimeError};
+use crate::signature::Signature;
+
+/// The most blocks that one dimension of a grid can have.
+const MAX_BLOCKS: usize = i32::MAX as usize;
+
+/// What one launch on a simulated device did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchReport {
+    /// Name of the launch.
+    pub launch: String,
+    /// Entry in the PTX.
+    pub kernel: String,
+    /// Blocks.
+    pub blocks: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Instructions of warps, bank conflicts, shared memory.
+    pub counts: attn_ptx_sim::Report,
+}
+
+/// A launch whose parameters are known.
+pub(super) struct Launch<'a> {
+    pub name: &'a str,
+    pub device: &'a DeviceLaunch,
+    pub blocks: u32,
+    pub words: &'a [u64],
+}
+
+/// Memory of a device for one run; what it allocated is freed with it.
+pub(super) trait Memory {
+    /// Unwritten bytes, aligned to 256; 0 bytes have an address too.
+    fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64, RuntimeError>;
+    /// Writes the elements of a tensor to the bytes that it spans.
+    fn upload(&mut self, addr: u64, from: &Elements<'_>) -> Result<(), RuntimeError>;
+    /// The bytes that a tensor spans, once all launches have ended; anything between its elements.
+    fn download(&mut self, name: &str, addr: u64, span: &Span) -> Result<Vec<u8>, RuntimeError>;
+    /// Launches the n-th of the artifact, in order with everything before.
+    fn launch(&mut self, n: usize, launch: &Launch<'_>) -> Result<Option<LaunchReport>, RuntimeError>;
+    /// Waits for all launches. Errors: one of them failed.
+    fn finish(&mut self) -> Result<(), RuntimeError>;
+}
+
+/// Blocks of the n-th launch. Errors: more than a grid can have.
+pub(super) fn blocks(sig: &Signature, ctx: &RunContext, n: usize) -> Result<u32, RuntimeError> {
+    let tasks = ctx.n_tasks[n];
+    u32::try_from(tasks).ok().filter(|_| tasks <= MAX_BLOCKS).ok_or_else(|| {
+        let name = &sig.artifact.launches[n].name;
+        let message = format!(
+            "launch `{name}` has {tasks} blocks, a grid has {MAX_BLOCKS} at most; use shorter lengths or a smaller batch"
+        );
+        RuntimeError::data(DataFault::Size, message)
+    })
+}
+
+/// Runs all launches on a device, for a context that has just been bound for this call.
+pub(super) fn run(
+    sig: &Signature,
+    ctx: &mut RunContext,
+    call: &mut Call<'_, '_, '_>,
+    memory: &mut dyn Memory,
+    observer: Option<&(dyn Fn(&LaunchReport) + Sync)>,
+) -> Result<(), RuntimeError> {
+    let addresses = upload(sig, ctx, call, memory)?;
+    let mut words = Vec::new();
+    for (n, launch) in sig.artifact.launches.iter().enumerate() {
+        let Some(device) = &launch.device else {
+            return Err(RuntimeError::internal("launch", format!("`{}` is for a CPU", launch.name)));
+        };
+        let blocks = blocks(sig, ctx, n)?;
+        if blocks == 0 {
+            continue;
+        }
+        words.clear();
+        words.extend(device.words.iter().map(|&w| ctx.args[w as usize]));
+        let report = memory.launch(n, &Launch { name: &launch.name, device, blocks, words: &words })?;
+        if let (Some(report), Some(observer)) = (report, observer) {
+            observer(&report);
+        }
+    }
+    memory.finish()?;
+    let mut images = Vec::with_capacity(sig.outputs.len());
+    for &t in &sig.outputs {
+        let view = &call.outputs[ctx.bound[t]].1;
+        let (name, span) = (&sig.artifact.tensors[t].name, Span::of(view.geometry()));
+        images.push(if span.bytes == 0 { vec![] } else { memory.download(name, addresses[t], &span)? });
+    }
+    for (&t, image) in sig.outputs.iter().zip(&images) {
+        scatter(image, &mut call.outputs[ctx.bound[t]].1);
+    }
+    Ok(())
+}
+
+/// Gives every tensor of the table memory on the device, copies what is read, and writes the addresses into the argument
+/// block. The address of the lowest byte of each tensor.
+fn upload(
+    sig: &Signature,
+    ctx: &mut RunContext,
+    call: &mut Call<'_, '_, '_>,
+    memory: &mut dyn Memory,
+) -> Result<Vec<u64>, RuntimeError> {
+    let mut addresses = Vec::with_capacity(sig.artifact.tensors.len());
+    for (t, spec) in sig.artifact.tensors.iter().enumerate() {
+        let elements = match &spec.role {
+            TensorRole::Input => Elements::of(&call.inputs[ctx.bound[t]].1),
+            TensorRole::Output | TensorRole::Updated => Elements::of_mut(&mut call.outputs[ctx.bound[t]].1),
+            TensorRole::Table { .. } => {
+                let n = sig.tables.iter().position(|&x| x == t);
+                Elements::of_bytes(n.map(|n| ctx.tables[n].buf.bytes()).unwrap_or_default())
+            }
+            TensorRole::Workspace => {
+                let bytes = crate::bind::tensor_bytes(sig, t, &ctx.sizes[t]).unwrap_or(0);
+                let addr = memory.alloc(&spec.name, bytes)?;
+                addresses.push(addr);
+                ctx.args[sig.layout.address(t)] = addr;
+                continue;
+            }
+        };
+        let addr = memory.alloc(&spec.name, elements.span.bytes)?;
+        if !matches!(spec.role, TensorRole::Output) && elements.span.bytes > 0 {
+            memory.upload(addr, &elements)?;
+        }
+        let first = addr.wrapping_add(elements.span.first as u64);
+        addresses.push(addr);
+        ctx.args[sig.layout.address(t)] = first;
+    }
+    Ok(addresses)
+}

@@ -1,0 +1,88 @@
+//! The simulator of PTX as a device: memory that notices what was never written, launches that look for faults.
+//!
+//! Comes in: the PTX of an artifact, bytes, launches. Goes out: bytes, counts, or the whole text of a fault. What holds:
+//! every run has memory of its own; bytes between strided rows and workspace are unwritten, so that a kernel which
+//! reads them is found out. Deliberately not done: time.
+
+use attn_ptx_sim::{Arg, Device, LaunchOptions, Module, Shape};
+
+use super::seam::{Launch, LaunchReport, Memory};
+use super::span::{Elements, Span, zeroed};
+use crate::error::RuntimeError;
+
+/// Larger tensors are not simulated: the simulator keeps a flag for each byte.
+const MAX_BYTES: usize = 1 << 32;
+
+/// Parses the PTX. Errors: the simulator does not know something in it.
+pub(super) fn load(code: &[u8]) -> Result<Module, RuntimeError> {
+    let text = super::ptx_text(code)?;
+    Module::parse(text)
+        .map_err(|err| RuntimeError::internal("load", format!("the simulator refuses the PTX: {err}")))
+}
+
+/// Memory of one run.
+pub(super) struct Simulator<'a> {
+    memory: Device,
+    module: &'a Module,
+    seed: u64,
+}
+
+impl<'a> Simulator<'a> {
+    pub fn new(module: &'a Module, seed: u64) -> Simulator<'a> {
+        Simulator { memory: Device::new(), module, seed }
+    }
+}
+
+impl Memory for Simulator<'_> {
+    fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64, RuntimeError> {
+        if bytes > MAX_BYTES {
+            return Err(RuntimeError::unsupported(format!(
+                "`{name}` has {bytes} bytes, the simulator takes tensors of 4 GiB at most; use shorter sequences"
+            )));
+        }
+        Ok(self.memory.alloc::<u8>(name, bytes).addr())
+    }
+
+    fn upload(&mut self, addr: u64, from: &Elements<'_>) -> Result<(), RuntimeError> {
+        from.for_each_run(&mut |at, run| {
+            self.memory.write_at(addr + at as u64, run).map_err(|e| RuntimeError::internal("upload", e))
+        })
+    }
+
+    fn download(&mut self, name: &str, addr: u64, span: &Span) -> Result<Vec<u8>, RuntimeError> {
+        let mut image = zeroed(span.bytes)?;
+        span.for_each_run(&mut |at| {
+            let bytes = self.memory.read_at(addr + at as u64, span.run);
+            let bytes = bytes.map_err(|detail| {
+                let what =
+                    format!("the launches have ended and `{name}` is not written everywhere: {detail}");
+                RuntimeError::fault("after the last", "the simulator", what)
+            })?;
+            image[at..at + span.run].copy_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(image)
+    }
+
+    fn finish(&mut self) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    fn launch(&mut self, _: usize, launch: &Launch<'_>) -> Result<Option<LaunchReport>, RuntimeError> {
+        let spec = launch.device;
+        let shape = Shape { dynamic_smem: spec.shared_bytes, ..Shape::linear(launch.blocks, spec.threads) };
+        let args: Vec<Arg> = launch.words.iter().map(|&w| Arg::U64(w)).collect();
+        let options = LaunchOptions::seed(self.seed);
+        let counts =
+            self.memory.launch(self.module, &spec.kernel, shape, &args, &options).map_err(|fault| {
+                RuntimeError::fault(launch.name, &format!("the simulator (seed {})", self.seed), fault)
+            })?;
+        Ok(Some(LaunchReport {
+            launch: launch.name.to_string(),
+            kernel: spec.kernel.clone(),
+            blocks: launch.blocks,
+            threads: spec.threads,
+            counts,
+        }))
+    }
+}

@@ -1,0 +1,52 @@
+//! From a plan to an artifact, by the backend of its target.
+//!
+//! Comes in: a plan whose tile IR is final. Goes out: an [`Artifact`]. What holds: this is the only place that
+//! chooses a backend; Cranelift works in this process, LLVM in its own (`llvm.rs`).
+
+use std::time::Instant;
+
+use attn_compiler::artifact::Artifact;
+use attn_compiler::diagnostic::{Internal, SourceMap, Unsupported};
+use attn_compiler::pipeline::{self, CompileError, Observer, Plan, Stage};
+use attn_compiler::target::{GpuArch, Target};
+use attn_compiler_gpu::{GpuCode, GpuError};
+
+use crate::error::Error;
+use crate::llvm;
+
+/// Makes the code of a plan. `map` holds the texts that errors point into.
+///
+/// # Errors
+/// An operation that the target has no code for yet, no LLVM worker, or a bug of ours.
+pub fn emit(map: &SourceMap, plan: &Plan, observer: &mut dyn Observer) -> Result<Artifact, Error> {
+    match &plan.target {
+        Target::Cpu(_) => pipeline::emit_each(plan, observer, &attn_runtime::on_threads)
+            .map_err(|err| Error::of_compile(map, err)),
+        Target::Gpu(arch) => {
+            let start = Instant::now();
+            let code = gpu_code(map, plan, *arch)?;
+            let ptx = llvm::to_ptx(&code.mlir, *arch)?;
+            observer.stage(Stage::Emit, start.elapsed(), &|| format!("{}\n{ptx}", code.mlir));
+            Ok(pipeline::assemble_device(plan, ptx.clone(), code.launches))
+        }
+    }
+}
+
+/// The MLIR of a plan for a GPU, and how its launches are launched.
+///
+/// # Errors
+/// An operation without code, or a bug of ours.
+pub fn gpu_code(map: &SourceMap, plan: &Plan, arch: GpuArch) -> Result<GpuCode, Error> {
+    let failed = |err| match err {
+        GpuError::Unsupported { op, why } => CompileError::Unsupported(Box::new(Unsupported {
+            clause: op,
+            target: arch.name().into(),
+            nearest: why,
+            span: None,
+        })),
+        GpuError::Internal { stage, invariant, op } => {
+            CompileError::Internal(Box::new(Internal { stage: stage.into(), invariant, op }))
+        }
+    };
+    attn_compiler_gpu::emit(&plan.program, arch).map_err(|err| Error::of_compile(map, failed(err)))
+}
