@@ -260,7 +260,7 @@ impl Making {
         }
         let failed = |err| Error::of_compile(&request.front.map, err);
         let plan = pipeline::plan(request.spec, key, &mut self.stages).map_err(failed)?;
-        let kernel = Key::of("kernel", &[plan.key_text().as_bytes()]);
+        let kernel = Key::of("kernel", &[plan.key_text().as_bytes(), backend(&key.target).as_bytes()]);
         let artifact = match self.look(|| cache.lookup_kernel(&kernel)) {
             Some(hit) => {
                 self.origin = Origin::KernelHit;
@@ -280,11 +280,20 @@ impl Making {
     }
 }
 
+/// The version of the backend where it is not the compiler's.
+fn backend(target: &attn_compiler::target::Target) -> &'static str {
+    match target {
+        attn_compiler::target::Target::Cpu(_) => "",
+        attn_compiler::target::Target::Gpu(_) => attn_compiler_gpu::VERSION,
+    }
+}
+
 /// Hash of everything that the compiler is given: texts (the standard library's too), plan (and the schedules decided
 /// in it), target, compiler.
 fn index_key(map: &SourceMap, key: &PlanKey) -> Key {
+    let backend = backend(&key.target);
     let key = format!("{key:?}");
-    let mut parts: Vec<&[u8]> = vec![COMPILER_VERSION.as_bytes(), key.as_bytes()];
+    let mut parts: Vec<&[u8]> = vec![COMPILER_VERSION.as_bytes(), backend.as_bytes(), key.as_bytes()];
     parts.extend(map.files().iter().map(|f| f.text.as_bytes()));
     Key::of("index", &parts)
 }

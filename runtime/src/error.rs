@@ -85,10 +85,10 @@ impl RuntimeError {
         RuntimeError { kind: ErrorKind::Unsupported, message: message.to_string() }
     }
 
-    /// A launch that failed on a device; `detail` is what the device says.
-    pub(crate) fn fault(launch: &str, device: &str, detail: impl fmt::Display) -> RuntimeError {
+    /// Something that failed on a device, a launch mostly; `detail` is what the device says.
+    pub(crate) fn fault(what: &str, device: &str, detail: impl fmt::Display) -> RuntimeError {
         let message = format!(
-            "launch `{launch}` failed on {device}: {detail}\nno output was written; this is a bug in attnc unless the \
+            "{what} failed on {device}: {detail}\nno output was written; this is a bug in attnc unless the \
              kernel comes from elsewhere, please report it"
         );
         RuntimeError { kind: ErrorKind::Fault, message }

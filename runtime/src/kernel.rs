@@ -137,6 +137,18 @@ impl LoadedKernel {
         LoadedKernel { inner: Arc::new(Inner { sig, code, idle: Mutex::new(Vec::new()) }) }
     }
 
+    pub(crate) fn signature(&self) -> &Signature {
+        &self.inner.sig
+    }
+
+    /// The code, if it is on a device.
+    pub(crate) fn program(&self) -> Option<&Program> {
+        match &self.inner.code {
+            Code::Host(_) => None,
+            Code::Device(program) => Some(program),
+        }
+    }
+
     /// What it was loaded from.
     pub fn artifact(&self) -> &Artifact {
         &self.inner.sig.artifact
@@ -144,10 +156,7 @@ impl LoadedKernel {
 
     /// What a device's own compiler had to say about the code, if it said anything: registers, spills, warnings.
     pub fn device_log(&self) -> Option<&str> {
-        match &self.inner.code {
-            Code::Host(_) => None,
-            Code::Device(program) => program.log(),
-        }
+        self.program().and_then(Program::log)
     }
 
     /// Bytes of workspace and tables for these dims, and no parameters but the defaults.

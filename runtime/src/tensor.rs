@@ -165,6 +165,14 @@ impl<'a> TensorView<'a> {
         Ok(TensorView { first: address(base, offset, geometry), geometry, life: PhantomData })
     }
 
+    /// A view of memory that is not the host's.
+    ///
+    /// # Safety
+    /// No element is read while the view exists.
+    pub(crate) unsafe fn detached(first: u64, geometry: Geometry) -> TensorView<'a> {
+        TensorView { first: std::ptr::without_provenance(first as usize), geometry, life: PhantomData }
+    }
+
     /// Storage type.
     pub fn dtype(&self) -> DType {
         self.geometry.dtype()
@@ -314,6 +322,14 @@ impl<'a> TensorViewMut<'a> {
     /// Steps in elements, as [`TensorView::strides`].
     pub fn strides(&self) -> &[isize] {
         self.geometry.strides()
+    }
+
+    /// A view of memory that is not the host's.
+    ///
+    /// # Safety
+    /// No element is read or written while the view exists.
+    pub(crate) unsafe fn detached(first: u64, geometry: Geometry) -> TensorViewMut<'a> {
+        TensorViewMut { first: std::ptr::without_provenance_mut(first as usize), geometry, life: PhantomData }
     }
 
     /// A shorter borrow of the same elements.

@@ -14,6 +14,9 @@ use attn_compiler::artifact::DeviceLaunch;
 use attn_compiler::target::GpuArch;
 use attn_compiler::tile_ir::Program;
 
+/// Version that is part of every cache key of a GPU kernel: a hash of this backend's sources (see `build.rs`).
+pub const VERSION: &str = env!("ATTN_GPU_SOURCES");
+
 /// The kernels of a program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GpuCode {

@@ -79,7 +79,8 @@ pub(super) fn fill(sig: &Signature, call: &mut Call<'_, '_, '_>, ctx: &mut RunCo
     }
 }
 
-fn fill_bound(sig: &Signature, args: &mut [u64], t: usize, first: u64, geometry: &Geometry) {
+/// Writes the words of a bound tensor.
+pub(crate) fn fill_bound(sig: &Signature, args: &mut [u64], t: usize, first: u64, geometry: &Geometry) {
     args[sig.layout.address(t)] = first;
     for d in 0..geometry.shape().len() {
         let axis = axis_of(sig, t, d);

@@ -17,6 +17,7 @@ mod tables;
 
 use attn_compiler::expr::eval::Value;
 
+pub(crate) use args::fill_bound;
 pub(crate) use context::{RunContext, tensor_bytes};
 
 use crate::error::RuntimeError;
@@ -53,6 +54,20 @@ pub(crate) fn bind(
     ctx: &mut RunContext,
     call: &mut Call<'_, '_, '_>,
 ) -> Result<(), RuntimeError> {
+    check(sig, ctx, call)?;
+    args::check_overlap(sig, call, &ctx.bound)?;
+    args::fill(sig, call, ctx);
+    Ok(())
+}
+
+/// All of [`bind`] but the last: that nothing written overlaps anything else, and the argument block.
+///
+/// Contents are read of inputs with a promised order, of those that checks scan, and of those that demands name.
+pub(crate) fn check(
+    sig: &Signature,
+    ctx: &mut RunContext,
+    call: &Call<'_, '_, '_>,
+) -> Result<(), RuntimeError> {
     names::match_tensors(sig, call.inputs, call.outputs, &mut ctx.bound)?;
     sizes::check_types(sig, call, &ctx.bound)?;
     names::read_params(sig, call.params, &mut ctx.values)?;
@@ -71,10 +86,12 @@ pub(crate) fn bind(
         facts::verify_orders(sig, call, &ctx.bound)?;
     }
     demands::check(sig, call, ctx)?;
-    checks::proofs(sig, call, ctx)?;
-    args::check_overlap(sig, call, &ctx.bound)?;
+    checks::proofs(sig, call, ctx)
+}
+
+/// Writes every word of the argument block but word 0, for a call that was checked.
+pub(crate) fn fill(sig: &Signature, ctx: &mut RunContext, call: &mut Call<'_, '_, '_>) {
     args::fill(sig, call, ctx);
-    Ok(())
 }
 
 /// Puts values in the place of the parameters' defaults.

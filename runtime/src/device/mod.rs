@@ -6,6 +6,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod resident;
 mod seam;
 mod sim;
 mod span;

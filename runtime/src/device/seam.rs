@@ -32,7 +32,7 @@ pub struct LaunchReport {
 }
 
 /// A launch whose parameters are known.
-pub(super) struct Launch<'a> {
+pub(crate) struct Launch<'a> {
     pub name: &'a str,
     pub device: &'a DeviceLaunch,
     pub blocks: u32,

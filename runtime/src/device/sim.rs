@@ -4,7 +4,7 @@
 //! every run has memory of its own; bytes between strided rows and workspace are unwritten, so that a kernel which
 //! reads them is found out. Deliberately not done: time.
 
-use attn_ptx_sim::{Arg, Device, LaunchOptions, Module, Shape};
+use attn_ptx_sim::{Arg, Buffer, Device, LaunchOptions, Module, Shape};
 
 use super::seam::{Launch, LaunchReport, Memory};
 use super::span::{Elements, Span, zeroed};
@@ -35,54 +35,80 @@ impl<'a> Simulator<'a> {
 
 impl Memory for Simulator<'_> {
     fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64, RuntimeError> {
-        if bytes > MAX_BYTES {
-            return Err(RuntimeError::unsupported(format!(
-                "`{name}` has {bytes} bytes, the simulator takes tensors of 4 GiB at most; use shorter sequences"
-            )));
-        }
-        Ok(self.memory.alloc::<u8>(name, bytes).addr())
+        Ok(alloc(&mut self.memory, name, bytes)?.addr())
     }
 
     fn upload(&mut self, addr: u64, from: &Elements<'_>) -> Result<(), RuntimeError> {
-        from.for_each_run(&mut |at, run| {
-            self.memory.write_at(addr + at as u64, run).map_err(|e| RuntimeError::internal("upload", e))
-        })
+        upload(&mut self.memory, addr, from)
     }
 
     fn download(&mut self, name: &str, addr: u64, span: &Span) -> Result<Vec<u8>, RuntimeError> {
-        let mut image = zeroed(span.bytes)?;
-        span.for_each_run(&mut |at| {
-            let bytes = self.memory.read_at(addr + at as u64, span.run);
-            let bytes = bytes.map_err(|detail| {
-                let what =
-                    format!("the launches have ended and `{name}` is not written everywhere: {detail}");
-                RuntimeError::fault("after the last", "the simulator", what)
-            })?;
-            image[at..at + span.run].copy_from_slice(bytes);
-            Ok(())
-        })?;
-        Ok(image)
+        download(&self.memory, addr, span, &|detail| {
+            let what = format!("the launches have ended and `{name}` is not written everywhere: {detail}");
+            RuntimeError::fault("the kernel", &format!("the simulator (seed {})", self.seed), what)
+        })
+    }
+
+    fn launch(&mut self, _: usize, launch: &Launch<'_>) -> Result<Option<LaunchReport>, RuntimeError> {
+        self::launch(&mut self.memory, self.module, self.seed, launch).map(Some)
     }
 
     fn finish(&mut self) -> Result<(), RuntimeError> {
         Ok(())
     }
+}
 
-    fn launch(&mut self, _: usize, launch: &Launch<'_>) -> Result<Option<LaunchReport>, RuntimeError> {
-        let spec = launch.device;
-        let shape = Shape { dynamic_smem: spec.shared_bytes, ..Shape::linear(launch.blocks, spec.threads) };
-        let args: Vec<Arg> = launch.words.iter().map(|&w| Arg::U64(w)).collect();
-        let options = LaunchOptions::seed(self.seed);
-        let counts =
-            self.memory.launch(self.module, &spec.kernel, shape, &args, &options).map_err(|fault| {
-                RuntimeError::fault(launch.name, &format!("the simulator (seed {})", self.seed), fault)
-            })?;
-        Ok(Some(LaunchReport {
-            launch: launch.name.to_string(),
-            kernel: spec.kernel.clone(),
-            blocks: launch.blocks,
-            threads: spec.threads,
-            counts,
-        }))
+/// Unwritten bytes. Errors: too many.
+pub(super) fn alloc(memory: &mut Device, name: &str, bytes: usize) -> Result<Buffer<u8>, RuntimeError> {
+    if bytes > MAX_BYTES {
+        return Err(RuntimeError::unsupported(format!(
+            "`{name}` has {bytes} bytes, the simulator takes tensors of 4 GiB at most; use shorter sequences"
+        )));
     }
+    Ok(memory.alloc(name, bytes))
+}
+
+/// Writes the elements to the bytes that they span.
+pub(super) fn upload(memory: &mut Device, addr: u64, from: &Elements<'_>) -> Result<(), RuntimeError> {
+    from.for_each_run(&mut |at, run| {
+        memory.write_at(addr + at as u64, run).map_err(|e| RuntimeError::internal("upload", e))
+    })
+}
+
+/// The bytes that a tensor spans. Errors: nothing has written one of its elements, in the words of `unwritten`.
+pub(super) fn download(
+    memory: &Device,
+    addr: u64,
+    span: &Span,
+    unwritten: &dyn Fn(String) -> RuntimeError,
+) -> Result<Vec<u8>, RuntimeError> {
+    let mut image = zeroed(span.bytes)?;
+    span.for_each_run(&mut |at| {
+        let bytes = memory.read_at(addr + at as u64, span.run).map_err(unwritten)?;
+        image[at..at + span.run].copy_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(image)
+}
+
+/// Runs a launch to its end.
+pub(super) fn launch(
+    memory: &mut Device,
+    module: &Module,
+    seed: u64,
+    launch: &Launch<'_>,
+) -> Result<LaunchReport, RuntimeError> {
+    let spec = launch.device;
+    let shape = Shape { dynamic_smem: spec.shared_bytes, ..Shape::linear(launch.blocks, spec.threads) };
+    let args: Vec<Arg> = launch.words.iter().map(|&w| Arg::U64(w)).collect();
+    let options = LaunchOptions::seed(seed);
+    let counts = memory.launch(module, &spec.kernel, shape, &args, &options).map_err(|fault| {
+        RuntimeError::fault(
+            &format!("launch `{}`", launch.name),
+            &format!("the simulator (seed {seed})"),
+            fault,
+        )
+    })?;
+    let (kernel, launch_name) = (spec.kernel.clone(), launch.name.to_string());
+    Ok(LaunchReport { launch: launch_name, kernel, blocks: launch.blocks, threads: spec.threads, counts })
 }

@@ -5,4 +5,5 @@
 mod kernels;
 mod packages;
 mod ptx;
+mod resident;
 mod simulated;

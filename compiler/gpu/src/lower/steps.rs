@@ -6,7 +6,7 @@ use attn_compiler::expr::ExprId;
 use attn_compiler::tile_ir::{BufId, ReduceOp, Stmt, WeightKind};
 
 use super::{Lower, Result};
-use crate::simt_ir::{Bin, Cmp, Slot, Space, Ty, Un, Val};
+use crate::simt_ir::{Bin, Cmp, Inst, Slot, Space, Ty, Un, Val};
 
 impl Lower<'_> {
     /// `x * scale`, and -inf where x is.
@@ -125,6 +125,8 @@ impl Lower<'_> {
     ) -> Result<()> {
         let own = self.b.get(sum);
         let sum = self.across(own, Bin::FAdd);
+        // The other lanes have read what the first writes.
+        self.b.push(Inst::WarpBar);
         self.one_lane(|l| {
             let factor = l.rescaling(old, new);
             let before = l.vec_get(row_sum, r)?;
@@ -167,6 +169,7 @@ impl Lower<'_> {
                 Ok(())
             })?;
             l.clear_padding(start, cols, width)?;
+            l.b.push(Inst::WarpBar);
             l.one_lane(|l| l.vec_set(*row_max, r, new))
         })
     }

@@ -151,6 +151,11 @@ impl Printer<'_> {
             }
             Inst::Store(space, addr, v) => self.store(*space, *addr, *v),
             Inst::Bar => self.line("nvvm.barrier0"),
+            Inst::WarpBar => {
+                let all = self.temp();
+                self.line(&format!("{all} = llvm.mlir.constant(-1 : i32) : i32"));
+                self.line(&format!("nvvm.bar.warp.sync {all} : i32"));
+            }
             Inst::If { cond, then, otherwise } => self.choice(*cond, then, otherwise),
             Inst::Loop(body) => {
                 let (head, exit) = (self.new_block(), self.new_block());

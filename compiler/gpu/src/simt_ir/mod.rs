@@ -218,6 +218,8 @@ pub enum Inst {
     Store(Space, Val, Val),
     /// All threads of the block wait for each other; what they wrote to shared memory is seen by all.
     Bar,
+    /// All lanes of a warp wait for each other; what they wrote to shared memory is seen by all.
+    WarpBar,
     /// A choice.
     If {
         /// I1.

@@ -135,6 +135,7 @@ impl Verifier<'_> {
                 self.address(*space, *addr, inst)
             }
             Inst::Bar => self.at_most(Spread::Block, control, judge, inst),
+            Inst::WarpBar => self.at_most(Spread::Warp, control, judge, inst),
             Inst::If { cond, then, otherwise } => {
                 let spread = self.used(*cond, &"if")?.max(control);
                 self.typed(*cond, Ty::I1, &"if")?;

@@ -5,8 +5,6 @@
 //! memory is freed after that. A kernel fault ends the context of the process: the error says so.
 //! Deliberately not done: pinned memory, several streams.
 
-use std::ffi::c_void;
-
 use cudarc::driver::{DriverError, result, sys};
 
 use super::{Gpu, Module, broken, text};
@@ -37,6 +35,33 @@ impl Stream {
         // SAFETY: the stream is alive.
         unsafe { result::stream::synchronize(self.handle) }
     }
+
+    /// As [`Stream::wait`], for launches of this name. Errors: one of them failed.
+    pub fn wait_for(&self, launches: &str) -> Result<(), RuntimeError> {
+        self.gpu.bind()?;
+        self.wait().map_err(|e| fault(&self.gpu, launches, e))
+    }
+
+    /// Writes elements to the bytes that they span, after everything before; they are there when it returns.
+    pub fn upload(&self, addr: u64, from: &Elements<'_>) -> Result<(), RuntimeError> {
+        self.gpu.bind()?;
+        let image = from.image()?;
+        // SAFETY: the memory at `addr` has as many bytes as the span; the image lives until the wait.
+        let copied = unsafe { result::memcpy_htod_async(addr, &image, self.handle) };
+        let waited = self.wait();
+        copied.and(waited).map_err(|e| broken("a copy to the GPU", e))
+    }
+
+    /// The bytes that a tensor spans, after everything before.
+    pub fn download(&self, addr: u64, span: &Span) -> Result<Vec<u8>, RuntimeError> {
+        let mut image = zeroed(span.bytes)?;
+        self.wait_for("a run before")?;
+        // SAFETY: the memory at `addr` has as many bytes as the span; the image is not touched before the wait.
+        let copied = unsafe { result::memcpy_dtoh_async(&mut image, addr, self.handle) };
+        let waited = self.wait();
+        copied.and(waited).map_err(|e| broken("a copy from the GPU", e))?;
+        Ok(image)
+    }
 }
 
 impl Drop for Stream {
@@ -53,20 +78,19 @@ pub(crate) struct Buffer {
     gpu: Gpu,
     /// 0 for no bytes.
     pub addr: sys::CUdeviceptr,
-    pub bytes: usize,
 }
 
 impl Buffer {
     /// Unwritten bytes.
     pub fn new(gpu: &Gpu, name: &str, bytes: usize) -> Result<Buffer, RuntimeError> {
         if bytes == 0 {
-            return Ok(Buffer { gpu: gpu.clone(), addr: 0, bytes });
+            return Ok(Buffer { gpu: gpu.clone(), addr: 0 });
         }
         gpu.bind()?;
         // SAFETY: the bytes are raw memory until something writes them.
         let addr = unsafe { result::malloc_sync(bytes) };
         let addr = addr.map_err(|e| broken(&format!("the {bytes} bytes of `{name}`"), e))?;
-        Ok(Buffer { gpu: gpu.clone(), addr, bytes })
+        Ok(Buffer { gpu: gpu.clone(), addr })
     }
 }
 
@@ -114,31 +138,6 @@ pub(crate) fn fault(gpu: &Gpu, launches: &str, err: DriverError) -> RuntimeError
     RuntimeError::fault(launches, gpu.name(), detail)
 }
 
-/// Puts a launch on a stream. Nothing is allocated and nothing is waited for.
-///
-/// # Safety
-/// The words are what the kernel takes, addresses among them those of live memory that is large enough, until the
-/// stream has been waited for.
-pub(crate) unsafe fn enqueue(
-    entry: sys::CUfunction,
-    launch: &Launch<'_>,
-    stream: sys::CUstream,
-) -> Result<(), DriverError> {
-    let mut params = [std::ptr::null_mut::<c_void>(); MAX_WORDS];
-    for (param, word) in params.iter_mut().zip(launch.words) {
-        *param = std::ptr::from_ref(word).cast_mut().cast();
-    }
-    let (grid, block) = ((launch.blocks, 1, 1), (launch.device.threads, 1, 1));
-    // SAFETY: promised by the caller; the driver reads the parameters before it returns.
-    unsafe {
-        let params = &mut params[..launch.words.len()];
-        result::launch_kernel(entry, grid, block, launch.device.shared_bytes, stream, params)
-    }
-}
-
-/// A kernel has 4 KiB of parameters at most before sm_70 and CUDA 12, and so many words everywhere.
-pub(crate) const MAX_WORDS: usize = 512;
-
 impl Memory for GpuMemory<'_> {
     fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64, RuntimeError> {
         let buffer = Buffer::new(&self.module.gpu, name, bytes)?;
@@ -174,20 +173,16 @@ impl Memory for GpuMemory<'_> {
     }
 
     fn launch(&mut self, n: usize, launch: &Launch<'_>) -> Result<Option<LaunchReport>, RuntimeError> {
-        let entry = self.module.entry_of(n).filter(|_| launch.words.len() <= MAX_WORDS);
-        let Some(entry) = entry else {
-            let what = format!("`{}` has no entry or more than {MAX_WORDS} words", launch.name);
-            return Err(RuntimeError::internal("launch", what));
-        };
         // SAFETY: `bind` has checked what the words describe, addresses are those of buffers that live in `self` and are
         // as large as the tensors; the artifact promises that its code is right for such words.
-        unsafe { enqueue(entry, launch, self.stream.handle) }
-            .map_err(|e| fault(&self.module.gpu, launch.name, e))?;
+        unsafe { self.module.enqueue(n, launch, self.stream.handle) }?;
         self.launched.push(launch.name.to_string());
         Ok(None)
     }
 
     fn finish(&mut self) -> Result<(), RuntimeError> {
-        self.stream.wait().map_err(|e| fault(&self.module.gpu, &self.launched.join("` or `"), e))
+        self.stream
+            .wait()
+            .map_err(|e| fault(&self.module.gpu, &format!("launch `{}`", self.launched.join("` or `")), e))
     }
 }

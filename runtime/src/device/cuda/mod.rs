@@ -88,8 +88,13 @@ impl Gpu {
         )))
     }
 
+    /// The same GPU.
+    pub(crate) fn is(&self, other: &Gpu) -> bool {
+        self.context == other.context
+    }
+
     /// Makes the context the one of this thread.
-    fn bind(&self) -> Result<(), RuntimeError> {
+    pub(crate) fn bind(&self) -> Result<(), RuntimeError> {
         self.context.bind_to_thread().map_err(|err| broken("the context", err))
     }
 }

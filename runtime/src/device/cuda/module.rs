@@ -11,9 +11,13 @@ use cudarc::driver::DriverError;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUfunction_attribute_enum, CUjit_option};
 
+use super::memory::fault;
 use super::{Gpu, text};
+use crate::device::seam::Launch;
 use crate::error::RuntimeError;
 
+/// A kernel has at most 4 KiB of parameters on every GPU.
+const MAX_WORDS: usize = 512;
 /// Bytes of each of the driver's two logs.
 const LOG_BYTES: usize = 16 << 10;
 
@@ -63,9 +67,32 @@ impl Module {
         Ok(module)
     }
 
-    /// The entry of the n-th launch.
-    pub fn entry_of(&self, n: usize) -> Option<sys::CUfunction> {
-        self.entries.get(n).copied()
+    /// Puts the n-th launch on a stream. Nothing is allocated and nothing is waited for. Errors: the driver refuses it.
+    ///
+    /// # Safety
+    /// The words are what the kernel takes, addresses among them those of live memory that is large enough, until the
+    /// launch has ended; the stream is one of this GPU.
+    pub unsafe fn enqueue(
+        &self,
+        n: usize,
+        launch: &Launch<'_>,
+        stream: sys::CUstream,
+    ) -> Result<(), RuntimeError> {
+        let entry = self.entries.get(n).filter(|_| launch.words.len() <= MAX_WORDS);
+        let Some(&entry) = entry else {
+            let what = format!("`{}` has no entry or more than {MAX_WORDS} words", launch.name);
+            return Err(RuntimeError::internal("launch", what));
+        };
+        let mut params = [std::ptr::null_mut::<c_void>(); MAX_WORDS];
+        for (param, word) in params.iter_mut().zip(launch.words) {
+            *param = std::ptr::from_ref(word).cast_mut().cast();
+        }
+        let (grid, block) = ((launch.blocks, 1, 1), (launch.device.threads, 1, 1));
+        let (params, shared) = (&mut params[..launch.words.len()], launch.device.shared_bytes);
+        // SAFETY: promised by the caller; the entry is of this module, which outlives the launch (whoever launches
+        // waits before it lets go of the kernel); the driver reads the parameters before it returns.
+        unsafe { result::launch_kernel(entry, grid, block, shared, stream, params) }
+            .map_err(|e| fault(&self.gpu, &format!("launch `{}`", launch.name), e))
     }
 
     fn entry(&self, launch: &DeviceLaunch) -> Result<sys::CUfunction, RuntimeError> {
