@@ -378,6 +378,7 @@ impl LoadedKernel {
         let mut ctx = RunContext::new(sig);
         check(sig, &mut ctx, inputs, outputs, params)?;
         let own = place(sig, &mut ctx, space)?;
+        seam::ground_empty(sig, &mut ctx.args);
         let own_bytes = own.iter().map(|(bytes, _)| bytes).sum();
         let mut launches = Vec::new();
         for (n, launch) in sig.artifact.launches.iter().enumerate() {

@@ -58,12 +58,15 @@ impl Memory for Simulator<'_> {
     }
 }
 
-/// Unwritten bytes. Errors: too many.
+/// Unwritten bytes; of none 16 zeros, since kernels read element 0 of a tensor without elements. Errors: too many.
 pub(super) fn alloc(memory: &mut Device, name: &str, bytes: usize) -> Result<Buffer<u8>, RuntimeError> {
     if bytes > MAX_BYTES {
         return Err(RuntimeError::unsupported(format!(
             "`{name}` has {bytes} bytes, the simulator takes tensors of 4 GiB at most; use shorter sequences"
         )));
+    }
+    if bytes == 0 {
+        return Ok(memory.upload(name, &[0u8; 16]));
     }
     Ok(memory.alloc(name, bytes))
 }

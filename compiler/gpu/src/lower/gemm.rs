@@ -51,7 +51,13 @@ impl Lower<'_> {
             None => from_cols,
         };
         let rows = self.count(*rows, to_rows.min(from_rows))?;
-        let (k, n) = (self.count(*k, most_k)?, self.count(*n, to_cols)?);
+        let (k, mut n) = (self.count(*k, most_k)?, self.count(*n, to_cols)?);
+        if matches!(b, Operand::Panels(_) | Operand::Buffer(_)) {
+            // Columns up to the next multiple of 16 are written, of what the operand holds there.
+            let up = self.b.bin_int(Bin::Add, n, 15);
+            let (up, most) = (self.b.bin_int(Bin::And, up, -16), self.b.i32(to_cols));
+            n = self.b.bin(Bin::SMin, up, most);
+        }
         let right = match b {
             Operand::Panels(p) => Right::Panels(self.panel(p)?),
             Operand::Buffer(b) => Right::Buffer(*b),

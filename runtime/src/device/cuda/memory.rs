@@ -83,10 +83,9 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Unwritten bytes.
     pub fn new(gpu: &Gpu, name: &str, bytes: usize) -> Result<Buffer, RuntimeError> {
-        if bytes == 0 {
-            return Ok(Buffer { gpu: gpu.clone(), addr: 0 });
-        }
         gpu.bind()?;
+        // Kernels read element 0 of a tensor without elements.
+        let bytes = bytes.max(16);
         // SAFETY: the bytes are raw memory until something writes them.
         let addr = unsafe { result::malloc_sync(bytes) };
         let addr = addr.map_err(|e| broken(&format!("the {bytes} bytes of `{name}`"), e))?;
