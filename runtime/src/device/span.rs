@@ -12,6 +12,9 @@ use crate::error::RuntimeError;
 use crate::geometry::{Geometry, MAX_RANK};
 use crate::tensor::{TensorView, TensorViewMut};
 
+/// Whether bytes were copied.
+type Copied = Result<(), RuntimeError>;
+
 /// Where the elements of a tensor lie in the bytes that it spans.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
@@ -112,10 +115,7 @@ impl<'a> Elements<'a> {
     }
 
     /// Calls `f` with the offset in the span and the bytes of every run.
-    pub fn for_each_run(
-        &self,
-        f: &mut dyn FnMut(usize, &[u8]) -> Result<(), RuntimeError>,
-    ) -> Result<(), RuntimeError> {
+    pub fn for_each_run(&self, f: &mut dyn FnMut(usize, &[u8]) -> Copied) -> Copied {
         self.span.for_each_run(&mut |at| {
             // SAFETY: a run consists of elements of the view, which lie in memory that is borrowed for 'a, initialised,
             // and written by nobody meanwhile (exclusively borrowed where it came from a view to be written).
