@@ -164,6 +164,8 @@ pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<(Kern
     lower.coordinates()?;
     if lower.layouts.is_some() {
         lower.clear_partial(&launch.body)?;
+    } else {
+        lower.clear_whole(&launch.body)?;
     }
     lower.block(&launch.body)?;
     let shared = lower.shared_bytes;

@@ -424,6 +424,19 @@ impl Lower<'_> {
         })
     }
 
+    /// Clears tiles of which functions are taken over all columns, written or not.
+    pub(super) fn clear_whole(&mut self, stmts: &[Stmt]) -> Result<()> {
+        stmts.iter().try_for_each(|stmt| match stmt {
+            Stmt::For { body, .. } => self.clear_whole(body),
+            Stmt::If { then, otherwise, .. } => {
+                self.clear_whole(then)?;
+                self.clear_whole(otherwise)
+            }
+            Stmt::Math { dst, .. } => self.fill(*dst, 0.0),
+            _ => Ok(()),
+        })
+    }
+
     pub(super) fn transpose(&mut self, dst: BufId, src: BufId, (rows, cols): (ExprId, ExprId)) -> Result<()> {
         self.touch(&[src], &[dst]);
         let (to_rows, to_cols) = (self.buffer(dst)?.rows, self.buffer(dst)?.cols);
