@@ -71,11 +71,11 @@ impl Lower<'_> {
     pub(super) fn map_registers(&mut self, stmt: &Stmt) -> Result<()> {
         let Stmt::Map { dst, row, col, reads, value, .. } = stmt else { return Ok(()) };
         let (slots, rows) = (self.fragment(*dst)?, self.own_rows());
-        let (most_rows, most_cols) = (self.buffer(*dst)?.rows, self.buffer(*dst)?.cols);
+        let most_cols = self.buffer(*dst)?.cols;
         let varying: Vec<VarId> = reads.iter().map(|r| r.0).chain([*row, *col]).collect();
         self.hoist(*value, &varying)?;
-        // Rows behind the last are rows of the last warp: within 16 of the buffer's.
-        let row_range = Range { lo: 0, hi: (most_rows + WARP_ROWS - 1) / WARP_ROWS * WARP_ROWS - 1 };
+        // Rows behind the last are rows of the last warps.
+        let row_range = Range { lo: 0, hi: i64::from(self.threads) / 2 - 1 };
         let vector = most_cols == 1;
         for half in 0..2 {
             self.inline_scope(|l| {

@@ -13,10 +13,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::TensorId;
+use attn_compiler::target::GpuArch;
 use attn_compiler::tile_ir::{Access, BufId, Launch, Operand, Program, RowsRef, Stmt};
 
 /// Rows of a warp in a fragment.
 pub(super) const WARP_ROWS: i64 = 16;
+/// Most registers of a thread that tiles may take; 255 in all.
+const MOST_REGISTERS: i64 = 200;
 /// Most warps of a block.
 const MOST_WARPS: i64 = 8;
 
@@ -58,7 +61,7 @@ pub(super) fn is_half(dtype: DType) -> bool {
 
 impl Layouts {
     /// Fragments for a launch, if every statement has a form on them.
-    pub fn of(program: &Program, launch: &Launch) -> Option<Layouts> {
+    pub fn of(program: &Program, launch: &Launch, arch: GpuArch) -> Option<Layouts> {
         let (places, loaded, computed) = Default::default();
         let mut look = Look { program, launch, places, loaded, computed, products: 0 };
         look.first(&launch.body)?;
@@ -67,10 +70,17 @@ impl Layouts {
             return None;
         }
         let rows = launch.buffers.iter().map(|b| b.rows).max().unwrap_or(0);
-        let warps = (rows + WARP_ROWS - 1) / WARP_ROWS;
+        // Four warps work together on sm_90a.
+        let unit = if arch == GpuArch::Sm90a { 4 } else { 1 };
+        let warps = (rows + WARP_ROWS * unit - 1) / (WARP_ROWS * unit) * unit;
         // Rows of different tiles lie in the same lanes.
         let same = launch.buffers.iter().all(|b| b.rows == rows);
-        if !same || warps > MOST_WARPS || look.places.len() != launch.buffers.len() {
+        let registers: i64 = look.places.iter().map(|(b, p)| look.registers(*b, *p)).sum();
+        if !same
+            || warps > MOST_WARPS
+            || registers > MOST_REGISTERS
+            || look.places.len() != launch.buffers.len()
+        {
             return None;
         }
         Some(Layouts { places: look.places, warps: warps as u32 })
@@ -80,6 +90,15 @@ impl Layouts {
 impl Look<'_> {
     fn dtype(&self, t: TensorId) -> DType {
         self.program.tensors[t.0 as usize].dtype
+    }
+
+    /// Registers of a thread that a tile takes.
+    fn registers(&self, b: BufId, place: Place) -> i64 {
+        match place {
+            Place::Fragment => self.cols(b) / 2,
+            Place::State => 2,
+            Place::Half(_) => 0,
+        }
     }
 
     fn cols(&self, b: BufId) -> i64 {
