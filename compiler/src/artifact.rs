@@ -188,6 +188,34 @@ pub struct DeviceLaunch {
     /// Words of the argument block ([`ArgLayout`]) that are the kernel's parameters, in order: 64 bits each. Addresses
     /// are those of the device.
     pub words: Vec<u32>,
+    /// A form of it that reads tensors by maps, to be taken where every map can be made: see [`TensorMapSpec`].
+    pub mapped: Option<Box<MappedLaunch>>,
+}
+
+/// A launch whose kernel takes tensor maps, behind its words, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedLaunch {
+    /// The launch; it has no other form.
+    pub launch: DeviceLaunch,
+    /// Maps, 128 bytes each.
+    pub maps: Vec<TensorMapSpec>,
+}
+
+/// A tiled tensor map (`cuTensorMapEncodeTiled`) of a tensor of f16 or bf16: the column dim first, then the others in
+/// order; boxes of `box_cols` x `box_rows`, 1 along the other dims; 128-byte swizzle, zeros out of range. It can be made
+/// where columns lie without gaps, the address and the other strides are multiples of 16 bytes, and strides are positive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorMapSpec {
+    /// Which tensor of the table.
+    pub tensor: u32,
+    /// Its dim along which rows run.
+    pub row_dim: u32,
+    /// Its dim along which columns run.
+    pub col_dim: u32,
+    /// Rows of a box, at most 256.
+    pub box_rows: u32,
+    /// Columns of a box: 64.
+    pub box_cols: u32,
 }
 
 /// Where things lie in the argument block, an array of 64-bit words:

@@ -10,7 +10,7 @@
 pub mod lower;
 pub mod simt_ir;
 
-use attn_compiler::artifact::DeviceLaunch;
+use attn_compiler::artifact::{DeviceLaunch, MappedLaunch};
 use attn_compiler::target::GpuArch;
 use attn_compiler::tile_ir::Program;
 
@@ -67,15 +67,30 @@ pub fn emit(program: &Program, arch: GpuArch) -> Result<GpuCode, GpuError> {
     let mut kernels = Vec::new();
     let mut launches = Vec::new();
     for launch in &program.launches {
-        let (kernel, words) = lower::launch(program, launch, arch)?;
-        simt_ir::verify::verify(&kernel)?;
-        launches.push(DeviceLaunch {
-            kernel: kernel.name.clone(),
-            threads: kernel.threads,
-            shared_bytes: kernel.shared_bytes,
-            words,
-        });
-        kernels.push(kernel);
+        let general = lower::launch(program, launch, arch)?;
+        let mapped = lower::mapped_launch(program, launch, arch)?;
+        let mut device = device_launch(&general);
+        for lowered in [Some(&general), mapped.as_ref()].into_iter().flatten() {
+            simt_ir::verify::verify(&lowered.kernel)?;
+        }
+        kernels.push(general.kernel);
+        if let Some(mapped) = mapped {
+            let launch = device_launch(&mapped);
+            device.mapped = Some(Box::new(MappedLaunch { launch, maps: mapped.maps }));
+            kernels.push(mapped.kernel);
+        }
+        launches.push(device);
     }
     Ok(GpuCode { mlir: simt_ir::mlir::module(&kernels), launches })
+}
+
+fn device_launch(lowered: &lower::Lowered) -> DeviceLaunch {
+    let kernel = &lowered.kernel;
+    DeviceLaunch {
+        kernel: kernel.name.clone(),
+        threads: kernel.threads,
+        shared_bytes: kernel.shared_bytes,
+        words: lowered.words.clone(),
+        mapped: None,
+    }
 }

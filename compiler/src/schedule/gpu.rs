@@ -6,12 +6,23 @@
 
 use super::overrides::Override;
 use super::{MAX_TILE, Schedule, ScheduleError, StageBytes, dividing, group, largest, mask_blocks, order};
-use crate::artifact::PANEL;
-use crate::attn_ir::Attention;
+use crate::artifact::{DType, PANEL};
+use crate::attn_ir::{Attention, Rows};
 use crate::target::GpuArch;
 
 /// Candidates, best first: 64 rows are 16 for each of four warps.
 const PREFERRED: [(i64, i64); 6] = [(64, 64), (64, 32), (32, 32), (16, 32), (8, 32), (4, 32)];
+
+/// The same where 16-bit products run on warpgroups of 64 rows: two of them, that share what is brought.
+const PREFERRED_GROUPS: [(i64, i64); 4] = [(128, 128), (128, 64), (64, 64), (64, 32)];
+
+/// Candidates for an attention on an architecture.
+fn preferred(attn: &Attention, arch: GpuArch) -> Vec<(i64, i64)> {
+    let half = |rows: Rows| matches!(attn.tensor(rows.tensor).dtype, DType::F16 | DType::Bf16);
+    let halves = half(attn.value) && attn.dots.iter().all(|dot| half(dot.x) && half(dot.y));
+    let groups = if arch == GpuArch::Sm90a && halves { &PREFERRED_GROUPS[..] } else { &[] };
+    groups.iter().chain(&PREFERRED).copied().collect()
+}
 
 /// Chooses the schedule: what is decided, then what the text says, else the largest preferred tile that fits.
 ///
@@ -19,7 +30,7 @@ const PREFERRED: [(i64, i64); 6] = [(64, 64), (64, 32), (32, 32), (16, 32), (8, 
 /// A tile that cannot be, or does not fit.
 pub fn choose(attn: &Attention, arch: GpuArch, decided: &Override) -> Result<Schedule, ScheduleError> {
     let budget = arch.shared_bytes() - RESERVED;
-    let (auto_q, auto_kv, auto_heads) = automatic(attn, budget);
+    let (auto_q, auto_kv, auto_heads) = automatic(attn, arch, budget);
     let most_heads = group::most_heads(attn);
     let given_q = decided.tile_q.or(attn.tiles.tile_q);
     let heads = decided.heads.unwrap_or_else(|| match given_q {
@@ -39,8 +50,18 @@ pub fn choose(attn: &Attention, arch: GpuArch, decided: &Override) -> Result<Sch
     decided.check(most_heads, tile_q, MAX_TILE)?;
     let sram = tiles(attn, tile_q * heads, tile_kv);
     let order = decided.order.unwrap_or_else(|| order(attn));
-    let schedule =
-        Schedule { target: "gpu", clips: false, tile_q, heads, tile_kv, order, direct: i64::MAX, split, sram, budget };
+    let schedule = Schedule {
+        target: "gpu",
+        clips: false,
+        tile_q,
+        heads,
+        tile_kv,
+        order,
+        direct: i64::MAX,
+        split,
+        sram,
+        budget,
+    };
     if schedule.sram_bytes() > budget {
         return Err(super::too_large("shared memory", &schedule, (auto_q, auto_kv)));
     }
@@ -67,11 +88,14 @@ fn tiles(attn: &Attention, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
 }
 
 /// The largest preferred tile that fits and divides the blocks of the mask: query rows, keys, heads.
-fn automatic(attn: &Attention, budget: usize) -> (i64, i64, i64) {
+fn automatic(attn: &Attention, arch: GpuArch, budget: usize) -> (i64, i64, i64) {
     let (block_q, block_kv) = mask_blocks(attn);
     let fits = |q: i64, kv: i64| tiles(attn, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
-    let (most, most_heads) = (largest(attn), group::most_heads(attn));
-    for (q, kv) in PREFERRED.into_iter().filter(|(q, kv)| *q <= most.0.max(16) && *kv <= most.1) {
+    let most_heads = group::most_heads(attn);
+    // The CPU's limits for masks that follow the rows closely: here a tile of 64 rows is the smallest that fills a block.
+    let close = largest(attn) != super::PREFERRED[0];
+    let within = |(q, kv): &(i64, i64)| !close || (*q <= 64 && *kv <= 64);
+    for (q, kv) in preferred(attn, arch).into_iter().filter(within) {
         let heads = group::heads_within(most_heads, q);
         let (q, kv) = (dividing((q / heads).max(1), block_q, 8), dividing(kv, block_kv, PANEL as i64));
         if fits(q * heads, kv) {

@@ -215,7 +215,8 @@ pub fn choose_with(
     let direct = DIRECT_ROWS / (attn.n_heads / attn.n_kv_heads.max(1)).max(1);
     let (direct, order) = (decided.direct.unwrap_or(direct), decided.order.unwrap_or_else(|| order(attn)));
     let clips = true;
-    let schedule = Schedule { target: "cpu", clips, tile_q, heads, tile_kv, order, direct, split, sram, budget };
+    let schedule =
+        Schedule { target: "cpu", clips, tile_q, heads, tile_kv, order, direct, split, sram, budget };
     if schedule.sram_bytes() > budget {
         return Err(too_large("L2", &schedule, (auto_q, auto_kv)));
     }

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod maps;
 pub mod resident;
 mod seam;
 mod sim;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use attn_compiler::artifact::{ContentDemand, DType, TensorRole};
 
+use super::maps::{self, MapArgs};
 use super::seam::{self, Launch};
 use super::span::{Elements, Span, scatter};
 use super::{Device, Program, sim};
@@ -330,8 +331,7 @@ impl Drop for Use {
 pub struct BoundRun {
     kernel: LoadedKernel,
     space: DeviceSpace,
-    /// Number of the launch, blocks, parameters.
-    launches: Vec<(usize, u32, Vec<u64>)>,
+    launches: Vec<BoundLaunch>,
     /// Bytes of workspace and tables that the binding holds.
     own_bytes: usize,
     _uses: Vec<Use>,
@@ -383,14 +383,25 @@ impl LoadedKernel {
         let mut launches = Vec::new();
         for (n, launch) in sig.artifact.launches.iter().enumerate() {
             let blocks = seam::blocks(sig, &ctx, n)?;
-            let words = launch.device.iter().flat_map(|d| &d.words).map(|&w| ctx.args[w as usize]).collect();
-            if blocks > 0 {
-                launches.push((n, blocks, words));
-            }
+            let Some(device) = launch.device.as_ref().filter(|_| blocks > 0) else { continue };
+            let (form, maps) = maps::form(sig, &ctx.args, device);
+            let words = form.words.iter().map(|&w| ctx.args[w as usize]).collect();
+            launches.push(BoundLaunch { n, blocks, words, maps, mapped: !std::ptr::eq(form, device) });
         }
         let _own = own.into_iter().map(|(_, held)| held).collect();
         Ok(BoundRun { kernel: self.clone(), space: space.clone(), launches, own_bytes, _uses: uses, _own })
     }
+}
+
+/// One launch, ready to be made again and again.
+struct BoundLaunch {
+    /// Its number in the artifact.
+    n: usize,
+    blocks: u32,
+    words: Vec<u64>,
+    maps: Vec<MapArgs>,
+    /// It is the form with maps.
+    mapped: bool,
 }
 
 impl BoundRun {
@@ -446,9 +457,11 @@ impl BoundRun {
         f: &mut dyn FnMut(usize, &Launch<'_>) -> Result<(), RuntimeError>,
     ) -> Result<(), RuntimeError> {
         let specs = &self.kernel.artifact().launches;
-        for (n, blocks, words) in &self.launches {
-            let Some(device) = &specs[*n].device else { continue };
-            f(*n, &Launch { name: &specs[*n].name, device, blocks: *blocks, words })?;
+        for BoundLaunch { n, blocks, words, maps, mapped } in &self.launches {
+            let Some(general) = &specs[*n].device else { continue };
+            let form = general.mapped.as_ref().filter(|_| *mapped).map(|m| &m.launch);
+            let (device, mapped) = (form.unwrap_or(general), *mapped);
+            f(*n, &Launch { name: &specs[*n].name, device, blocks: *blocks, words, maps, mapped })?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 
 use attn_compiler::artifact::{DeviceLaunch, TensorRole};
 
+use super::maps::{self, MapArgs};
 use super::span::{Elements, Span, scatter};
 use crate::bind::{Call, RunContext};
 use crate::error::{DataFault, RuntimeError};
@@ -37,6 +38,11 @@ pub(crate) struct Launch<'a> {
     pub device: &'a DeviceLaunch,
     pub blocks: u32,
     pub words: &'a [u64],
+    /// Tensor maps behind the words.
+    pub maps: &'a [MapArgs],
+    /// It is the form with maps: another entry of the module (the simulator goes by its name).
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub mapped: bool,
 }
 
 /// Memory of a device for one run; what it allocated is freed with it.
@@ -84,9 +90,20 @@ pub(super) fn run(
         if blocks == 0 {
             continue;
         }
+        let (form, maps) = maps::form(sig, &ctx.args, device);
         words.clear();
-        words.extend(device.words.iter().map(|&w| ctx.args[w as usize]));
-        let report = memory.launch(n, &Launch { name: &launch.name, device, blocks, words: &words })?;
+        words.extend(form.words.iter().map(|&w| ctx.args[w as usize]));
+        let report = memory.launch(
+            n,
+            &Launch {
+                name: &launch.name,
+                device: form,
+                blocks,
+                words: &words,
+                maps: &maps,
+                mapped: !std::ptr::eq(form, device),
+            },
+        )?;
         if let (Some(report), Some(observer)) = (report, observer) {
             observer(&report);
         }

@@ -4,11 +4,13 @@
 //! every run has memory of its own; bytes between strided rows and workspace are unwritten, so that a kernel which
 //! reads them is found out. Deliberately not done: time.
 
-use attn_ptx_sim::{Arg, Buffer, Device, LaunchOptions, Module, Shape};
+use attn_ptx_sim::{Arg, Buffer, Device, Element, LaunchOptions, Module, Shape, Swizzle, TensorMap};
 
+use super::maps::MapArgs;
 use super::seam::{Launch, LaunchReport, Memory};
 use super::span::{Elements, Span, zeroed};
 use crate::error::RuntimeError;
+use attn_compiler::artifact::DType;
 
 /// Larger tensors are not simulated: the simulator keeps a flag for each byte.
 const MAX_BYTES: usize = 1 << 32;
@@ -94,6 +96,14 @@ pub(super) fn download(
     Ok(image)
 }
 
+/// A tensor map as the simulator takes it. Errors: one that no driver would make, which is a bug.
+fn encode(map: &MapArgs) -> Result<TensorMap, RuntimeError> {
+    let element = if map.dtype == DType::Bf16 { Element::Bf16 } else { Element::F16 };
+    let steps = vec![1; map.dims.len()];
+    TensorMap::tiled(element, map.addr, &map.dims, &map.strides, &map.box_dims, &steps, Swizzle::B128)
+        .map_err(|e| RuntimeError::internal("launch", e.to_string()))
+}
+
 /// Runs a launch to its end.
 pub(super) fn launch(
     memory: &mut Device,
@@ -103,7 +113,10 @@ pub(super) fn launch(
 ) -> Result<LaunchReport, RuntimeError> {
     let spec = launch.device;
     let shape = Shape { dynamic_smem: spec.shared_bytes, ..Shape::linear(launch.blocks, spec.threads) };
-    let args: Vec<Arg> = launch.words.iter().map(|&w| Arg::U64(w)).collect();
+    let mut args: Vec<Arg> = launch.words.iter().map(|&w| Arg::U64(w)).collect();
+    for map in launch.maps {
+        args.push(Arg::Map(encode(map)?));
+    }
     let options = LaunchOptions::seed(seed);
     let counts = memory.launch(module, &spec.kernel, shape, &args, &options).map_err(|fault| {
         RuntimeError::fault(

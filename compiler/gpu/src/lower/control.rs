@@ -6,6 +6,7 @@ use attn_compiler::expr::range::Range;
 use attn_compiler::expr::{ExprId, VarId};
 use attn_compiler::tile_ir::{Span, Stmt};
 
+use super::roles::Role;
 use super::sync::touched;
 use super::{Lower, Result, narrow};
 use crate::simt_ir::{Bin, Cmp, Inst, Slot, Ty, Val};
@@ -19,6 +20,7 @@ impl Lower<'_> {
     /// One call for each kind of statement (tidy: long match).
     fn stmt(&mut self, stmt: &Stmt) -> Result<()> {
         match stmt {
+            Stmt::Gemm { .. } if self.role == Role::Producer => self.produce(stmt),
             Stmt::Let { var, value } => {
                 let range = self.range(*value);
                 let value = self.scalar(*value)?;
@@ -29,6 +31,7 @@ impl Lower<'_> {
             Stmt::First { var, over, cond } => self.first(*var, over, *cond),
             Stmt::For { var, lo, hi, body } => self.repeat(*var, (*lo, *hi), body),
             Stmt::If { cond, then, otherwise } => self.choose(*cond, then, otherwise),
+            _ if self.role == Role::Producer => Ok(()),
             Stmt::Fill { dst, value } if self.layouts.is_some() => self.fill_registers(*dst, *value),
             Stmt::Fill { dst, value } => self.fill(*dst, *value),
             Stmt::LoadRows { dst, src, rows, d } if self.layouts.is_some() => {
@@ -109,7 +112,7 @@ impl Lower<'_> {
     }
 
     fn repeat(&mut self, var: VarId, (lo, hi): (ExprId, ExprId), body: &[Stmt]) -> Result<()> {
-        if self.pipelined(var, (lo, hi), body)? {
+        if self.role == Role::All && self.pipelined(var, (lo, hi), body)? {
             return Ok(());
         }
         let before = self.sync;

@@ -18,6 +18,7 @@ mod math;
 mod memory;
 mod pipeline;
 mod products;
+mod roles;
 mod scalar;
 mod select;
 mod steps;
@@ -26,7 +27,7 @@ mod tiles;
 
 use rustc_hash::FxHashMap;
 
-use attn_compiler::artifact::{ArgLayout, DType};
+use attn_compiler::artifact::{ArgLayout, DType, TensorMapSpec};
 use attn_compiler::expr::range::{Range, RangeEnv};
 use attn_compiler::expr::{ExprId, Pool, TensorId, VarId, print};
 use attn_compiler::target::GpuArch;
@@ -37,6 +38,7 @@ use crate::simt_ir::{Bin, Builder, Cast, Cmp, Inst, Kernel, Op, Slot, Ty, Val};
 
 use halves::Half;
 use layout::{Layouts, Place};
+use roles::{Rings, Role};
 use sync::Sync;
 
 pub(crate) type Result<T> = std::result::Result<T, GpuError>;
@@ -88,6 +90,9 @@ struct Lower<'a> {
     layouts: Option<Layouts>,
     registers: FxHashMap<BufId, Vec<Slot>>,
     halves: FxHashMap<BufId, Half>,
+    /// What this warp does, and the rings between roles.
+    role: Role,
+    rings: Rings,
     /// What the next products read, where it was brought ahead.
     queue: Option<pipeline::Queue>,
     n_stages: u32,
@@ -125,41 +130,19 @@ fn narrow(r: Range) -> bool {
     r.lo >= i64::from(i32::MIN) && r.hi <= i64::from(i32::MAX) && r.lo <= r.hi
 }
 
-/// The kernel of one launch, and the argument words that are its parameters.
-pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<(Kernel, Vec<u32>)> {
-    let n_scalars = program.dims.len() + program.params.len();
-    let layout = ArgLayout::new(program.tensors.iter().map(|t| t.shape.len()), n_scalars);
-    let mut b = Builder::new();
-    let tid = b.def(Ty::I32, Op::Tid);
-    let five = b.i32(5);
-    let warp = b.bin(Bin::LShr, tid, five);
-    let lane = b.bin_int(Bin::And, tid, WARP - 1);
-    let mut lower = Lower {
-        program,
-        launch,
-        layout,
-        arch,
-        threads: THREADS,
-        b,
-        memo: FxHashMap::default(),
-        trail: Vec::new(),
-        ranges: FxHashMap::default(),
-        words: Vec::new(),
-        places: Vec::new(),
-        tiles_end: 0,
-        shared_bytes: 0,
-        sync: Sync::default(),
-        layouts: Layouts::of(program, launch, arch),
-        registers: FxHashMap::default(),
-        halves: FxHashMap::default(),
-        queue: None,
-        n_stages: 0,
-        row: lane,
-        col: lane,
-        tid,
-        lane,
-        warp,
-    };
+/// A kernel, the argument words that are its parameters, and the maps behind them.
+pub struct Lowered {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Words of the argument block.
+    pub words: Vec<u32>,
+    /// Tensor maps.
+    pub maps: Vec<TensorMapSpec>,
+}
+
+/// The kernel of one launch, for any strides.
+pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<Lowered> {
+    let (mut lower, _) = Lower::new(program, launch, arch);
     if let Some(layouts) = &lower.layouts {
         lower.threads = layouts.warps * WARP as u32;
         lower.make_registers();
@@ -173,19 +156,85 @@ pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<(Kern
         lower.clear_whole(&launch.body)?;
     }
     lower.block(&launch.body)?;
-    let shared = lower.shared_bytes;
-    if shared > shared_limit(arch) {
-        return Err(lower.too_large(shared));
+    let threads = lower.threads;
+    lower.finish(&entry_name(&launch.name), threads)
+}
+
+/// The kernel of one launch whose tiles come by tensor maps, if it has that form and fits.
+pub fn mapped_launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<Option<Lowered>> {
+    if !roles::possible(program, launch, arch) {
+        return Ok(None);
     }
-    let (words, threads, name) = (lower.words, lower.threads, entry_name(&launch.name));
-    let kernel = lower.b.finish(&name, words.len() as u32, threads, shared);
-    Ok((kernel, words))
+    let (mut lower, seven) = Lower::new(program, launch, arch);
+    let Some(layouts) = &lower.layouts else { return Ok(None) };
+    lower.threads = layouts.warps * WARP as u32;
+    lower.place_buffers()?;
+    lower.known_ranges();
+    lower.coordinates()?;
+    lower.with_roles(seven)?;
+    if lower.shared_bytes > shared_limit(arch) {
+        return Ok(None);
+    }
+    let threads = lower.threads + roles::PRODUCERS;
+    lower.finish(&format!("{}_mapped", entry_name(&launch.name)), threads).map(Some)
 }
 
 /// Entry names are made of letters, digits and `_`.
 fn entry_name(launch: &str) -> String {
     let part: String = launch.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     format!("attn_{part}")
+}
+
+impl<'a> Lower<'a> {
+    /// Nothing written yet; also the constant 7.
+    fn new(program: &'a Program, launch: &'a Launch, arch: GpuArch) -> (Lower<'a>, Val) {
+        let n_scalars = program.dims.len() + program.params.len();
+        let layout = ArgLayout::new(program.tensors.iter().map(|t| t.shape.len()), n_scalars);
+        let mut b = Builder::new();
+        let tid = b.def(Ty::I32, Op::Tid);
+        let (five, seven) = (b.i32(5), b.i32(7));
+        let warp = b.bin(Bin::LShr, tid, five);
+        let lane = b.bin_int(Bin::And, tid, WARP - 1);
+        let lower = Lower {
+            program,
+            launch,
+            layout,
+            arch,
+            threads: THREADS,
+            b,
+            memo: FxHashMap::default(),
+            trail: Vec::new(),
+            ranges: FxHashMap::default(),
+            words: Vec::new(),
+            places: Vec::new(),
+            tiles_end: 0,
+            shared_bytes: 0,
+            sync: Sync::default(),
+            layouts: Layouts::of(program, launch, arch),
+            registers: FxHashMap::default(),
+            halves: FxHashMap::default(),
+            role: Role::All,
+            rings: Rings::default(),
+            queue: None,
+            n_stages: 0,
+            row: lane,
+            col: lane,
+            tid,
+            lane,
+            warp,
+        };
+        (lower, seven)
+    }
+
+    /// The kernel as it was written.
+    fn finish(self, name: &str, threads: u32) -> Result<Lowered> {
+        if self.shared_bytes > shared_limit(self.arch) {
+            return Err(self.too_large(self.shared_bytes));
+        }
+        let mut kernel = self.b.finish(name, self.words.len() as u32, threads, self.shared_bytes);
+        kernel.n_maps = self.rings.maps.len() as u32;
+        Ok(Lowered { kernel, words: self.words, maps: self.rings.maps })
+    }
 }
 
 impl Lower<'_> {

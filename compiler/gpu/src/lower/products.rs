@@ -10,6 +10,7 @@ use attn_compiler::tile_ir::{BufId, Operand, RowsRef, Stmt};
 
 use super::halves::{Filled, Half, PANEL};
 use super::layout::Place;
+use super::roles::Role;
 use super::{Lower, Result};
 use crate::GpuError;
 use crate::simt_ir::{Bin, Inst, Mma, Slot, Val, Wgmma, WgmmaLeft};
@@ -70,24 +71,26 @@ impl Lower<'_> {
     pub(super) fn tensor_product(&mut self, stmt: &Stmt) -> Result<()> {
         let Stmt::Gemm { c, a, row_scale, accumulate, .. } = stmt else { return Ok(()) };
         let right = self.right_operand(stmt)?;
-        let half = match self.next_staged() {
-            Some(half) => half,
-            None => self.stage(&right)?,
-        };
-        let bf16 = self.tensor(right.src.tensor)?.dtype == DType::Bf16;
-        let sums = self.fragment(*c)?;
         let from_shared = matches!(self.place(*a), Some(Place::Half(_)));
         if from_shared {
             let id = self.half_of(*a)?.id;
             self.touch(&[id], &[]);
         }
+        let (half, empty) = match (self.role, self.next_staged()) {
+            (Role::Consumer, _) => self.awaited().map(|(half, empty)| (half, Some(empty)))?,
+            (_, Some(half)) => (half, None),
+            _ => (self.stage(&right)?, None),
+        };
+        let bf16 = self.tensor(right.src.tensor)?.dtype == DType::Bf16;
+        let sums = self.fragment(*c)?;
         let adds = self.rescale(&sums, *row_scale, *accumulate)?;
         let product = Product { sums, a: *a, from_shared, half, columns: right.columns, bf16, adds };
         let depth = self.buffer(*a)?.cols;
         match half.panels {
-            true => self.wgmma_product(&product, depth),
-            false => self.mma_product(&product, depth),
+            true => self.wgmma_product(&product, depth)?,
+            false => self.mma_product(&product, depth)?,
         }
+        empty.map_or(Ok(()), |empty| self.release(empty))
     }
 
     /// What the sums hold before the product, if it adds to them.

@@ -8,7 +8,6 @@
 use attn_compiler::tile_ir::{BufId, Operand, Stmt};
 
 use super::Lower;
-use crate::simt_ir::Inst;
 
 /// Tiles touched since the last barrier, a bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +65,8 @@ impl Lower<'_> {
 
     /// All threads wait.
     pub(super) fn barrier(&mut self) {
-        self.b.push(Inst::Bar);
+        let wait = self.barrier_of_role();
+        self.b.push(wait);
         self.sync = Sync::default();
     }
 }
@@ -75,7 +75,7 @@ impl Lower<'_> {
 pub(super) fn touched(stmts: &[Stmt]) -> Sync {
     stmts.iter().fold(Sync::default(), |all, stmt| {
         let own = match stmt {
-            Stmt::Gemm { .. } => all_stages(stmt),
+            Stmt::Gemm { .. } => product(stmt),
             Stmt::For { body, .. } => touched(body),
             Stmt::If { then, otherwise, .. } => touched(then).or(touched(otherwise)),
             _ => {
@@ -121,9 +121,10 @@ fn buffers(stmt: &Stmt) -> Vec<BufId> {
     }
 }
 
-/// What a product may touch: its tiles, and everything that products bring in.
-fn all_stages(stmt: &Stmt) -> Sync {
-    let mut bufs = buffers(stmt);
-    bufs.extend((STAGES..=STAGES_END).map(BufId));
-    Sync::of(&bufs, &bufs)
+/// What a product touches: it reads its tiles, writes one, and both what products bring in.
+fn product(stmt: &Stmt) -> Sync {
+    let Stmt::Gemm { c, .. } = stmt else { return Sync::default() };
+    let stages: Vec<BufId> = (STAGES..=STAGES_END).map(BufId).chain([SCRATCH]).collect();
+    let read: Vec<BufId> = buffers(stmt).into_iter().chain(stages.iter().copied()).collect();
+    Sync::of(&read, &[&[*c], &stages[..]].concat())
 }

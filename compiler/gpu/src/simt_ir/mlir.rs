@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    Async, Bin, Cast, Cmp, Inst, Kernel, LdMatrix, Mma, Op, Slot, Space, Ty, Un, Val, Wgmma, WgmmaLeft,
+    Async, Bin, Cast, Cmp, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Un, Val, Wgmma, WgmmaLeft,
 };
 
 /// Name of the dynamic shared memory.
@@ -114,10 +114,14 @@ impl Printer<'_> {
 
     fn kernel(mut self) {
         let k = self.kernel;
-        let params: Vec<String> = (0..k.n_params).map(|n| format!("%p{n}: i64")).collect();
+        let words = (0..k.n_params).map(|n| format!("%p{n}: i64"));
+        let map = "!llvm.ptr {llvm.byval = !llvm.array<128 x i8>, llvm.align = 64 : i64, nvvm.grid_constant}";
+        let maps = (0..k.n_maps).map(|n| format!("%m{n}: {map}"));
+        let params: Vec<String> = words.chain(maps).collect();
+        let one_block = if k.n_maps > 0 { ", nvvm.minctasm = 1 : i32" } else { "" };
         let _ = writeln!(
             self.out,
-            "llvm.func @{}({}) attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {}>}} {{",
+            "llvm.func @{}({}) attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {}>{one_block}}} {{",
             k.name,
             params.join(", "),
             k.threads
@@ -179,6 +183,14 @@ impl Printer<'_> {
             Inst::LdMatrix(load) => self.ldmatrix(load),
             Inst::Async(copy) => self.copy(copy),
             Inst::Wgmma(op) => self.wgmma(op),
+            Inst::NamedBar { id, threads } => {
+                self.asm(&format!("bar.sync {id}, {threads};"), "~{memory}", &[], &[], "");
+            }
+            Inst::Registers { count, more } => {
+                let way = if *more { "inc" } else { "dec" };
+                self.asm(&format!("setmaxnreg.{way}.sync.aligned.u32 {count};"), "", &[], &[], "");
+            }
+            Inst::Mbar(op) => self.mbar(op),
         }
     }
 
@@ -447,6 +459,48 @@ impl Printer<'_> {
                     u8::from(*trans_b),
                 );
                 self.asm_on_slots(&text, d, &more);
+            }
+        }
+    }
+
+    fn mbar(&mut self, op: &Mbar) {
+        match op {
+            Mbar::Init { at, count } => {
+                let at = self.shared_address(*at);
+                let text = format!("mbarrier.init.shared::cta.b64 [$0], {count};");
+                self.asm(&text, "r,~{memory}", &[at], &["i32"], "");
+            }
+            Mbar::FenceInit => {
+                self.asm("fence.mbarrier_init.release.cluster;", "~{memory}", &[], &[], "");
+            }
+            Mbar::ArriveExpect { at, bytes } => {
+                let at = self.shared_address(*at);
+                let text = format!("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], {bytes};");
+                self.asm(&text, "r,~{memory}", &[at], &["i32"], "");
+            }
+            Mbar::Arrive { at } => {
+                let at = self.shared_address(*at);
+                self.asm("mbarrier.arrive.shared::cta.b64 _, [$0];", "r,~{memory}", &[at], &["i32"], "");
+            }
+            Mbar::Wait { at, parity } => {
+                let at = self.shared_address(*at);
+                let text = "{ .reg .pred p; again: mbarrier.try_wait.parity.shared::cta.b64 p, [$0], $1; @p bra done; bra again; done: }";
+                self.asm(text, "r,r,~{memory}", &[at, format!("%v{}", parity.0)], &["i32", "i32"], "");
+            }
+            Mbar::Copy { dst, map, coords, bar } => {
+                let (dst, bar) = (self.shared_address(*dst), self.shared_address(*bar));
+                let n = coords.len();
+                let places: Vec<String> = (0..n).map(|k| format!("${}", k + 3)).collect();
+                let text = format!(
+                    "cp.async.bulk.tensor.{n}d.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1, {{{}}}], [$2];",
+                    places.join(", ")
+                );
+                let mut args = vec![dst, format!("%m{map}"), bar];
+                args.extend(coords.iter().map(|c| format!("%v{}", c.0)));
+                let mut types = vec!["i32", "!llvm.ptr", "i32"];
+                types.extend(vec!["i32"; n]);
+                let constraints = format!("r,l,r,{}~{{memory}}", "r,".repeat(n));
+                self.asm(&text, &constraints, &args, &types, "");
             }
         }
     }

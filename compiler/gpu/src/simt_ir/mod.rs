@@ -243,6 +243,22 @@ pub enum Inst {
     Async(Async),
     /// Products of a warpgroup.
     Wgmma(Wgmma),
+    /// So many threads of the block wait for each other at a barrier of this number.
+    NamedBar {
+        /// 1 to 15.
+        id: u32,
+        /// A multiple of 32.
+        threads: u32,
+    },
+    /// Barriers in shared memory, and copies that arrive at them.
+    Mbar(Mbar),
+    /// All four warps of a warpgroup give registers away or take some (`setmaxnreg`).
+    Registers {
+        /// Registers of a thread afterwards, a multiple of 8.
+        count: u32,
+        /// More than before.
+        more: bool,
+    },
 }
 
 /// `mma.sync.aligned.m16n8k16.row.col.f32.T.T.f32`: D = A B + D.
@@ -298,6 +314,50 @@ pub enum Wgmma {
     ProxyFence,
 }
 
+/// Barriers in shared memory (`mbarrier`), 8 bytes each. Places are offsets in I32, multiples of 8.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Mbar {
+    /// A phase ends when so many threads have arrived.
+    Init {
+        /// Place.
+        at: Val,
+        /// Arrivals.
+        count: u32,
+    },
+    /// What was initialised is seen by copies; a barrier of the block shows it to its threads.
+    FenceInit,
+    /// This thread arrives, and the phase also waits for so many bytes of copies.
+    ArriveExpect {
+        /// Place.
+        at: Val,
+        /// Bytes.
+        bytes: u32,
+    },
+    /// This thread arrives.
+    Arrive {
+        /// Place.
+        at: Val,
+    },
+    /// Waits until the phase of this parity (I32) has ended.
+    Wait {
+        /// Place.
+        at: Val,
+        /// 0 or 1.
+        parity: Val,
+    },
+    /// A box of a tensor to shared memory (`cp.async.bulk.tensor`); its bytes arrive at `bar`.
+    Copy {
+        /// Shared offset, a multiple of 1024.
+        dst: Val,
+        /// Which of the kernel's maps.
+        map: u32,
+        /// Coordinates in I32, the column first.
+        coords: Vec<Val>,
+        /// Place of the barrier.
+        bar: Val,
+    },
+}
+
 /// Left operand of a warpgroup's product.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WgmmaLeft {
@@ -332,6 +392,8 @@ pub struct Kernel {
     pub name: String,
     /// 64-bit parameters.
     pub n_params: u32,
+    /// Tensor maps behind them, 128 bytes each.
+    pub n_maps: u32,
     /// Threads of a block.
     pub threads: u32,
     /// Bytes of dynamic shared memory.
@@ -515,6 +577,7 @@ impl Builder {
         Kernel {
             name: name.into(),
             n_params,
+            n_maps: 0,
             threads,
             shared_bytes,
             vals: self.vals,

@@ -9,9 +9,11 @@
 //! | S5 | Barriers, shuffles, fragment operations stand where control is uniform: no condition around them depends on the thread in a way that splits a warp (for shuffles and fragments) or the block (for barriers) |
 //! | S6 | Parameters are among those of the kernel, block sizes a multiple of 32 and at most 1024 |
 //!
-//! S5 is decided by how far values differ: the same for the block, the same for a warp, or for each lane.
+//! | S7 | Maps are among those of the kernel, barriers have numbers 1 to 15 and whole warps |
+//!
+//! S5 is decided by how far values differ: the same for the block, for a warpgroup, for a warp, or for each lane.
 
-use super::{Async, Bin, Cast, Cmp, Inst, Kernel, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft};
+use super::{Async, Bin, Cast, Cmp, Inst, Kernel, Mbar, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft};
 use crate::GpuError;
 
 /// How far a value may differ between threads.
@@ -19,6 +21,8 @@ use crate::GpuError;
 enum Spread {
     /// The same in all threads of a block.
     Block,
+    /// The same in all threads of a warpgroup.
+    Group,
     /// The same in all lanes of a warp.
     Warp,
     /// Any.
@@ -185,7 +189,38 @@ impl Verifier<'_> {
             }
             Inst::Async(_) => Ok(()),
             Inst::Wgmma(op) => self.wgmma(op, control, judge, inst),
+            Inst::NamedBar { id, threads } => {
+                if !(1..16).contains(id) || *threads == 0 || !threads.is_multiple_of(32) {
+                    return Err(self.broken("S7", "a barrier of whole warps", &format!("{inst:?}")));
+                }
+                self.at_most(Spread::Group, control, judge, inst)
+            }
+            Inst::Registers { .. } => self.at_most(Spread::Group, control, judge, inst),
+            Inst::Mbar(op) => self.mbar(op, inst),
         }
+    }
+
+    fn mbar(&mut self, op: &Mbar, inst: &Inst) -> Result<(), GpuError> {
+        let places: Vec<Val> = match op {
+            Mbar::FenceInit => vec![],
+            Mbar::Init { at, .. } | Mbar::ArriveExpect { at, .. } | Mbar::Arrive { at } => vec![*at],
+            Mbar::Wait { at, parity } => vec![*at, *parity],
+            Mbar::Copy { dst, map, coords, bar } => {
+                if *map >= self.kernel.n_maps || !(1..=5).contains(&coords.len()) {
+                    return Err(self.broken(
+                        "S7",
+                        "a map of the kernel, 1 to 5 coordinates",
+                        &format!("{inst:?}"),
+                    ));
+                }
+                [&[*dst, *bar], &coords[..]].concat()
+            }
+        };
+        for v in places {
+            self.used(v, inst)?;
+            self.typed(v, Ty::I32, inst)?;
+        }
+        Ok(())
     }
 
     /// A warpgroup's operations stand where control is the same for the block.
@@ -205,7 +240,7 @@ impl Verifier<'_> {
             }
         };
         if !matches!(op, Wgmma::ProxyFence) {
-            self.at_most(Spread::Block, control, judge, inst)?;
+            self.at_most(Spread::Group, control, judge, inst)?;
         }
         for (v, ty) in values {
             self.used(v, inst)?;
@@ -299,8 +334,9 @@ impl Verifier<'_> {
         Ok(match op {
             Op::Tid => Spread::Lane,
             Op::Get(slot) => self.slots[slot.0 as usize],
-            // The number of the warp is made of the thread's by a shift of 5.
-            Op::Bin(Bin::LShr, x, by) if self.is_tid(*x) && self.is_five(*by) => Spread::Warp,
+            // The number of the warp is made of the thread's by a shift of 5, that of the warpgroup by a shift of 7.
+            Op::Bin(Bin::LShr, x, by) if self.is_tid(*x) && self.is_int(*by, 5) => Spread::Warp,
+            Op::Bin(Bin::LShr, x, by) if self.is_tid(*x) && self.is_int(*by, 7) => Spread::Group,
             Op::Load(..) | Op::Shfl(..) => spread,
             _ => spread,
         })
@@ -310,8 +346,8 @@ impl Verifier<'_> {
         self.definition(&self.kernel.body, v).is_some_and(|op| *op == Op::Tid)
     }
 
-    fn is_five(&self, v: Val) -> bool {
-        self.definition(&self.kernel.body, v).is_some_and(|op| *op == Op::Int(5))
+    fn is_int(&self, v: Val, x: i64) -> bool {
+        self.definition(&self.kernel.body, v).is_some_and(|op| *op == Op::Int(x))
     }
 
     /// What defines a value at the top of the body, where `Tid` stands.

@@ -6,18 +6,21 @@
 
 use std::ffi::{CString, c_void};
 
-use attn_compiler::artifact::{DeviceLaunch, LaunchSpec};
+use attn_compiler::artifact::{DType, DeviceLaunch, LaunchSpec};
 use cudarc::driver::DriverError;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUfunction_attribute_enum, CUjit_option};
 
 use super::memory::fault;
 use super::{Gpu, text};
+use crate::device::maps::MapArgs;
 use crate::device::seam::Launch;
 use crate::error::RuntimeError;
 
 /// A kernel has at most 4 KiB of parameters on every GPU.
 const MAX_WORDS: usize = 512;
+/// Tensor maps of a launch at most.
+const MAX_MAPS: usize = 16;
 /// Bytes of each of the driver's two logs.
 const LOG_BYTES: usize = 16 << 10;
 
@@ -25,8 +28,8 @@ const LOG_BYTES: usize = 16 << 10;
 pub(crate) struct Module {
     pub gpu: Gpu,
     handle: sys::CUmodule,
-    /// Entry of each launch.
-    entries: Vec<sys::CUfunction>,
+    /// Entry of each launch, and of its form with maps.
+    entries: Vec<(sys::CUfunction, Option<sys::CUfunction>)>,
     /// What the driver had to say.
     pub log: String,
 }
@@ -61,8 +64,9 @@ impl Module {
             let Some(device) = &launch.device else {
                 return Err(RuntimeError::internal("load", format!("launch `{}` is for a CPU", launch.name)));
             };
+            let mapped = device.mapped.as_ref().map(|m| module.entry(&m.launch)).transpose()?;
             let entry = module.entry(device)?;
-            module.entries.push(entry);
+            module.entries.push((entry, mapped));
         }
         Ok(module)
     }
@@ -78,8 +82,10 @@ impl Module {
         launch: &Launch<'_>,
         stream: sys::CUstream,
     ) -> Result<(), RuntimeError> {
-        let entry = self.entries.get(n).filter(|_| launch.words.len() <= MAX_WORDS);
-        let Some(&entry) = entry else {
+        let n_params = launch.words.len() + launch.maps.len();
+        let entries = self.entries.get(n).filter(|_| n_params <= MAX_WORDS);
+        let entry = entries.and_then(|(all, mapped)| if launch.mapped { *mapped } else { Some(*all) });
+        let Some(entry) = entry else {
             let what = format!("`{}` has no entry or more than {MAX_WORDS} words", launch.name);
             return Err(RuntimeError::internal("launch", what));
         };
@@ -87,8 +93,17 @@ impl Module {
         for (param, word) in params.iter_mut().zip(launch.words) {
             *param = std::ptr::from_ref(word).cast_mut().cast();
         }
+        let mut encoded = [EMPTY_MAP; MAX_MAPS];
+        if launch.maps.len() > MAX_MAPS {
+            let what = format!("`{}` takes more than {MAX_MAPS} tensor maps", launch.name);
+            return Err(RuntimeError::internal("launch", what));
+        }
+        for (n, (place, map)) in encoded.iter_mut().zip(launch.maps).enumerate() {
+            encode(place, map)?;
+            params[launch.words.len() + n] = std::ptr::from_mut(place).cast();
+        }
         let (grid, block) = ((launch.blocks, 1, 1), (launch.device.threads, 1, 1));
-        let (params, shared) = (&mut params[..launch.words.len()], launch.device.shared_bytes);
+        let (params, shared) = (&mut params[..n_params], launch.device.shared_bytes);
         // SAFETY: promised by the caller; the entry is of this module, which outlives the launch (whoever launches
         // waits before it lets go of the kernel); the driver reads the parameters before it returns.
         unsafe { result::launch_kernel(entry, grid, block, shared, stream, params) }
@@ -116,6 +131,39 @@ impl Module {
         }
         Ok(entry)
     }
+}
+
+/// A map's 128 bytes, aligned to 64, before they are written.
+const EMPTY_MAP: sys::CUtensorMap = sys::CUtensorMap { opaque: [0; 16] };
+
+/// Writes the driver's form of a tensor map. Errors: the driver refuses it.
+fn encode(place: &mut sys::CUtensorMap, map: &MapArgs) -> Result<(), RuntimeError> {
+    let dtype = match map.dtype {
+        DType::Bf16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        _ => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+    };
+    let steps = [1u32; 5];
+    // SAFETY: the arrays have as many elements as the rank says (one less for strides), at most 5; the driver reads them
+    // and writes the 128 bytes before it returns.
+    let status = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            place,
+            dtype,
+            map.dims.len() as u32,
+            map.addr as *mut c_void,
+            map.dims.as_ptr(),
+            map.strides.as_ptr(),
+            map.box_dims.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    status.result().map_err(|e| {
+        RuntimeError::internal("launch", format!("the driver refuses a tensor map {map:?}: {}", text(e)))
+    })
 }
 
 /// Has the driver compile the text. The module and the log, or an error with the logs in it.
