@@ -47,9 +47,11 @@ impl Lower<'_> {
             Stmt::Band { .. } => self.band(stmt),
             Stmt::Affine { .. } => self.affine(stmt),
             Stmt::Math { f, dst, rows } => self.math(*f, *dst, *rows),
-            Stmt::SoftmaxStep { .. } if self.layouts.is_some() => self.softmax_registers(stmt),
+            Stmt::SoftmaxStep { .. } if self.layouts.is_some() => {
+                self.in_turns(|l| l.softmax_registers(stmt))
+            }
             Stmt::SoftmaxStep { .. } => self.softmax_step(stmt),
-            Stmt::WeightStep { .. } if self.layouts.is_some() => self.weight_registers(stmt),
+            Stmt::WeightStep { .. } if self.layouts.is_some() => self.in_turns(|l| l.weight_registers(stmt)),
             Stmt::WeightStep { .. } => self.weight_step(stmt),
             Stmt::FinishSoftmax { .. } if self.layouts.is_some() => self.finish_registers(stmt),
             Stmt::FinishSoftmax { .. } => self.finish_softmax(stmt),
@@ -115,11 +117,23 @@ impl Lower<'_> {
         if self.role == Role::All && self.pipelined(var, (lo, hi), body)? {
             return Ok(());
         }
+        let turns = !self.turns && self.takes_turns(body);
+        if turns {
+            // Nobody waits for the other warpgroup in its turn.
+            self.barrier();
+            self.first_turn()?;
+            self.begin_turn()?;
+            self.turns = true;
+        }
         let before = self.sync;
         // What the end of the body touched is touched when it begins again.
         self.sync = before.or(touched(body));
         self.over((var, lo, hi), None, |l| l.block(body))?;
         self.sync = self.sync.or(before);
+        if turns {
+            self.turns = false;
+            self.last_turn()?;
+        }
         Ok(())
     }
 
@@ -132,6 +146,16 @@ impl Lower<'_> {
         self.sync = self.sync.or(after);
         self.b.push(Inst::If { cond, then, otherwise });
         Ok(())
+    }
+
+    /// Weights between the products: the other warpgroup may multiply.
+    fn in_turns(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        if !self.turns {
+            return f(self);
+        }
+        self.end_turn()?;
+        f(self)?;
+        self.begin_turn()
     }
 
     fn any(&mut self, var: VarId, over: &[Span], cond: ExprId) -> Result<()> {

@@ -4,15 +4,17 @@
 //! one after the other. Rows behind the last hold whatever; no row looks at another. A row's four lanes combine by two
 //! shuffles.
 
+use attn_compiler::artifact::DType;
 use attn_compiler::expr::eval::Value;
 use attn_compiler::expr::range::Range;
 use attn_compiler::expr::{ExprId, VarId};
 use attn_compiler::tile_ir::{Access, BufId, BufRows, RowsRef, Stmt, WeightKind};
 
 use super::layout::{Place, WARP_ROWS};
+use super::memory::Rows;
 use super::{Lower, Result};
 use crate::GpuError;
-use crate::simt_ir::{Bin, Cmp, Slot, Ty, Un, Val};
+use crate::simt_ir::{Bin, Cmp, Inst, Slot, Space, Ty, Un, Val};
 
 impl Lower<'_> {
     /// Where a tile lies, if this launch has fragments.
@@ -286,19 +288,72 @@ impl Lower<'_> {
         let own = self.stored_rows(src, rows)?;
         let (d, to) = (self.count(d, width)?, self.rows(dst)?);
         let scale = row_scale.map(|v| self.state(v)).transpose()?;
+        let pairs = self.pairs_fit(to, d);
         for (half, (inside, at)) in own.into_iter().enumerate() {
             self.when(inside, |l| {
                 let start = l.row_start(to, at);
                 let scale = scale.map(|s| l.b.get(s[half]));
+                let mut values = Vec::new();
                 for (n, slot) in slots.iter().enumerate().filter(|(n, _)| n / 2 % 2 == half) {
-                    let (x, c) = (l.b.get(*slot), l.column(n));
-                    let x = scale.map_or(x, |s| l.times_scale(x, s));
-                    let has = l.b.cmp(Cmp::Slt, c, d);
-                    l.when(has, |l| {
-                        let addr = l.along(to, start, c);
-                        l.store_number(to.dtype, addr, x)
-                    })?;
+                    let x = l.b.get(*slot);
+                    values.push((n, scale.map_or(x, |s| l.times_scale(x, s))));
                 }
+                let Some((cond, bf16)) = pairs else { return l.store_each(to, start, d, &values) };
+                let otherwise = l.scoped(|l| l.store_each(to, start, d, &values))?;
+                let then = l.scoped(|l| l.store_pairs(to, start, d, (&values, bf16)))?;
+                l.b.push(Inst::If { cond, then, otherwise });
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Can two 16-bit columns be stored together: do columns lie without gaps, rows at multiples of 4 bytes, is their count
+    /// even? And are they bf16? Nothing for other types.
+    fn pairs_fit(&mut self, to: Rows, d: Val) -> Option<(Val, bool)> {
+        let bf16 = match to.dtype {
+            DType::Bf16 => true,
+            DType::F16 => false,
+            _ => return None,
+        };
+        let (two, zero) = (self.b.i64(2), self.b.i64(0));
+        let dense = self.b.cmp(Cmp::Eq, to.by_col, two);
+        let starts = self.b.bin(Bin::Or, to.base, to.by_row);
+        let off = self.b.bin_int(Bin::And, starts, 3);
+        let aligned = self.b.cmp(Cmp::Eq, off, zero);
+        let odd = self.b.bin_int(Bin::And, d, 1);
+        let none = self.b.i32(0);
+        let even = self.b.cmp(Cmp::Eq, odd, none);
+        let both = self.b.bin(Bin::And, dense, aligned);
+        Some((self.b.bin(Bin::And, both, even), bf16))
+    }
+
+    fn store_each(&mut self, to: Rows, start: Val, d: Val, values: &[(usize, Val)]) -> Result<()> {
+        for (n, x) in values {
+            let c = self.column(*n);
+            let has = self.b.cmp(Cmp::Slt, c, d);
+            self.when(has, |l| {
+                let addr = l.along(to, start, c);
+                l.store_number(to.dtype, addr, *x)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn store_pairs(
+        &mut self,
+        to: Rows,
+        start: Val,
+        d: Val,
+        (values, bf16): (&[(usize, Val)], bool),
+    ) -> Result<()> {
+        for pair in values.chunks_exact(2) {
+            let c = self.column(pair[0].0);
+            let has = self.b.cmp(Cmp::Slt, c, d);
+            self.when(has, |l| {
+                let addr = l.along(to, start, c);
+                let both = l.b.pack(bf16, pair[0].1, pair[1].1);
+                l.b.store(Space::Global, addr, both);
                 Ok(())
             })?;
         }

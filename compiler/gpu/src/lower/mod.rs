@@ -93,6 +93,10 @@ struct Lower<'a> {
     /// What this warp does, and the rings between roles.
     role: Role,
     rings: Rings,
+    /// This thread computes in the first of the warpgroups that do.
+    first_group: Val,
+    /// Warpgroups take turns in the loop that is written.
+    turns: bool,
     /// What the next products read, where it was brought ahead.
     queue: Option<pipeline::Queue>,
     n_stages: u32,
@@ -175,7 +179,7 @@ pub fn mapped_launch(program: &Program, launch: &Launch, arch: GpuArch) -> Resul
     if lower.shared_bytes > shared_limit(arch) {
         return Ok(None);
     }
-    let threads = lower.threads + roles::PRODUCERS;
+    let threads = lower.threads + roles::producers(lower.threads);
     lower.finish(&format!("{}_mapped", entry_name(&launch.name)), threads).map(Some)
 }
 
@@ -215,6 +219,8 @@ impl<'a> Lower<'a> {
             halves: FxHashMap::default(),
             role: Role::All,
             rings: Rings::default(),
+            first_group: lane,
+            turns: false,
             queue: None,
             n_stages: 0,
             row: lane,

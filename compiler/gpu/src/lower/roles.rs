@@ -20,14 +20,14 @@ use super::{Lower, Result, WARP};
 use crate::GpuError;
 use crate::simt_ir::{Bin, Cmp, Inst, Mbar, Op, Slot, Ty, Val};
 
-/// Threads of the warpgroup that brings tiles.
-pub(super) const PRODUCERS: u32 = 128;
 /// Stages of each product's right operand.
 const STAGES: u32 = 2;
-/// Registers of a thread that brings tiles, and of one that computes, for one, two or three warpgroups that compute.
-const REGISTERS: [(u32, u32); 3] = [(56, 256 - 8), (24, 240), (32, 160)];
+/// Warpgroups that compute, at most.
+const MOST_GROUPS: usize = 3;
 /// The barrier of the warps that compute.
 const CONSUMERS_BARRIER: u32 = 1;
+/// The barrier at which the first of two warpgroups waits for its turn; the second's is the next.
+const TURN_BARRIER: u32 = 2;
 
 /// What a warp does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,14 +60,28 @@ pub(super) struct Rings {
     next: usize,
 }
 
+/// Threads that bring tiles. Beside one warpgroup that computes a warp does, so that several blocks fit a multiprocessor;
+/// else a whole warpgroup, whose registers the others get.
+pub(super) const fn producers(threads: u32) -> u32 {
+    if threads == 128 { 32 } else { 128 }
+}
+
+/// Registers of a thread that brings tiles, and of one that computes, where they are moved: together they are what 65536
+/// give to all threads in equal parts.
+const fn registers(groups: u32) -> Option<(u32, u32)> {
+    match groups {
+        2 => Some((24, 240)),
+        3 => Some((32, 160)),
+        _ => None,
+    }
+}
+
 /// Can a launch be written with roles?
 pub(super) fn possible(program: &Program, launch: &Launch, arch: GpuArch) -> bool {
     let layouts = Layouts::of(program, launch, arch);
     let groups = layouts.map_or(0, |l| l.warps as usize / 4);
     let mut lets = Vec::new();
-    arch == GpuArch::Sm90a
-        && (1..=REGISTERS.len()).contains(&groups)
-        && mapped(program, &launch.body, &mut lets)
+    arch == GpuArch::Sm90a && (1..=MOST_GROUPS).contains(&groups) && mapped(program, &launch.body, &mut lets)
 }
 
 /// Does every product read rows that a map can describe?
@@ -107,6 +121,31 @@ fn whole_rows(
     match *pool.op(named(count)) {
         E::Binary(BinaryOp::Min, a, b) => (2..=5).contains(&rank) && (is_left(a) || is_left(b)),
         _ => false,
+    }
+}
+
+/// What a statement of a loop over tiles is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Scores,
+    Weights,
+    Values,
+}
+
+/// The kinds of the statements of a block, in order.
+fn kinds_of(stmts: &[Stmt], out: &mut Vec<Kind>) {
+    for stmt in stmts {
+        match stmt {
+            Stmt::For { body, .. } => kinds_of(body, out),
+            Stmt::If { then, otherwise, .. } => {
+                kinds_of(then, out);
+                kinds_of(otherwise, out);
+            }
+            Stmt::Gemm { b: Operand::Columns(_), .. } => out.push(Kind::Scores),
+            Stmt::Gemm { .. } => out.push(Kind::Values),
+            Stmt::SoftmaxStep { .. } | Stmt::WeightStep { .. } => out.push(Kind::Weights),
+            _ => {}
+        }
     }
 }
 
@@ -174,31 +213,33 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// Writes the launch with roles. `threads` are those that compute; the others come first.
+    /// Writes the launch with roles: the warps that compute come first.
     pub(super) fn with_roles(&mut self, seven: Val) -> Result<()> {
         let body = &self.launch.body;
         self.make_rings(body)?;
         self.make_barriers()?;
         let groups = self.threads / 128;
-        let Some(&(few, many)) = REGISTERS.get(groups as usize - 1) else {
-            return Err(GpuError::internal("roles", "one to three warpgroups compute", format!("{groups}")));
-        };
+        let registers = registers(groups);
         let group = self.b.def(Ty::I32, Op::Bin(Bin::LShr, self.tid, seven));
-        let zero = self.b.i32(0);
-        let brings = self.b.cmp(Cmp::Eq, group, zero);
+        let last = self.b.i32(i64::from(groups));
+        let brings = self.b.cmp(Cmp::Eq, group, last);
         let producer = self.scoped(|l| {
-            l.b.push(Inst::Registers { count: few, more: false });
+            if let Some((count, _)) = registers {
+                l.b.push(Inst::Registers { count, more: false });
+            }
             l.role = Role::Producer;
-            let first = l.b.cmp(Cmp::Eq, l.warp, zero);
+            let own = l.b.i32(i64::from(l.threads) / WARP);
+            let first = l.b.cmp(Cmp::Eq, l.warp, own);
             l.when(first, |l| l.block(body))
         })?;
         self.rings.next = 0;
         let consumer = self.scoped(|l| {
-            l.b.push(Inst::Registers { count: many, more: true });
+            if let Some((_, count)) = registers {
+                l.b.push(Inst::Registers { count, more: true });
+            }
             l.role = Role::Consumer;
-            // Numbers among the warps that compute.
-            l.tid = l.b.bin_int(Bin::Sub, l.tid, i64::from(PRODUCERS));
-            l.warp = l.b.bin_int(Bin::Sub, l.warp, i64::from(PRODUCERS) / WARP);
+            let zero = l.b.i32(0);
+            l.first_group = l.b.cmp(Cmp::Eq, group, zero);
             l.make_registers();
             l.clear_partial(body)?;
             l.block(body)
@@ -275,10 +316,70 @@ impl Lower<'_> {
         })
     }
 
+    /// Two warpgroups take turns at the tensor cores: while one multiplies, the other is at its softmax (FlashAttention 3,
+    /// section 3.1). Does this loop have that form: scores, then weights, then a product of them?
+    pub(super) fn takes_turns(&self, body: &[Stmt]) -> bool {
+        let mut kinds = Vec::new();
+        kinds_of(body, &mut kinds);
+        let scores = kinds.iter().take_while(|k| **k == Kind::Scores).count();
+        let pattern = scores > 0
+            && kinds.get(scores) == Some(&Kind::Weights)
+            && kinds.len() > scores + 1
+            && kinds[scores + 1..].iter().all(|k| *k == Kind::Values);
+        self.role == Role::Consumer && self.threads == 256 && pattern
+    }
+
+    /// This warpgroup's turn begins.
+    pub(super) fn begin_turn(&mut self) -> Result<()> {
+        self.of_group(|l, own| {
+            l.b.push(Inst::NamedBar { wait: true, id: TURN_BARRIER + own, threads: 256 });
+        })
+    }
+
+    /// The other warpgroup's turn begins.
+    pub(super) fn end_turn(&mut self) -> Result<()> {
+        self.of_group(|l, own| {
+            l.b.push(Inst::NamedBar { wait: false, id: TURN_BARRIER + 1 - own, threads: 256 });
+        })
+    }
+
+    /// The first warpgroup has the first turn.
+    pub(super) fn first_turn(&mut self) -> Result<()> {
+        self.of_group(|l, own| {
+            if own == 1 {
+                l.b.push(Inst::NamedBar { wait: false, id: TURN_BARRIER, threads: 256 });
+            }
+        })
+    }
+
+    /// The second warpgroup gives its last turn to nobody.
+    pub(super) fn last_turn(&mut self) -> Result<()> {
+        self.of_group(|l, own| {
+            if own == 0 {
+                l.b.push(Inst::NamedBar { wait: false, id: TURN_BARRIER + 1, threads: 256 });
+            }
+        })
+    }
+
+    /// Instructions of each of the two warpgroups that compute.
+    fn of_group(&mut self, f: impl Fn(&mut Self, u32)) -> Result<()> {
+        let first = self.first_group;
+        let then = self.scoped(|l| {
+            f(l, 0);
+            Ok(())
+        })?;
+        let otherwise = self.scoped(|l| {
+            f(l, 1);
+            Ok(())
+        })?;
+        self.b.push(Inst::If { cond: first, then, otherwise });
+        Ok(())
+    }
+
     /// All threads that work on this warp's tiles wait.
     pub(super) fn barrier_of_role(&mut self) -> Inst {
         match self.role {
-            Role::Consumer => Inst::NamedBar { id: CONSUMERS_BARRIER, threads: self.threads },
+            Role::Consumer => Inst::NamedBar { wait: true, id: CONSUMERS_BARRIER, threads: self.threads },
             Role::All | Role::Producer => Inst::Bar,
         }
     }

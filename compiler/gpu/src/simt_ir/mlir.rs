@@ -29,6 +29,15 @@ pub fn module(kernels: &[Kernel]) -> String {
     out
 }
 
+/// `setmaxnreg` needs to know how many registers a thread starts with.
+fn moves_registers(inst: &Inst) -> bool {
+    match inst {
+        Inst::Registers { .. } => true,
+        Inst::If { then, otherwise, .. } => then.iter().chain(otherwise).any(moves_registers),
+        _ => false,
+    }
+}
+
 struct Printer<'a> {
     kernel: &'a Kernel,
     out: &'a mut String,
@@ -118,7 +127,7 @@ impl Printer<'_> {
         let map = "!llvm.ptr {llvm.byval = !llvm.array<128 x i8>, llvm.align = 64 : i64, nvvm.grid_constant}";
         let maps = (0..k.n_maps).map(|n| format!("%m{n}: {map}"));
         let params: Vec<String> = words.chain(maps).collect();
-        let one_block = if k.n_maps > 0 { ", nvvm.minctasm = 1 : i32" } else { "" };
+        let one_block = if k.body.iter().any(moves_registers) { ", nvvm.minctasm = 1 : i32" } else { "" };
         let _ = writeln!(
             self.out,
             "llvm.func @{}({}) attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {}>{one_block}}} {{",
@@ -183,8 +192,9 @@ impl Printer<'_> {
             Inst::LdMatrix(load) => self.ldmatrix(load),
             Inst::Async(copy) => self.copy(copy),
             Inst::Wgmma(op) => self.wgmma(op),
-            Inst::NamedBar { id, threads } => {
-                self.asm(&format!("bar.sync {id}, {threads};"), "~{memory}", &[], &[], "");
+            Inst::NamedBar { wait, id, threads } => {
+                let way = if *wait { "sync" } else { "arrive" };
+                self.asm(&format!("bar.{way} {id}, {threads};"), "~{memory}", &[], &[], "");
             }
             Inst::Registers { count, more } => {
                 let way = if *more { "inc" } else { "dec" };

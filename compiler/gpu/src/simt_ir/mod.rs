@@ -243,8 +243,10 @@ pub enum Inst {
     Async(Async),
     /// Products of a warpgroup.
     Wgmma(Wgmma),
-    /// So many threads of the block wait for each other at a barrier of this number.
+    /// So many threads of the block meet at a barrier of this number: those that execute it here wait, or only arrive.
     NamedBar {
+        /// Wait for the others.
+        wait: bool,
         /// 1 to 15.
         id: u32,
         /// A multiple of 32.

@@ -189,7 +189,7 @@ impl Verifier<'_> {
             }
             Inst::Async(_) => Ok(()),
             Inst::Wgmma(op) => self.wgmma(op, control, judge, inst),
-            Inst::NamedBar { id, threads } => {
+            Inst::NamedBar { id, threads, .. } => {
                 if !(1..16).contains(id) || *threads == 0 || !threads.is_multiple_of(32) {
                     return Err(self.broken("S7", "a barrier of whole warps", &format!("{inst:?}")));
                 }
