@@ -83,7 +83,9 @@ class Builder:
         self.same_names(artifact, names, asked)
         maker = tensors.Maker(artifact, dims, c["recipes"], SEED)
         made = [(i["name"], i["dtype"], i["shape"], maker.tensor(i["name"], i["dtype"], i["shape"])) for i in inputs]
-        kept, gates = self.reference(c, file, dims, made, artifact)
+        kept, gates = self.reference(c, file, made, artifact)
+        if self.simulate:
+            self.simulated(c, file, made, plans)
         data = self.keep(f"tensors/{c['id']}.safetensors", kept)
         fields = {name: c[name] for name in ("id", "kernel", "dtype", "quick", "params")}
         return dict(fields, file=c["file"], dims=dims, tensors=data, reference=gates, plans=plans)
@@ -98,7 +100,7 @@ class Builder:
         if written != {o["name"] for o in asked["outputs"]}:
             raise plan.Refused(f"the package writes {sorted(written)}, attnc run {asked['outputs']}")
 
-    def reference(self, c, file, dims, made, artifact):
+    def reference(self, c, file, made, artifact):
         """A file of inputs and references, and the gate of each output."""
         at = self.work / c["id"]
         at.mkdir()
@@ -110,8 +112,7 @@ class Builder:
             run = lambda dtype, bound, *more: self.attnc.run(
                 file, c["kernel"], {}, c["params"], "--dtype", dtype, "--bind", bound, "--verify", *more
             )
-            checked = [w for t in artifact.tensors if t.role == "updated" for w in [t.name]]
-            same = bool(checked) or c["dtype"] == "f32"
+            same = c["dtype"] == "f32" or any(t.role == "updated" for t in artifact.tensors)
             gated = run(c["dtype"], narrow, *(save if same else []))
             exact = gated
             if not same:
@@ -121,20 +122,22 @@ class Builder:
             found = tensors.read(out.read_bytes())
             kept = made + [(f"ref.{name}", *found[name]) for name in outputs]
             tensors.write(narrow, kept)
-            if self.simulate:
-                self.simulated(c, file, at, made)
             return narrow.read_bytes(), self.gates(gated, exact)
         finally:
             shutil.rmtree(at, ignore_errors=True)
 
-    def simulated(self, c, file, at, made):
-        """The simulator's launches are those of the plan; it compares results as well."""
-        bound = at / "sim.safetensors"
+    def simulated(self, c, file, made, plans):
+        """attnc's simulator computes the same from the same tensors, and launches what the plan says. Errors: it does not."""
+        bound = self.work / f"{c['id']}.sim.safetensors"
         tensors.write(bound, made)
         for target in self.targets:
             more = ("--dtype", c["dtype"], "--bind", bound, "--verify", "--target", f"sim:{target}")
-            done = self.attnc.run(file, c["kernel"], {}, c["params"], *more)
-            c.setdefault("simulated", {})[target] = [(n["kernel"], n["blocks"], n["threads"]) for n in done["launches"]]
+            done = self.attnc.run(file, c["kernel"], {}, c["params"], *more)["launches"]
+            found = [(one["kernel"], one["blocks"], one["threads"]) for one in done]
+            launches = plans[target]["plan"]["launches"]
+            if found != [(one["kernel"], one["blocks"], one["threads"]) for one in launches if one["blocks"]]:
+                raise plan.Refused(f"the simulator launched {found} for {target}, the plan has {launches}")
+        bound.unlink()
 
     @staticmethod
     def widened(tensor, floats, c):

@@ -194,16 +194,16 @@ class Evaluator:
         self.values[var] = before
         return left
 
-    def text(self, at):
-        """A size for people to read: variables as `v3`."""
+    def text(self, at, vars):
+        """A size for people to read."""
         kind, *x = self.nodes[at]
         match kind:
             case "binary":
-                return f"({self.text(x[1])} {x[0]} {self.text(x[2])})"
+                return f"({self.text(x[1], vars)} {x[0]} {self.text(x[2], vars)})"
             case "unary":
-                return f"{x[0]}({self.text(x[1])})"
+                return f"{x[0]}({self.text(x[1], vars)})"
             case "select":
-                return f"({self.text(x[0])} ? {self.text(x[1])} : {self.text(x[2])})"
+                return f"({self.text(x[0], vars)} ? {self.text(x[1], vars)} : {self.text(x[2], vars)})"
             case "var":
-                return f"v{x[0]}"
+                return vars[x[0]].name
         return str(x[0])

@@ -16,6 +16,7 @@ SIZES_OF = {
     "chunked_prefill": {"Sq": 33, "Sk": 150},
     "longt5_tglobal": {"R": 32},
     "shaw": {"R": 18},
+    "alibi_40": {"B": 1, "S": 65},
 }
 PARAMS = {"rope_dyn_ntk": {"seen": 65}}
 
@@ -76,7 +77,8 @@ def checks():
         sizes = SIZES | SIZES_OF.get(kernel, {})
         for dtype in ["bf16", *(d for d, names in ALSO.items() if kernel in names)]:
             quick = kernel in QUICK and dtype == "bf16"
-            out.append(dict(common, id=f"{kernel}-{dtype}", dtype=dtype, sizes=sizes, quick=quick))
+            fewer = {} if dtype == "bf16" else {"B": 1}
+            out.append(dict(common, id=f"{kernel}-{dtype}", dtype=dtype, sizes=sizes | fewer, quick=quick))
         if kernel in LONGER:
             out.append(dict(common, id=f"{kernel}-bf16-long", dtype="bf16", sizes=sizes | {"B": 1} | LONGER[kernel], quick=False))
     return out

@@ -77,7 +77,7 @@ def plan(artifact, dims, params=None):
         # As in the runtime: a tensor without elements is read at its first place, whatever the indices.
         words += [[n], *logical, *(by_dim if math.prod(logical) else [0] * len(logical))]
         entry = {"name": spec.name, "role": spec.role, "dtype": spec.dtype, "shape": shape, "strides": strides}
-        entry["expressions"] = [worth.text(s) for s in spec.shape]
+        entry["expressions"] = [worth.text(s, artifact.vars) for s in spec.shape]
         entry["bytes"] = math.prod(shape) * SIZE[spec.dtype]
         tensors.append(entry)
     words += [word_of(known[s.var]) for s in artifact.scalars]

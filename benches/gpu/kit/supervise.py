@@ -1,0 +1,116 @@
+"""Workers and what becomes of their items. Standard library only.
+
+Comes in: items, a time limit for each and for all. Goes out: a result for every item: the worker's, or why there is none. What holds:
+a worker that dies, hangs or loses its GPU costs the item it was at, never the others.
+"""
+
+import json
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+MOST_RESTARTS = 12
+
+
+class Worker:
+    """One process and its lines."""
+
+    def __init__(self, job, program):
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        self.lines = queue.Queue()
+        threading.Thread(target=self.feed, args=(json.dumps(job),), daemon=True).start()
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def feed(self, text):
+        """The job; a worker that is already dead takes none."""
+        try:
+            with self.process.stdin:
+                self.process.stdin.write(text)
+        except BrokenPipeError:
+            pass
+
+    def read(self):
+        """Lines until the end, then none."""
+        for line in self.process.stdout:
+            self.lines.put(json.loads(line))
+        self.lines.put(None)
+
+    def line(self, seconds):
+        """The next one; `Empty` after so long."""
+        return self.lines.get(timeout=max(seconds, 0.01))
+
+    def stop(self):
+        """Ends it; the last lines that it said."""
+        self.process.kill()
+        self.process.wait()
+        self.errors.seek(0)
+        return " | ".join(self.errors.read().strip().splitlines()[-3:])[-500:]
+
+
+def work(job, items, limit, deadline, done, program=None, again=None):
+    """Calls `done(id, result)` once for every item.
+
+    `limit` is the most seconds between two lines; after `deadline` (of `time.monotonic`) what is left is skipped. `again(item, result)`
+    may give other job fields with which an item that ended its worker is tried once more.
+    """
+    program = program or [sys.executable, str(HERE / "worker.py")]
+    left, restarts = list(items), 0
+    while left:
+        if time.monotonic() >= deadline or restarts > MOST_RESTARTS:
+            why = "no time left" if time.monotonic() >= deadline else f"the worker died {restarts} times"
+            for item in left:
+                done(item["id"], dict(ok=False, skipped=True, reason=why))
+            return
+        n_done, reason = attempt(dict(job, items=left), limit, deadline, done, program)
+        if reason is not None and n_done < len(left):
+            item, fault = left[n_done], dict(ok=False, reason=reason, skipped=time.monotonic() >= deadline)
+            more = again(item, fault) if again and not fault["skipped"] else None
+            if more is None:
+                done(item["id"], fault)
+            else:
+                second = lambda id, found: done(id, dict(found, fault=reason))
+                work(dict(job, **more), [item], limit, deadline, second, program)
+            n_done += 1
+        left = left[n_done:]
+        restarts += 1
+
+
+def attempt(job, limit, deadline, done, program):
+    """One worker: how many items it finished, and why it ended before the rest, if it did."""
+    worker, n_done = Worker(job, program), 0
+    try:
+        while n_done < len(job["items"]):
+            try:
+                line = worker.line(min(limit, deadline - time.monotonic()))
+            except queue.Empty:
+                said = worker.stop()
+                late = time.monotonic() >= deadline
+                return n_done, "no time left" if late else f"it hung for {limit:.0f} s: {said}"
+            if line is None:
+                code = worker.process.wait()
+                return (n_done, None) if code == 3 else (n_done, f"the worker ended with code {code}: {worker.stop()}")
+            if "begin" not in line:
+                done(line.pop("id"), line)
+                n_done += 1
+        return n_done, None
+    finally:
+        worker.stop()
+
+
+def single(job, seconds, program=None):
+    """The one line of a job without items. Errors: `RuntimeError`."""
+    worker = Worker(job, program or [sys.executable, str(HERE / "worker.py")])
+    try:
+        line = worker.line(seconds)
+    except queue.Empty:
+        raise RuntimeError(f"no answer in {seconds:.0f} s: {worker.stop()}") from None
+    if line is None:
+        raise RuntimeError(worker.stop() or "the worker said nothing")
+    worker.stop()
+    return line
