@@ -13,6 +13,7 @@ and go on with it: their references are those of the same type.
 """
 
 import gzip
+import hashlib
 import json
 import shutil
 import subprocess
@@ -58,15 +59,13 @@ class Builder:
             artifact = package.read(path)
             path.unlink()
             made = {name: self.keep(f"tables/{id}.{target}.{name}", data) for name, data in plan.tables(artifact, dims).items()}
-            ptx = self.keep(f"ptx/{self.shared(id, artifact)}.{target}.ptx", artifact.code)
+            ptx = self.keep(f"ptx/{self.shared(artifact)}.{target}.ptx", artifact.code)
             out[target] = dict(ptx=ptx, plan=plan.plan(artifact, dims), tables=made)
         return artifact, out
 
     @staticmethod
-    def shared(id, artifact):
+    def shared(artifact):
         """Shapes that differ in lengths only share their code: its hash names it."""
-        import hashlib
-
         return f"{artifact.name}-{hashlib.sha256(artifact.code).hexdigest()[:12]}"
 
     def check(self, c):

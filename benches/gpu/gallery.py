@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "dsl-examples"
 
-SIZES = {"B": 2, "S": 97, "Sq": 65, "Sk": 130, "T": 97, "Sp": 70, "G": 7, "L": 80, "N": 4, "Tq": 65, "Tk": 130}
+SIZES = {"B": 1, "S": 97, "Sq": 65, "Sk": 130, "T": 97, "Sp": 70, "G": 7, "L": 80, "N": 4, "Tq": 65, "Tk": 130}
 """By the name of a dim; what is not here (heads, features, pages) attnc makes up."""
 
 SIZES_OF = {
@@ -16,7 +16,7 @@ SIZES_OF = {
     "chunked_prefill": {"Sq": 33, "Sk": 150},
     "longt5_tglobal": {"R": 32},
     "shaw": {"R": 18},
-    "alibi_40": {"B": 1, "S": 65},
+    "alibi_40": {"S": 65},
 }
 PARAMS = {"rope_dyn_ntk": {"seen": 65}}
 
@@ -54,6 +54,10 @@ QUICK = {"causal", "bidirectional", "alibi", "swa_sinks", "softcap_window", "rop
 QUICK |= {"bigbird", "block_mask", "t5_decoder", "lightning", "gated_delta", "mla", "nsa"}
 """Checked with --quick."""
 
+BATCHED = QUICK | {"block_mask", "prefix_lm", "minilm", "tree", "mrope", "learned_positions", "rope_tensor_positions", "moba", "routed"}
+BATCHED |= {"gqa_decode_int8", "shared_prefix", "colt5", "host_blocks", "longformer_global", "fox", "simple_gla"}
+"""Checked with two sequences; the others with one, since the kit travels."""
+
 LONGER = {"causal": {"Sq": 300, "Sk": 417, "D": 128}, "bidirectional": {"Sq": 300, "Sk": 417, "D": 128}, "softcap_window": {"S": 300, "D": 128}}
 """Checked a second time, at these sizes, with one sequence."""
 
@@ -74,7 +78,7 @@ def checks():
         recipes = dict.fromkeys(ROWS, "row") if recurs else {}
         recipes |= RECIPES.get(kernel, {})
         common = dict(file=path.name, kernel=kernel, params=PARAMS.get(kernel, {}), recipes=recipes)
-        sizes = SIZES | SIZES_OF.get(kernel, {})
+        sizes = SIZES | ({"B": 2} if kernel in BATCHED else {}) | SIZES_OF.get(kernel, {})
         for dtype in ["bf16", *(d for d, names in ALSO.items() if kernel in names)]:
             quick = kernel in QUICK and dtype == "bf16"
             fewer = {} if dtype == "bf16" else {"B": 1}

@@ -23,6 +23,8 @@ import table
 
 BUDGET = dict(quick=110, full=560)
 """Seconds of all."""
+FLEX_IN_QUICK = ("window", "documents", "softcap")
+"""Kinds at which FlexAttention is worth its compilation with --quick."""
 FOR_CHECKS = 0.45
 """Share of the time that checks may take."""
 
@@ -109,6 +111,8 @@ class Session:
         except RuntimeError as err:
             self.say(f"the bandwidth of a copy: {err}")
         items = [s for s in self.wanted(self.kit["shapes"]) if target in s["plans"]]
+        if self.args.quick:
+            items = [dict(s, flex=s["flex"] and s["kind"] in FLEX_IN_QUICK) for s in items]
         held = {s["id"]: {key: value for key, value in s.items() if key != "plans"} for s in items}
 
         def done(id, found):

@@ -5,7 +5,9 @@ a worker that dies, hangs or loses its GPU costs the item it was at, never the o
 """
 
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,10 +24,12 @@ class Worker:
 
     def __init__(self, job, program):
         self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        self.process = subprocess.Popen(program, **pipes, start_new_session=True)
         self.lines = queue.Queue()
         threading.Thread(target=self.feed, args=(json.dumps(job),), daemon=True).start()
-        threading.Thread(target=self.read, daemon=True).start()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
 
     def feed(self, text):
         """The job; a worker that is already dead takes none."""
@@ -42,15 +46,36 @@ class Worker:
         self.lines.put(None)
 
     def line(self, seconds):
-        """The next one; `Empty` after so long."""
-        return self.lines.get(timeout=max(seconds, 0.01))
+        """The next one, none at the end; `Empty` after so long. Children of a dead worker (compilers) may keep its pipe open."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return self.lines.get(timeout=max(0.01, min(0.5, end - time.monotonic())))
+            except queue.Empty:
+                if self.process.poll() is not None:
+                    return None
+                if time.monotonic() >= end:
+                    raise
 
     def stop(self):
-        """Ends it; the last lines that it said."""
-        self.process.kill()
+        """Ends it with its children; the last lines that it said."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         self.process.wait()
+        self.reader.join(2)
         self.errors.seek(0)
         return " | ".join(self.errors.read().strip().splitlines()[-3:])[-500:]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+        if not self.reader.is_alive():
+            self.process.stdout.close()
+        self.errors.close()
 
 
 def work(job, items, limit, deadline, done, program=None, again=None):
@@ -83,8 +108,8 @@ def work(job, items, limit, deadline, done, program=None, again=None):
 
 def attempt(job, limit, deadline, done, program):
     """One worker: how many items it finished, and why it ended before the rest, if it did."""
-    worker, n_done = Worker(job, program), 0
-    try:
+    n_done = 0
+    with Worker(job, program) as worker:
         while n_done < len(job["items"]):
             try:
                 line = worker.line(min(limit, deadline - time.monotonic()))
@@ -98,19 +123,16 @@ def attempt(job, limit, deadline, done, program):
             if "begin" not in line:
                 done(line.pop("id"), line)
                 n_done += 1
-        return n_done, None
-    finally:
-        worker.stop()
+    return n_done, None
 
 
 def single(job, seconds, program=None):
     """The one line of a job without items. Errors: `RuntimeError`."""
-    worker = Worker(job, program or [sys.executable, str(HERE / "worker.py")])
-    try:
-        line = worker.line(seconds)
-    except queue.Empty:
-        raise RuntimeError(f"no answer in {seconds:.0f} s: {worker.stop()}") from None
-    if line is None:
-        raise RuntimeError(worker.stop() or "the worker said nothing")
-    worker.stop()
-    return line
+    with Worker(job, program or [sys.executable, str(HERE / "worker.py")]) as worker:
+        try:
+            line = worker.line(seconds)
+        except queue.Empty:
+            raise RuntimeError(f"no answer in {seconds:.0f} s: {worker.stop()}") from None
+        if line is None:
+            raise RuntimeError(worker.stop() or "the worker said nothing")
+        return line

@@ -30,7 +30,7 @@ def figures(results):
         row["over_best"] = ms and best and others[best] / ms
         row["over_flex"] = ms and "FlexAttention" in others and others["FlexAttention"] / ms or None
         row["mhz"] = s.get("clocks", {}).get("sm_mhz")
-        row["reason"] = s.get("reason") or s.get("absent", {}).get("attnc")
+        row["reason"] = s.get("fault") or s.get("reason") or s.get("absent", {}).get("attnc")
         rows.append(row)
     return rows
 
