@@ -39,19 +39,15 @@ def sdpa(backend, shape, q, k, v, x):
 
 
 def flash(shape, q, k, v, x):
-    """The flash kernels inside torch, called directly: windows and documents."""
+    """The flash kernels inside torch, called directly: windows, documents, slopes of ALiBi."""
     op, kind = torch.ops.aten._flash_attention_forward, shape["kind"]
-    if kind not in ("window", "documents"):
+    if kind not in ("window", "documents", "alibi"):
         raise Absent("measured as SDPA flash" if kind in ("full", "causal", "decode") else f"no {kind}")
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    if kind == "window":
-
-        def call():
-            more = dict(window_size_left=shape["window"] - 1, window_size_right=0)
-            out = op(q, k, v, None, None, shape["sq"], shape["sk"], 0.0, False, False, **more)
-            return out[0].transpose(1, 2)
-
-        return call
+    if kind in ("window", "alibi"):
+        more = dict(alibi_slopes=x["slopes"]) if kind == "alibi" else dict(window_size_left=shape["window"] - 1, window_size_right=0)
+        words = (None, None, shape["sq"], shape["sk"], 0.0, kind == "alibi", False)
+        return lambda: op(q, k, v, *words, **more)[0].transpose(1, 2)
     if shape["b"] != 1:
         raise Absent("packed documents of one batch only")
     bounds, n = x["bounds"], shape["sk"] // shape["documents"]
