@@ -125,7 +125,8 @@ fn plans_of_the_kit_compute_its_references() {
         let plan: Value = serde_json::from_str(&plan).expect("JSON");
         for (name, found) in launched(&at, &plan) {
             let gate = &plan["reference"][&name];
-            let (atol, rtol) = (gate["atol"].as_f64().expect("a gate"), gate["rtol"].as_f64().expect("a gate"));
+            let (atol, rtol) =
+                (gate["atol"].as_f64().expect("a gate"), gate["rtol"].as_f64().expect("a gate"));
             let held = std::fs::read(at.join(format!("{name}.ref"))).expect("the reference");
             let dtype = if held.len() == found.len() * 2 { "bf16" } else { "f32" };
             let wanted = floats(dtype, &held);

@@ -26,9 +26,8 @@ class Nvml:
     def number(self, call, *words, kind=ctypes.c_uint):
         """What a query gives, or none."""
         value = kind()
-        if not self.there or getattr(self.lib, call)(self.handle, *words, ctypes.byref(value)):
-            return None
-        return value.value
+        ask = getattr(self.lib, call, None) if self.there else None
+        return None if ask is None or ask(self.handle, *words, ctypes.byref(value)) else value.value
 
     def driver(self):
         """Version of the driver."""

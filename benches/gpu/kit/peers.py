@@ -55,20 +55,24 @@ def flash(shape, q, k, v, x):
     return lambda: op(q, k, v, bounds, bounds, n, n, 0.0, True, False)[0].transpose(0, 1)[None]
 
 
-COMPILED = []
+def compiled():
+    """A fresh compilation: those of other shapes would count against dynamo's limit, after which it stops compiling."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch._dynamo.reset()
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def flex(shape, q, k, v, x):
     """FlexAttention under torch.compile."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import create_block_mask
 
     if not shape["flex"]:
         raise Absent("not asked for at this shape: it compiles for seconds")
-    if not COMPILED:
-        COMPILED.append(torch.compile(flex_attention, dynamic=False))
-    kind, offset = shape["kind"], shape["sk"] - shape["sq"]
+    attend, kind, offset = compiled(), shape["kind"], shape["sk"] - shape["sq"]
+    window, cap, slopes = shape["window"], shape["cap"], x["slopes"]
     causal = lambda b, h, i, j: j <= i + offset
-    mask = dict(full=None, window=lambda b, h, i, j: (j <= i + offset) & (j > i + offset - shape["window"]))
+    mask = dict(full=None, window=lambda b, h, i, j: (j <= i + offset) & (j > i + offset - window))
     if kind == "documents":
         doc = x["doc"][0]
         mask["documents"] = lambda b, h, i, j: (j <= i) & (doc[i] == doc[j])
@@ -78,12 +82,11 @@ def flex(shape, q, k, v, x):
     if wanted:
         block_mask = create_block_mask(wanted, None, None, shape["sq"], shape["sk"], device=q.device)
     if kind == "softcap":
-        score = lambda s, b, h, i, j: shape["cap"] * torch.tanh(s / shape["cap"])
+        score = lambda s, b, h, i, j: cap * torch.tanh(s / cap)
     if kind == "alibi":
-        slopes = x["slopes"]
         score = lambda s, b, h, i, j: s - slopes[h] * (i + offset - j)
     grouped = shape["hq"] != shape["hkv"]
-    return lambda: COMPILED[0](q, k, v, score_mod=score, block_mask=block_mask, enable_gqa=grouped)
+    return lambda: attend(q, k, v, score_mod=score, block_mask=block_mask, enable_gqa=grouped)
 
 
 def in_triton(shape, q, k, v, x):

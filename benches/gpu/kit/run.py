@@ -23,6 +23,8 @@ import table
 
 BUDGET = dict(quick=110, full=560)
 """Seconds of all."""
+COPY = "copy"
+CONTENDERS = ("attnc", "SDPA cuDNN", "SDPA flash", "torch flash", "FlexAttention", "Triton")
 FLEX_IN_QUICK = ("window", "documents", "softcap")
 """Kinds at which FlexAttention is worth its compilation with --quick."""
 FOR_CHECKS = 0.45
@@ -106,16 +108,16 @@ class Session:
 
     def measure(self, target):
         """Every wanted shape, one after the other."""
-        try:
-            self.results["copy_bytes_per_second"] = supervise.single(dict(what="copy"), 60)["bytes_per_second"]
-        except RuntimeError as err:
-            self.say(f"the bandwidth of a copy: {err}")
         items = [s for s in self.wanted(self.kit["shapes"]) if target in s["plans"]]
         if self.args.quick:
             items = [dict(s, flex=s["flex"] and s["kind"] in FLEX_IN_QUICK) for s in items]
         held = {s["id"]: {key: value for key, value in s.items() if key != "plans"} for s in items}
 
         def done(id, found):
+            if id == COPY:
+                self.results["copy_bytes_per_second"] = found.get("bytes_per_second")
+                self.say(f"a copy: {found}")
+                return
             self.results["shapes"].append(dict(held[id], **found, target=target))
             row = table.figures(dict(self.results, shapes=self.results["shapes"][-1:]))[0]
             self.say("  ".join(table.cells(row)) + (f"  {row['reason']}" if row["reason"] else ""))
@@ -123,8 +125,12 @@ class Session:
 
         job = dict(what="shape", target=target, seconds=0.6 if self.args.quick else 1.0)
         job["skip"] = ["FlexAttention"] if self.args.no_flex else []
-        again = lambda item, fault: dict(skip=job["skip"] + ["attnc"])
-        supervise.work(job, items, 90, self.end, done, again=again)
+
+        def again(item, fault):
+            at = fault["stage"] if fault["stage"] in CONTENDERS else "attnc"
+            return None if item["id"] == COPY else dict(skip=[*job["skip"], at], faulted=at)
+
+        supervise.work(job, [dict(id=COPY, copy=True), *items], 120, self.end, done, again=again)
 
     def finish(self):
         """Tables; the exit code."""

@@ -82,7 +82,7 @@ def work(job, items, limit, deadline, done, program=None, again=None):
     """Calls `done(id, result)` once for every item.
 
     `limit` is the most seconds between two lines; after `deadline` (of `time.monotonic`) what is left is skipped. `again(item, result)`
-    may give other job fields with which an item that ended its worker is tried once more.
+    may give other job fields with which an item that ended its worker is tried once more; `result["stage"]` is what it was at.
     """
     program = program or [sys.executable, str(HERE / "worker.py")]
     left, restarts = list(items), 0
@@ -92,9 +92,9 @@ def work(job, items, limit, deadline, done, program=None, again=None):
             for item in left:
                 done(item["id"], dict(ok=False, skipped=True, reason=why))
             return
-        n_done, reason = attempt(dict(job, items=left), limit, deadline, done, program)
+        n_done, reason, stage = attempt(dict(job, items=left), limit, deadline, done, program)
         if reason is not None and n_done < len(left):
-            item, fault = left[n_done], dict(ok=False, reason=reason, skipped=time.monotonic() >= deadline)
+            item, fault = left[n_done], dict(ok=False, reason=reason, stage=stage, skipped=time.monotonic() >= deadline)
             more = again(item, fault) if again and not fault["skipped"] else None
             if more is None:
                 done(item["id"], fault)
@@ -107,8 +107,8 @@ def work(job, items, limit, deadline, done, program=None, again=None):
 
 
 def attempt(job, limit, deadline, done, program):
-    """One worker: how many items it finished, and why it ended before the rest, if it did."""
-    n_done = 0
+    """One worker: how many items it finished, why it ended before the rest, if it did, and what it was at."""
+    n_done, stage = 0, "the start"
     with Worker(job, program) as worker:
         while n_done < len(job["items"]):
             try:
@@ -116,14 +116,17 @@ def attempt(job, limit, deadline, done, program):
             except queue.Empty:
                 said = worker.stop()
                 late = time.monotonic() >= deadline
-                return n_done, "no time left" if late else f"it hung for {limit:.0f} s: {said}"
+                return n_done, "no time left" if late else f"it hung for {limit:.0f} s at {stage}: {said}", stage
             if line is None:
                 code = worker.process.wait()
-                return (n_done, None) if code == 3 else (n_done, f"the worker ended with code {code}: {worker.stop()}")
-            if "begin" not in line:
+                why = None if code == 3 else f"the worker ended with code {code} at {stage}: {worker.stop()}"
+                return n_done, why, stage
+            if "stage" in line:
+                stage = line["stage"]
+            else:
                 done(line.pop("id"), line)
                 n_done += 1
-    return n_done, None
+    return n_done, None, stage
 
 
 def single(job, seconds, program=None):

@@ -1,7 +1,7 @@
 """The process that touches the GPU: checks or measures what it is told, one line of JSON for each, on standard output.
 
-Comes in: on standard input one JSON object: what (`probe`, `check`, `shape`), items, target. Goes out: lines `{"begin": id}` and
-`{"id": ..., ...}`. What holds: an item that fails is a line with the reason; after a fault that ends the CUDA context the process ends
+Comes in: on standard input one JSON object: what (`probe`, `check`, `shape`), items, target. Goes out: lines `{"stage": what}`, so that
+a fault has a name, and `{"id": ..., ...}`. What holds: an item that fails is a line with the reason; after a fault that ends the CUDA context the process ends
 with code 3, and whoever started it starts another for what is left.
 """
 
@@ -10,13 +10,13 @@ import os
 import sys
 import traceback
 
-REAL = os.dup(1)
-os.dup2(2, 1)  # What libraries print is no result.
+OUT = 1
+"""Where results go."""
 
 
 def say(fields):
     """One line."""
-    os.write(REAL, (json.dumps(fields) + "\n").encode())
+    os.write(OUT, (json.dumps(fields) + "\n").encode())
 
 
 def brief(err):
@@ -120,10 +120,12 @@ class Shapes:
         from peers import PEERS, Absent
 
         calls, absent, facts = {}, {}, {}
-        skip = self.job.get("skip", [])
+        skip, faulted = self.job.get("skip", []), self.job.get("faulted")
+        left_out = lambda name: "left out after a fault" if name == faulted else "left out"
         if "attnc" in skip:
-            absent["attnc"] = "left out after a fault"
+            absent["attnc"] = left_out("attnc")
         else:
+            say(dict(stage="attnc"))
             try:
                 run = self.ours.bind(s["plans"][self.job["target"]], {"q": q, "k": k, "v": v, **x})
                 calls["attnc"] = lambda: (run.run(), run.outputs()["o"])[1]
@@ -133,17 +135,21 @@ class Shapes:
         for name, make in PEERS.items():
             try:
                 if name in skip:
-                    raise Absent("left out: no time")
+                    raise Absent(left_out(name))
+                say(dict(stage=name))
                 calls[name] = make(s, q, k, v, x)
             except Exception as err:
                 absent[name] = brief(err) if not isinstance(err, Absent) else str(err)
         return calls, absent, facts
 
     def item(self, s):
-        """One row of the table."""
+        """One row of the table, or the bandwidth of a copy."""
+        from measure import copy_bandwidth, summary
+
+        if s.get("copy"):
+            return dict(ok=True, bytes_per_second=copy_bandwidth())
         import reference
         from gates import BF16, compare
-        from measure import summary
         from nvml import Sampler
 
         torch = self.torch
@@ -152,6 +158,7 @@ class Shapes:
         truth = reference.dense(s, q, k, v, x)
         errors = {}
         for name in list(calls):
+            say(dict(stage=name))
             try:
                 found = calls[name]()
                 torch.cuda.synchronize()
@@ -164,6 +171,7 @@ class Shapes:
             if name in absent:
                 del calls[name]
         taken = {}
+        say(dict(stage="turns"))
         with Sampler(self.nvml) as sampler:
             if calls:
                 taken = self.clock.race(calls, self.job["seconds"])
@@ -171,13 +179,6 @@ class Shapes:
         del q, k, v, x, calls
         torch.cuda.empty_cache()
         return dict(ok="attnc" in rows, times=rows, absent=absent, clocks=sampler.summary(), **facts)
-
-
-def copy(job):
-    """The bandwidth of a copy."""
-    from measure import copy_bandwidth
-
-    return dict(bytes_per_second=copy_bandwidth())
 
 
 def survives():
@@ -194,13 +195,16 @@ def survives():
 
 def main():
     """Does the job."""
+    global OUT
+    OUT = os.dup(1)
+    os.dup2(2, 1)  # What libraries print is no result.
     job = json.load(sys.stdin)
-    if job["what"] in ("probe", "copy"):
-        say(dict(id=job["what"], **(probe() if job["what"] == "probe" else copy(job))))
+    if job["what"] == "probe":
+        say(dict(probe(), id="probe"))
         return
     doer = dict(check=Checks, shape=Shapes)[job["what"]](job)
     for item in job["items"]:
-        say(dict(begin=item["id"]))
+        say(dict(stage=item["id"]))
         try:
             found = doer.item(item)
         except Exception as err:

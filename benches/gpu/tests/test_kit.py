@@ -1,12 +1,15 @@
 """The side that runs on a GPU host, against a driver that records and workers that misbehave."""
 
+import contextlib
 import gzip
+import io
 import json
 import sys
 import tempfile
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from tests import GPU, samples
 
@@ -125,11 +128,11 @@ class Supervision(unittest.TestCase):
         return found
 
     def test_all_is_well(self):
-        found = self.results("for i in job['items']: say(begin=i['id']); say(id=i['id'], ok=True)")
+        found = self.results("for i in job['items']: say(stage=i['id']); say(id=i['id'], ok=True)")
         self.assertTrue(all(x["ok"] for x in found.values()))
 
     def test_a_worker_that_dies_costs_one_item(self):
-        body = "for i in job['items']:\n say(begin=i['id'])\n if i['id'] == 'b': print('illegal address', file=sys.stderr); sys.exit(9)\n say(id=i['id'], ok=True)"
+        body = "for i in job['items']:\n say(stage=i['id'])\n if i['id'] == 'b': print('illegal address', file=sys.stderr); sys.exit(9)\n say(id=i['id'], ok=True)"
         found = self.results(body)
         self.assertEqual([found[x]["ok"] for x in "abcd"], [True, False, True, True])
         self.assertIn("illegal address", found["b"]["reason"])
@@ -140,10 +143,10 @@ class Supervision(unittest.TestCase):
         self.assertEqual([found[x]["ok"] for x in "abcd"], [True, False, True, True])
 
     def test_a_worker_that_hangs_is_ended(self):
-        body = "for i in job['items']:\n say(begin=i['id'])\n if i['id'] == 'c': time.sleep(60)\n say(id=i['id'], ok=True)"
+        body = "for i in job['items']:\n say(stage=i['id'])\n if i['id'] == 'c': time.sleep(60)\n say(id=i['id'], ok=True)"
         found = self.results(body, limit=1.0)
         self.assertEqual([found[x]["ok"] for x in "abcd"], [True, True, False, True])
-        self.assertIn("hung", found["c"]["reason"])
+        self.assertIn("hung for 1 s at c", found["c"]["reason"])
 
     def test_after_the_deadline_nothing_runs(self):
         found = self.results("time.sleep(60)", seconds=0.5)
@@ -171,6 +174,66 @@ def results():
     checks = [dict(id="causal-bf16", target="sm_90a", ok=True, repeatable=True), dict(id="rope-bf16", target="sm_90a", ok=False, reason="no")]
     host = dict(gpu="NVIDIA H200", driver="580", torch="2.11", cudnn=91000, triton="3.6")
     return dict(schema=1, kit=dict(commit="abc", date="d"), host=host, quick=False, date="2026-11-26", checks=checks, shapes=rows)
+
+
+class Command(unittest.TestCase):
+    """run.py from the command line to its files, with workers that are made up."""
+
+    def run_with(self, folder, probe, work, *words):
+        import run
+
+        manifest = dict(schema=1, attnc="attnc 0", commit="abc", date="d", targets=["sm_80", "sm_90a"], left_out={})
+        both = {"sm_80": {}, "sm_90a": {}}
+        manifest["checks"] = [dict(id=f"{name}-bf16", quick=name == "causal", plans=both) for name in ("causal", "rope")]
+        rows = [s for s in shapes.shapes() if s.id in ("full-d128-s8192", "alibi-d128-s8192")]
+        manifest["shapes"] = [dict(s.as_dict(), plans=both) for s in rows]
+        words = ["run.py", "--out", str(folder / "r.json"), *words]
+        quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+        patches = mock.patch.object(sys, "argv", words), mock.patch("kitfiles.manifest", lambda: manifest)
+        workers = mock.patch("supervise.single", probe), mock.patch("supervise.work", work)
+        with contextlib.ExitStack() as stack:
+            for one in (*quiet, *patches, *workers):
+                stack.enter_context(one)
+            with self.assertRaises(SystemExit) as end:
+                run.main()
+        return end.exception.code, json.loads((folder / "r.json").read_text()), folder
+
+    def probe(self, *_):
+        return dict(gpu="NVIDIA H100 80GB HBM3", driver="580", torch="2", capability=[9, 0])
+
+    def work(self, job, items, limit, deadline, done, again=None):
+        for item in items:
+            if job["what"] == "check":
+                done(item["id"], dict(ok=True))
+            elif item["id"] == "copy":
+                done("copy", dict(ok=True, bytes_per_second=3e12))
+            else:
+                self.assertEqual(again(item, dict(stage="Triton"))["skip"], ["Triton"])
+                self.assertEqual(again(item, dict(stage="turns"))["faulted"], "attnc")
+                done(item["id"], dict(ok=True, times=dict(attnc=dict(ms=1.0), Triton=dict(ms=2.0)), absent={}))
+
+    def test_all(self):
+        with tempfile.TemporaryDirectory() as folder:
+            code, results, folder = self.run_with(Path(folder), self.probe, self.work)
+            self.assertIn("| full-d128-s8192 | 1.000 |", (folder / "r.md").read_text())
+        self.assertEqual((code, len(results["checks"]), len(results["shapes"]), results["copy_bytes_per_second"]), (0, 4, 2, 3e12))
+        self.assertEqual([c["target"] for c in results["checks"]], ["sm_90a", "sm_90a", "sm_80", "sm_80"])
+        self.assertNotIn("plans", results["shapes"][0])
+
+    def test_quick_and_wrong(self):
+        wrong = lambda job, items, limit, deadline, done, again=None: [done(i["id"], dict(ok=False, reason="x")) for i in items]
+        with tempfile.TemporaryDirectory() as folder:
+            code, results, _ = self.run_with(Path(folder), self.probe, wrong, "--quick")
+        self.assertEqual((code, len(results["checks"]), len(results["shapes"])), (3, 1, 1))
+
+    def test_no_gpu(self):
+        def probe(*_):
+            raise RuntimeError("torch sees no GPU")
+
+        with tempfile.TemporaryDirectory() as folder:
+            code, results, _ = self.run_with(Path(folder), probe, self.work)
+        self.assertIn("torch sees no GPU", code)
+        self.assertEqual((results["reason"], results["checks"]), ("torch sees no GPU", []))
 
 
 class Tables(unittest.TestCase):

@@ -81,10 +81,11 @@ class Worker(unittest.TestCase):
         self.lib = samples.FakeDriver()
         made = ours.Ours
         patch = mock.patch.object(ours, "Ours", lambda device: made("cpu", Driver(self.lib), self.folder))
-        patch.start()
-        self.addCleanup(patch.stop)
+        for one in (patch, mock.patch.object(worker, "say")):
+            one.start()
+            self.addCleanup(one.stop)
 
-    def shape(self, s, answer=None, skip=()):
+    def shape(self, s, answer=None, **job):
         """One row; `answer(q, k, v)` is what the kernel would write."""
         import ours
 
@@ -97,7 +98,7 @@ class Worker(unittest.TestCase):
                 this.outputs()["o"].copy_(answer(*this.kept))
 
         with cpu(), mock.patch.object(ours.Run, "run", run):
-            doer = self.worker.Shapes(dict(target="sm_80", seconds=0.01, skip=list(skip)))
+            doer = self.worker.Shapes(dict(job, target="sm_80", seconds=0.01))
             found = doer.item(item)
         json.dumps(found)
         return found
@@ -120,8 +121,14 @@ class Worker(unittest.TestCase):
         self.assertIn("SDPA flash", found["times"])
 
     def test_attnc_can_be_left_out(self):
-        found = self.shape(shapes.Shape("x", "full", 1, 2, 2, 64, 64, 64), skip=["attnc", "Triton"])
-        self.assertEqual((found["absent"]["attnc"], found["absent"]["Triton"]), ("left out after a fault", "left out: no time"))
+        found = self.shape(shapes.Shape("x", "full", 1, 2, 2, 64, 64, 64), skip=["attnc", "Triton"], faulted="attnc")
+        self.assertEqual((found["absent"]["attnc"], found["absent"]["Triton"]), ("left out after a fault", "left out"))
+
+    def test_contenders_are_known_to_run(self):
+        import peers
+        import run
+
+        self.assertEqual(set(run.CONTENDERS), {"attnc", *peers.PEERS})
 
     def test_every_kind_has_its_tensors(self):
         for kind, more in (("window", dict(window=9)), ("softcap", dict(cap=5.0)), ("alibi", {}), ("documents", dict(documents=4))):
@@ -176,7 +183,7 @@ class Peers(unittest.TestCase):
             s = shapes.Shape("x", kind, 1, 4, 2, 80, 80, 64, flex=True, **more).as_dict()
             q, k, v = (torch.randn(1, h, 80, 64).bfloat16() for h in (4, 2, 2))
             x = dict(slopes=torch.tensor([2.0 ** (-2 * (h + 1)) for h in range(4)]), doc=torch.arange(80)[None] // 20)
-            with mock.patch.object(peers, "COMPILED", [flex_attention]):
+            with mock.patch.object(peers, "compiled", lambda: flex_attention):
                 o = peers.flex(s, q, k, v, x)()
             self.assertTrue(compare(reference.picked(s, o), reference.dense(s, q, k, v, x), BF16)["ok"], kind)
 
