@@ -1,0 +1,62 @@
+"""Kits of real kernels: needs ATTNC (a binary) and ATTN_LLVM (its worker) in the environment."""
+
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from tests import GPU
+
+import kitfiles
+
+BINARY, WORKER = os.environ.get("ATTNC"), os.environ.get("ATTN_LLVM")
+
+
+@unittest.skipUnless(BINARY and WORKER, "ATTNC and ATTN_LLVM are not set")
+class Kits(unittest.TestCase):
+    def built(self, folder, *more):
+        words = [sys.executable, GPU, "build", "--attnc", BINARY, "--worker", WORKER, "--out", folder, *more]
+        done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return kitfiles.manifest(Path(folder))
+
+    def test_the_simulator_launches_what_the_plans_say(self):
+        only = "rope-bf16,t5_decoder-bf16,gqa_decode-,doc_causal-bf16,nsa-bf16,bigbird_exclude-bf16,lightning-bf16,packed_cu"
+        with tempfile.TemporaryDirectory() as folder:
+            kit = self.built(Path(folder) / "kit", "--simulate", "--only", only)
+            self.assertEqual(kit["left_out"], {})
+            self.assertGreaterEqual(len(kit["checks"]), 10)
+            for c in kit["checks"]:
+                self.assertEqual(sorted(c["plans"]), ["sm_80", "sm_90a"])
+                held = kitfiles.tensors(c["tensors"], Path(folder) / "kit")
+                for entry in c["plans"]["sm_80"]["plan"]["tensors"]:
+                    if entry["role"] in ("input", "updated"):
+                        self.assertEqual((held[entry["name"]][:2]), (entry["dtype"], entry["shape"]), c["id"])
+                    if entry["role"] in ("output", "updated"):
+                        self.assertEqual(held[f"ref.{entry['name']}"][1], entry["shape"], c["id"])
+                        self.assertIn(entry["name"], c["reference"])
+            self.rope(next(c for c in kit["checks"] if c["id"] == "rope-bf16"), Path(folder) / "kit")
+
+    def rope(self, c, folder):
+        """The table of frequencies is what rotary positions are defined by; rope.attn has the base 500K."""
+        (name,) = c["plans"]["sm_80"]["tables"].values()
+        data = kitfiles.data(name, folder)
+        found = struct.unpack(f"<{len(data) // 4}f", data)
+        half = c["dims"]["D"] // 2
+        for n, x in enumerate(found[:half]):
+            self.assertAlmostEqual(x / 500_000.0 ** (-n / half), 1.0, places=6)
+
+    def test_shapes_share_code(self):
+        with tempfile.TemporaryDirectory() as folder:
+            kit = self.built(Path(folder) / "kit", "--only", "full-d64-", "--targets", "sm_90a")
+            codes = {s["plans"]["sm_90a"]["ptx"] for s in kit["shapes"]}
+            self.assertEqual((len(kit["shapes"]), len(codes)), (6, 1))
+            blocks = {s["sk"]: s["plans"]["sm_90a"]["plan"]["launches"][0]["blocks"] for s in kit["shapes"]}
+            self.assertTrue(all(n > 0 for n in blocks.values()))
+
+
+if __name__ == "__main__":
+    unittest.main()

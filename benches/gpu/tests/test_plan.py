@@ -1,0 +1,193 @@
+"""Packages, expressions, plans, tables, tensors."""
+
+import json
+import math
+import struct
+import tempfile
+import unittest
+from types import SimpleNamespace as Record
+
+from tests import samples
+
+import expressions
+import package
+import plan
+import tensors
+from expressions import BINARY, UNARY, Evaluator
+from postcard import Malformed, Reader
+
+MASK = 1 << 64
+
+
+def sample():
+    with tempfile.TemporaryDirectory() as folder:
+        return package.read(samples.file(folder))
+
+
+class Packages(unittest.TestCase):
+    def test_fields_are_read(self):
+        a = sample()
+        self.assertEqual((a.name, a.target, a.code, a.schedule), ("sample", "sm_80", b"// PTX", "as it comes"))
+        self.assertEqual(a.nodes, samples.NODES)
+        self.assertEqual([(s.name, s.is_dim, s.default) for s in a.scalars], [("B", True, None), ("S", True, None), ("W", False, -7), ("cap", False, 1.5)])
+        self.assertEqual([t.role for t in a.tensors], ["input", "output", "table", "workspace", "input"])
+        self.assertEqual((a.demands[0].kind, a.demands[0].hi), ("within", (2, "64")))
+        self.assertEqual([one.device.words for one in a.launches][1], [1])
+
+    def test_what_is_not_a_package_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for body, version in ((samples.payload()[:-1], 1), (samples.payload() + b"x", 1), (None, 2)):
+                with self.assertRaises(Malformed):
+                    package.read(samples.file(folder, body, version))
+            path = samples.file(folder)
+            path.write_bytes(path.read_bytes()[:-1])
+            with self.assertRaises(Malformed):
+                package.read(path)
+            path.write_bytes(b"not a package of any kind")
+            with self.assertRaises(Malformed):
+                package.read(path)
+
+    def test_numbers_of_postcard(self):
+        for n in (0, 1, 127, 128, 300, (1 << 64) - 1):
+            self.assertEqual(Reader(bytes(samples.Writer().u(n).out)).unsigned(), n)
+        for n in (0, 1, -1, 63, -64, 64, -65, 1 << 40, -(1 << 40)):
+            self.assertEqual(Reader(bytes(samples.Writer().i(n).out)).signed(), n)
+
+
+class Expressions(unittest.TestCase):
+    def test_ints_wrap_and_floor(self):
+        self.assertEqual(BINARY["add"]((1 << 63) - 1, 1), -(1 << 63))
+        self.assertEqual([BINARY["idiv"](a, b) for a, b in ((7, 2), (-7, 2), (7, -2), (5, 0))], [3, -4, -4, 0])
+        self.assertEqual([BINARY["mod"](a, b) for a, b in ((7, 3), (-7, 3), (5, 0))], [1, 2, 5])
+        self.assertEqual(UNARY["neg"](-(1 << 63)), -(1 << 63))
+
+    def test_floats_follow_ieee(self):
+        self.assertEqual(BINARY["div"](1.0, 0.0), math.inf)
+        self.assertEqual(BINARY["div"](1.0, -0.0), -math.inf)
+        self.assertTrue(math.isnan(BINARY["div"](0.0, 0.0)))
+        self.assertEqual(UNARY["log"](-1.0), -math.inf)
+        self.assertEqual(UNARY["exp"](1e9), math.inf)
+        self.assertEqual([UNARY["to_int"](x) for x in (2.9, -2.9, math.nan, 1e300)], [2, -2, 0, (1 << 63) - 1])
+        self.assertEqual(UNARY["round32"](0.1), struct.unpack("<f", struct.pack("<f", 0.1))[0])
+        self.assertEqual((BINARY["pow"](2.0, -8.0), BINARY["pow"](0.0, -1.0)), (2.0**-8, math.inf))
+
+    def test_only_the_branch_taken_is_evaluated(self):
+        nodes = [("bool", False), ("load", 0, [], "int"), ("int", 4), ("select", 0, 1, 2), ("binary", "and", 0, 1)]
+        worth = Evaluator(nodes, [])
+        self.assertEqual((worth(3), worth(4)), (4, False))
+        with self.assertRaises(ValueError):
+            worth(1)
+
+    def test_philox_known_answers(self):
+        self.assertEqual(expressions.philox([0] * 4, [0] * 2), [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8])
+        ones = (1 << 32) - 1
+        self.assertEqual(expressions.philox([ones] * 4, [ones] * 2), [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD])
+
+    def test_random_blocks_are_distinct_and_in_range(self):
+        for row in range(50):
+            drawn = expressions.rand_block_columns(row, 7, 2, 5, 17)
+            self.assertEqual((len(drawn), len(set(drawn))), (5, 5))
+            self.assertTrue(all(0 <= c < 7 for c in drawn))
+        self.assertEqual(sorted(expressions.rand_block_columns(0, 3, 0, 9, 1)), [0, 1, 2])
+
+    def test_excluded_columns_are_never_drawn(self):
+        # Operands: row, col, ncols, head, n, seed, and "col < 3".
+        nodes = [("int", 5), ("var", 0), ("int", 8), ("int", 0), ("int", 4), ("int", 1), ("int", 3), ("binary", "lt", 1, 6)]
+        nodes.append(("rand_block_except", [0, 1, 2, 3, 4, 5, 7]))
+        chosen = [c for c in range(8) if Evaluator(nodes, [c])(8)]
+        self.assertEqual(len(chosen), 4)
+        self.assertTrue(min(chosen) >= 3)
+
+
+class Plans(unittest.TestCase):
+    def setUp(self):
+        self.artifact = sample()
+        self.plan = plan.plan(self.artifact, {"B": 2, "S": 65})
+
+    def test_it_is_json(self):
+        self.assertEqual(json.loads(json.dumps(self.plan)), self.plan)
+
+    def test_tensors_as_bound(self):
+        q, o, halves, scratch, doc = self.plan["tensors"]
+        self.assertEqual((q["shape"], q["strides"], q["bytes"]), ([65, 2, 64], [128, 64, 1], 2 * 65 * 2 * 64))
+        self.assertEqual(q["expressions"], ["B", "S", "64"])
+        self.assertEqual((o["shape"], halves["shape"], scratch["bytes"], doc["shape"]), ([2, 65], [65], 0, [65]))
+
+    def test_launches_in_order_with_their_words(self):
+        first, none, second = self.plan["launches"]
+        self.assertEqual([one["blocks"] for one in (first, none, second)], [2 * 2, 0, 130])
+        # q: address, sizes by dim, strides by dim although its axes are swapped.
+        self.assertEqual(first["words"], [[0], 2, 65, 1, 64, 128, 64])
+        # o, the table, the empty workspace with strides of 0, then the scalars.
+        self.assertEqual(second["words"], [[1], [2], [3], 0, 1, 2, 65, MASK - 7])
+        self.assertEqual((first["kernel"], first["threads"], first["shared_bytes"]), ("attn_first", 128, 1024))
+
+    def test_parameters(self):
+        other = plan.plan(self.artifact, {"B": 2, "S": 65}, {"W": 9, "cap": 0.1})
+        self.assertEqual(other["scalars"], {"B": 2, "S": 65, "W": 9, "cap": UNARY["round32"](0.1)})
+        self.assertEqual(plan.word_of(1.0), 0x3F800000)
+        self.assertEqual((plan.word_of(True), plan.word_of(-1)), (1, MASK - 1))
+
+    def test_refusals(self):
+        with self.assertRaisesRegex(plan.Refused, "`S` has no value"):
+            plan.plan(self.artifact, {"B": 2})
+        with self.assertRaisesRegex(plan.Refused, "S is negative"):
+            plan.plan(self.artifact, {"B": 2, "S": -1})
+        self.artifact.launches[0].device = None
+        with self.assertRaisesRegex(plan.Refused, "for a CPU"):
+            plan.plan(self.artifact, {"B": 2, "S": 1})
+
+    def test_tables(self):
+        made = plan.tables(self.artifact, {"B": 1, "S": 5})
+        self.assertEqual(struct.unpack("<5f", made["halves"]), (-1.5, -1.0, -0.5, 0.0, 0.5))
+
+    def test_entries_of_tables(self):
+        self.assertEqual(plan.stored("i32", -2), b"\xfe\xff\xff\xff")
+        self.assertEqual(plan.stored("f16", 1e9), struct.pack("<e", math.inf))
+        self.assertEqual(plan.stored("bit", True), b"\x01")
+        with self.assertRaises(plan.Refused):
+            plan.stored("i8", 128)
+
+
+class Tensors(unittest.TestCase):
+    def test_bf16_rounds_to_even(self):
+        bits = lambda x: tensors.bf16_bits([x])[0]
+        self.assertEqual([bits(x) for x in (1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20)], [0x3F80, 0x3F80, 0x3F82, 0x3F81])
+        self.assertEqual(tensors.widened("bf16", tensors.encoded("bf16", [1.5, -2.0])), struct.pack("<2f", 1.5, -2.0))
+        self.assertEqual(tensors.widened("f16", tensors.encoded("f16", [0.25])), struct.pack("<f", 0.25))
+
+    def test_files(self):
+        made = [("a.b", "bf16", [2], b"\0\1\2\3"), ("flag", "bit", [3], b"\1\0\1"), ("none", "f32", [0, 4], b"")]
+        with tempfile.TemporaryDirectory() as folder:
+            path = samples.Path(folder) / "x.safetensors"
+            tensors.write(path, made)
+            self.assertEqual(tensors.read(path.read_bytes()), {n: (d, s, b) for n, d, s, b in made})
+
+    def test_ints_follow_demands_recipes_and_promises(self):
+        maker = tensors.Maker(sample(), {"B": 2, "S": 40}, {}, 3)
+        demanded = struct.unpack("<40i", maker.tensor("doc", "i32", [40]))
+        self.assertTrue(demanded[0] == 64 and all(0 <= x <= 64 for x in demanded))
+        artifact = sample()
+        artifact.demands = []
+        maker = tensors.Maker(artifact, {"B": 2, "S": 40}, {"doc": (1, 4)}, 3)
+        ids = struct.unpack("<40i", maker.tensor("doc", "i32", [40]))
+        self.assertEqual((list(ids), set(ids)), (sorted(ids), {1, 2, 3}))
+        maker.recipes["doc"] = [0, 7, "S"]
+        self.assertEqual(maker.tensor("doc", "i32", [3]), struct.pack("<3i", 0, 7, 40))
+
+    def test_the_same_for_the_same_seed(self):
+        one, two = (tensors.Maker(sample(), {"B": 1, "S": 4}, {}, seed).tensor("q", "bf16", [4, 1, 64]) for seed in (1, 2))
+        again = tensors.Maker(sample(), {"B": 1, "S": 4}, {}, 1).tensor("q", "bf16", [4, 1, 64])
+        self.assertEqual((len(one), one == two, one == again), (512, False, True))
+
+
+class Layout(unittest.TestCase):
+    def test_workspace_ignores_layout(self):
+        spec = Record(role="workspace", layout=[1, 0])
+        self.assertEqual(plan.laid_out(spec, [2, 3]), ([2, 3], [3, 1], [3, 1]))
+        spec.role = "input"
+        self.assertEqual(plan.laid_out(spec, [2, 3]), ([3, 2], [2, 1], [1, 2]))
+
+
+if __name__ == "__main__":
+    unittest.main()
