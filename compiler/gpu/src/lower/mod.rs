@@ -13,7 +13,7 @@ mod control;
 mod fragments;
 mod gemm;
 mod halves;
-mod layout;
+pub(crate) mod layout;
 mod math;
 mod memory;
 mod scalar;
@@ -145,7 +145,7 @@ pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<(Kern
         tiles_end: 0,
         shared_bytes: 0,
         sync: Sync::default(),
-        layouts: Layouts::of(program, launch),
+        layouts: Layouts::of(program, launch).ok(),
         registers: FxHashMap::default(),
         halves: FxHashMap::default(),
         n_stages: 0,
