@@ -14,6 +14,7 @@ mod check;
 mod compare;
 mod completions;
 mod data;
+mod device_code;
 mod executed;
 mod explain;
 mod explain_recur;
