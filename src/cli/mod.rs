@@ -15,6 +15,7 @@ mod compare;
 mod completions;
 mod data;
 mod device_code;
+mod device_report;
 mod executed;
 mod explain;
 mod explain_recur;
