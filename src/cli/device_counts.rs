@@ -13,8 +13,9 @@ use super::executed::{self, Term};
 use super::study::Study;
 use super::ui::Failure;
 
-/// Rows of a product on the tensor cores come in so many.
-const MMA_ROWS: i64 = 16;
+/// Threads that hold 16 rows of a tile.
+const WARP: u32 = 32;
+const WARP_ROWS: u32 = 16;
 
 /// Sums: products, exponentials, then bytes read and bytes written of each tensor.
 const PRODUCTS: usize = 0;
@@ -38,7 +39,8 @@ pub struct Counts {
 pub fn of(study: &Study, launch: &Launch, report: &LaunchReport) -> Result<Option<Counts>, Failure> {
     let program = &study.plan.program;
     let n = program.tensors.len();
-    let whole = matches!(report.products, Products::TensorCores(_));
+    let rows = i64::from(report.threads / WARP * WARP_ROWS);
+    let whole = matches!(report.products, Products::TensorCores(_)).then_some(rows);
     let measure = |launch: &Launch, stmt: &Stmt| Some(Measure { program, launch, whole, n }.terms(stmt));
     let sums = executed::sums(study, launch, TENSORS + 2 * n, &measure)?;
     Ok(sums.map(|sums| Counts {
@@ -62,8 +64,8 @@ pub fn weighs(stmts: &[Stmt]) -> bool {
 struct Measure<'a> {
     program: &'a Program,
     launch: &'a Launch,
-    /// Tiles count whole.
-    whole: bool,
+    /// Tiles count whole, with so many rows.
+    whole: Option<i64>,
     n: usize,
 }
 
@@ -72,10 +74,9 @@ impl Measure<'_> {
         match stmt {
             Stmt::Gemm { c, a, b, rows, k, n, .. } => {
                 let (c, a) = (&self.launch.buffers[c.0 as usize], &self.launch.buffers[a.0 as usize]);
-                let padded = (c.rows + MMA_ROWS - 1) / MMA_ROWS * MMA_ROWS;
                 let product = match self.whole {
-                    true => (PRODUCTS, 2.0 * (padded * c.cols * a.cols) as f64, vec![]),
-                    false => (PRODUCTS, 2.0, vec![*rows, *k, *n]),
+                    Some(all) => (PRODUCTS, 2.0 * (all * c.cols * a.cols) as f64, vec![]),
+                    None => (PRODUCTS, 2.0, vec![*rows, *k, *n]),
                 };
                 let from = match b {
                     Operand::Columns(src) | Operand::Rows(src) => Some(self.read(src.tensor, vec![*k, *n])),
@@ -130,8 +131,8 @@ impl Measure<'_> {
     fn exps(&self, times: f64, tile: u32, (rows, cols): (ExprId, ExprId)) -> Term {
         let tile = &self.launch.buffers[tile as usize];
         match self.whole {
-            true => (EXPS, times * (tile.rows * tile.cols) as f64, vec![]),
-            false => (EXPS, times, vec![rows, cols]),
+            Some(all) => (EXPS, times * (all * tile.cols) as f64, vec![]),
+            None => (EXPS, times, vec![rows, cols]),
         }
     }
 

@@ -283,6 +283,7 @@ mod tests {
     fn what_is_written_is_read() {
         let s = Schedule {
             target: "cpu",
+            clips: true,
             tile_q: 8,
             heads: 2,
             tile_kv: 64,

@@ -44,6 +44,15 @@ pub enum Why {
         /// All tiles have them.
         same: bool,
     },
+    /// Tiles take more registers of a thread than may hold them.
+    Registers {
+        /// What they take.
+        needed: i64,
+        /// What they may take.
+        most: i64,
+    },
+    /// No statement says where this tile lies.
+    Unused(String),
 }
 
 impl Why {
@@ -72,7 +81,16 @@ impl fmt::Display for Why {
             Why::Loaded(tile) => write!(f, "tile `{tile}` is loaded from a tensor and computed with"),
             Why::Places(tile) => write!(f, "tile `{tile}` is used as a vector and as a matrix"),
             Why::Width(tile, cols) => write!(f, "tile `{tile}` has {cols} columns, no multiple of 16"),
-            Why::Rows { rows, same: true } => write!(f, "{rows} rows are more than the warps of a block have"),
+            Why::Rows { rows, same: true } => {
+                write!(f, "{rows} rows are more than the warps of a block have")
+            }
+            Why::Registers { needed, most } => {
+                write!(
+                    f,
+                    "its tiles take {needed} registers of a thread, and {most} may hold them; take smaller tiles"
+                )
+            }
+            Why::Unused(tile) => write!(f, "nothing is computed in tile `{tile}`"),
             Why::Rows { same: false, .. } => f.write_str("its tiles have different numbers of rows"),
         }
     }
@@ -175,7 +193,7 @@ pub fn launches(program: &Program, arch: GpuArch) -> Result<Vec<LaunchReport>, G
 
 fn of(program: &Program, launch: &Launch, arch: GpuArch) -> Result<LaunchReport, GpuError> {
     let (kernel, _) = lower::launch(program, launch, arch)?;
-    let layouts = Layouts::of(program, launch);
+    let layouts = Layouts::of(program, launch, arch);
     let tile = |n: usize| {
         let (b, place) = (&launch.buffers[n], layouts.as_ref().ok().map(|l| l.places[&BufId(n as u32)]));
         let (registers, shared_bytes) = match place {

@@ -397,7 +397,7 @@ impl Attend<'_> {
         };
         let forward = pool.var(p);
         let from_front = may(pool, forward);
-        if self.input.schedule.tile_kv <= panel || !pool.depends_on(from_front, &[p]) {
+        if !self.input.schedule.clips || self.input.schedule.tile_kv <= panel || !pool.depends_on(from_front, &[p]) {
             return out;
         }
         let zero = pool.int(0);

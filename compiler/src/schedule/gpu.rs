@@ -40,7 +40,7 @@ pub fn choose(attn: &Attention, arch: GpuArch, decided: &Override) -> Result<Sch
     let sram = tiles(attn, tile_q * heads, tile_kv);
     let order = decided.order.unwrap_or_else(|| order(attn));
     let schedule =
-        Schedule { target: "gpu", tile_q, heads, tile_kv, order, direct: i64::MAX, split, sram, budget };
+        Schedule { target: "gpu", clips: false, tile_q, heads, tile_kv, order, direct: i64::MAX, split, sram, budget };
     if schedule.sram_bytes() > budget {
         return Err(super::too_large("shared memory", &schedule, (auto_q, auto_kv)));
     }

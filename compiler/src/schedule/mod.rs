@@ -69,6 +69,8 @@ pub struct Schedule {
     /// Calls with at most so many query rows read keys and values where they lie, and pack none. The same for every
     /// attention over the same heads, so that branches over the same keys agree, and share what is packed.
     pub direct: i64,
+    /// Panels of a tile before the first and after the last that may hold a pair are left out.
+    pub clips: bool,
     /// Keys of a task, where partial results over runs of keys are merged; a multiple of `tile_kv`.
     pub split: Option<i64>,
     /// What a running task keeps in the cache.
@@ -212,7 +214,8 @@ pub fn choose_with(
     let sram = stages(attn, tile_q * heads, tile_kv);
     let direct = DIRECT_ROWS / (attn.n_heads / attn.n_kv_heads.max(1)).max(1);
     let (direct, order) = (decided.direct.unwrap_or(direct), decided.order.unwrap_or_else(|| order(attn)));
-    let schedule = Schedule { target: "cpu", tile_q, heads, tile_kv, order, direct, split, sram, budget };
+    let clips = true;
+    let schedule = Schedule { target: "cpu", clips, tile_q, heads, tile_kv, order, direct, split, sram, budget };
     if schedule.sram_bytes() > budget {
         return Err(too_large("L2", &schedule, (auto_q, auto_kv)));
     }

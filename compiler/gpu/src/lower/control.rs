@@ -37,7 +37,7 @@ impl Lower<'_> {
             Stmt::LoadRows { dst, src, rows, d } => self.load_rows(dst, src, *rows, *d),
             Stmt::PackK { dst, src, n, d } => self.pack_k(dst, src, *n, *d),
             Stmt::PackV { dst, src, n, d, flag } => self.pack_v(dst, src, (*n, *d), flag),
-            Stmt::Gemm { .. } if self.layouts.is_some() => self.mma_gemm(stmt),
+            Stmt::Gemm { .. } if self.layouts.is_some() => self.tensor_product(stmt),
             Stmt::Gemm { .. } => self.gemm(stmt),
             Stmt::Map { .. } if self.layouts.is_some() => self.map_registers(stmt),
             Stmt::Map { .. } => self.map(stmt),
@@ -73,7 +73,7 @@ impl Lower<'_> {
         }
     }
 
-    fn span_range(&self, lo: ExprId, hi: ExprId) -> Range {
+    pub(super) fn span_range(&self, lo: ExprId, hi: ExprId) -> Range {
         let (lo, hi) = (self.range(lo), self.range(hi));
         Range { lo: lo.lo, hi: hi.hi.saturating_sub(1).max(lo.lo) }
     }
@@ -109,6 +109,9 @@ impl Lower<'_> {
     }
 
     fn repeat(&mut self, var: VarId, (lo, hi): (ExprId, ExprId), body: &[Stmt]) -> Result<()> {
+        if self.pipelined(var, (lo, hi), body)? {
+            return Ok(());
+        }
         let before = self.sync;
         // What the end of the body touched is touched when it begins again.
         self.sync = before.or(touched(body));

@@ -4,6 +4,7 @@
 //! one after the other. Rows behind the last hold whatever; no row looks at another. A row's four lanes combine by two
 //! shuffles.
 
+use attn_compiler::expr::eval::Value;
 use attn_compiler::expr::range::Range;
 use attn_compiler::expr::{ExprId, VarId};
 use attn_compiler::tile_ir::{Access, BufId, BufRows, RowsRef, Stmt, WeightKind};
@@ -71,11 +72,11 @@ impl Lower<'_> {
     pub(super) fn map_registers(&mut self, stmt: &Stmt) -> Result<()> {
         let Stmt::Map { dst, row, col, reads, value, .. } = stmt else { return Ok(()) };
         let (slots, rows) = (self.fragment(*dst)?, self.own_rows());
-        let (most_rows, most_cols) = (self.buffer(*dst)?.rows, self.buffer(*dst)?.cols);
+        let most_cols = self.buffer(*dst)?.cols;
         let varying: Vec<VarId> = reads.iter().map(|r| r.0).chain([*row, *col]).collect();
         self.hoist(*value, &varying)?;
-        // Rows behind the last are rows of the last warp: within 16 of the buffer's.
-        let row_range = Range { lo: 0, hi: (most_rows + WARP_ROWS - 1) / WARP_ROWS * WARP_ROWS - 1 };
+        // Rows behind the last are rows of the last warps.
+        let row_range = Range { lo: 0, hi: i64::from(self.threads) / 2 - 1 };
         let vector = most_cols == 1;
         for half in 0..2 {
             self.inline_scope(|l| {
@@ -125,35 +126,60 @@ impl Lower<'_> {
         self.b.bin(op, v, other)
     }
 
-    /// Scaled scores into their registers, -inf behind the last column; the largest of both rows and of what was before.
-    fn largest(&mut self, s: BufId, cols: ExprId, scale: Val, row_max: BufId) -> Result<[Val; 2]> {
+    /// Columns behind the last become -inf; nothing is done with a whole tile.
+    fn mask_behind(&mut self, s: BufId, cols: ExprId) -> Result<()> {
         let (slots, width) = (self.fragment(s)?, self.buffer(s)?.cols);
         let cols = self.count(cols, width)?;
-        let none = self.b.f32(f32::NEG_INFINITY);
+        let all = self.b.i32(width);
+        let partial = self.b.cmp(Cmp::Slt, cols, all);
+        self.when(partial, |l| {
+            let none = l.b.f32(f32::NEG_INFINITY);
+            for (n, slot) in slots.iter().enumerate() {
+                let (c, x) = (l.column(n), l.b.get(*slot));
+                let inside = l.b.cmp(Cmp::Slt, c, cols);
+                let x = l.b.select(inside, x, none);
+                l.b.set(*slot, x);
+            }
+            Ok(())
+        })
+    }
+
+    /// The largest scaled score of both rows and of what was before, and the factor that scores still need: that of a
+    /// known positive scale is left to the exponential; others are multiplied into the registers.
+    fn largest(&mut self, s: BufId, cols: ExprId, scale: ExprId, row_max: BufId) -> Result<([Val; 2], Val)> {
+        self.mask_behind(s, cols)?;
+        let positive =
+            matches!(self.program.pool.as_const(scale), Some(Value::Float(x)) if x > 0.0 && x.is_finite());
+        let (scale, one, none) = (self.scalar(scale)?, self.b.f32(1.0), self.b.f32(f32::NEG_INFINITY));
         let mut most = [none; 2];
-        for (n, slot) in slots.iter().enumerate() {
-            let (c, x) = (self.column(n), self.b.get(*slot));
-            let inside = self.b.cmp(Cmp::Slt, c, cols);
-            let x = self.b.select(inside, x, none);
-            let (x, _) = self.scaled(x, scale);
-            self.b.set(*slot, x);
+        for (n, slot) in self.fragment(s)?.into_iter().enumerate() {
+            let mut x = self.b.get(slot);
+            if !positive {
+                x = self.scaled(x, scale).0;
+                self.b.set(slot, x);
+            }
             let half = n / 2 % 2;
             most[half] = self.b.bin(Bin::FMax, most[half], x);
         }
         let old = self.state(row_max)?.map(|s| self.b.get(s));
-        let most = most.map(|m| self.across_row(m, Bin::FMax));
-        Ok([self.b.bin(Bin::FMax, old[0], most[0]), self.b.bin(Bin::FMax, old[1], most[1])])
+        let mut new = most.map(|m| self.across_row(m, Bin::FMax));
+        for (m, old) in new.iter_mut().zip(old) {
+            if positive {
+                *m = self.b.bin(Bin::FMul, *m, scale);
+            }
+            *m = self.b.bin(Bin::FMax, old, *m);
+        }
+        Ok((new, if positive { scale } else { one }))
     }
 
+    /// Weights are not kept above zero: products on the tensor cores leave no term out.
     pub(super) fn softmax_registers(&mut self, stmt: &Stmt) -> Result<()> {
-        let Stmt::SoftmaxStep { s, cols, scale, row_max, row_sum, alpha, floor_unmasked, .. } = stmt else {
-            return Ok(());
-        };
-        let (scale, floor) = (self.scalar(*scale)?, self.scalar(*floor_unmasked)?);
+        let Stmt::SoftmaxStep { s, cols, scale, row_max, row_sum, alpha, .. } = stmt else { return Ok(()) };
         let old = self.state(*row_max)?.map(|s| self.b.get(s));
-        let new = self.largest(*s, *cols, scale, *row_max)?;
+        let (new, factor) = self.largest(*s, *cols, *scale, *row_max)?;
         let (none, zero, log2e) =
             (self.b.f32(f32::NEG_INFINITY), self.b.f32(0.0), self.b.f32(std::f32::consts::LOG2_E));
+        let by = self.b.bin(Bin::FMul, factor, log2e);
         // What is subtracted is finite, so that a row that has seen nothing gives 0 and not NaN.
         let below = new.map(|m| {
             let empty = self.b.cmp(Cmp::FEq, m, none);
@@ -165,13 +191,8 @@ impl Lower<'_> {
         for (n, slot) in self.fragment(*s)?.into_iter().enumerate() {
             let half = n / 2 % 2;
             let x = self.b.get(slot);
-            let t = self.b.fma(x, log2e, below[half]);
-            let mut p = self.b.un(Un::Ex2, t);
-            if self.program.pool.as_bool(*floor_unmasked) != Some(false) {
-                let seen = self.b.cmp(Cmp::FLt, none, x);
-                let lift = self.b.bin(Bin::And, seen, floor);
-                p = self.floored_weight(p, lift);
-            }
+            let t = self.b.fma(x, by, below[half]);
+            let p = self.b.un(Un::Ex2, t);
             self.b.set(slot, p);
             sums[half] = self.b.bin(Bin::FAdd, sums[half], p);
         }
@@ -189,14 +210,12 @@ impl Lower<'_> {
     }
 
     pub(super) fn weight_registers(&mut self, stmt: &Stmt) -> Result<()> {
-        let Stmt::WeightStep { kind, s, cols, scale, row_max, floor_unmasked, .. } = stmt else {
-            return Ok(());
-        };
-        let (scale, floor) = (self.scalar(*scale)?, self.scalar(*floor_unmasked)?);
-        let new = self.largest(*s, *cols, scale, *row_max)?;
+        let Stmt::WeightStep { kind, s, cols, scale, row_max, .. } = stmt else { return Ok(()) };
+        let (new, factor) = self.largest(*s, *cols, *scale, *row_max)?;
         let (none, zero) = (self.b.f32(f32::NEG_INFINITY), self.b.f32(0.0));
         for slot in self.fragment(*s)? {
             let x = self.b.get(slot);
+            let (x, masked) = (self.b.bin(Bin::FMul, x, factor), self.b.cmp(Cmp::FEq, x, none));
             let weight = match kind {
                 WeightKind::Sigmoid => self.sigmoid(x),
                 WeightKind::Relu => {
@@ -205,8 +224,6 @@ impl Lower<'_> {
                 }
                 WeightKind::Plain => x,
             };
-            let weight = self.floored_weight(weight, floor);
-            let masked = self.b.cmp(Cmp::FEq, x, none);
             let weight = self.b.select(masked, zero, weight);
             self.b.set(slot, weight);
         }

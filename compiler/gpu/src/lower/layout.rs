@@ -13,6 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::TensorId;
+use attn_compiler::target::GpuArch;
 use attn_compiler::tile_ir::{Access, BufId, Launch, Operand, Program, RowsRef, Stmt};
 
 use crate::report::Why;
@@ -21,6 +22,8 @@ type Done = Result<(), Why>;
 
 /// Rows of a warp in a fragment.
 pub(super) const WARP_ROWS: i64 = 16;
+/// Most registers of a thread that tiles may take; 255 in all.
+const MOST_REGISTERS: i64 = 200;
 /// Most warps of a block.
 const MOST_WARPS: i64 = 8;
 
@@ -65,7 +68,7 @@ impl Layouts {
     ///
     /// # Errors
     /// The first statement or tile that has no form on them.
-    pub fn of(program: &Program, launch: &Launch) -> Result<Layouts, Why> {
+    pub fn of(program: &Program, launch: &Launch, arch: GpuArch) -> Result<Layouts, Why> {
         let (places, loaded, computed) = Default::default();
         let mut look = Look { program, launch, places, loaded, computed, products: 0 };
         look.first(&launch.body)?;
@@ -74,11 +77,21 @@ impl Layouts {
             return Err(Why::NoProduct);
         }
         let rows = launch.buffers.iter().map(|b| b.rows).max().unwrap_or(0);
-        let warps = (rows + WARP_ROWS - 1) / WARP_ROWS;
+        // Four warps work together on sm_90a.
+        let unit = if arch == GpuArch::Sm90a { 4 } else { 1 };
+        let warps = (rows + WARP_ROWS * unit - 1) / (WARP_ROWS * unit) * unit;
         // Rows of different tiles lie in the same lanes.
         let same = launch.buffers.iter().all(|b| b.rows == rows);
-        if !same || warps > MOST_WARPS || look.places.len() != launch.buffers.len() {
+        let registers: i64 = look.places.iter().map(|(b, p)| look.registers(*b, *p)).sum();
+        if !same || warps > MOST_WARPS {
             return Err(Why::Rows { rows, same });
+        }
+        if registers > MOST_REGISTERS {
+            return Err(Why::Registers { needed: registers, most: MOST_REGISTERS });
+        }
+        let unused = (0..launch.buffers.len() as u32).map(BufId).find(|b| !look.places.contains_key(b));
+        if let Some(unused) = unused {
+            return Err(Why::Unused(look.name(unused)));
         }
         Ok(Layouts { places: look.places, warps: warps as u32 })
     }
@@ -91,6 +104,15 @@ impl Look<'_> {
 
     fn name(&self, b: BufId) -> String {
         self.launch.buffers[b.0 as usize].name.clone()
+    }
+
+    /// Registers of a thread that a tile takes.
+    fn registers(&self, b: BufId, place: Place) -> i64 {
+        match place {
+            Place::Fragment => self.cols(b) / 2,
+            Place::State => 2,
+            Place::Half(_) => 0,
+        }
     }
 
     fn cols(&self, b: BufId) -> i64 {

@@ -5,9 +5,9 @@
 //! ([`sync`]) between two statements of which one writes a tile that the other touches.
 //!
 //! The parts: [`scalar`] and [`math`] expressions, [`memory`] elements of tensors, [`control`] statements that hold others,
-//! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] their products; [`layout`] which launches keep tiles
-//! in registers, [`fragments`] statements on those, [`halves`] products on the tensor cores; [`select`] choosing and summing
-//! along vectors.
+//! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] their products; [`layout`] which launches keep
+//! tiles in registers, [`fragments`] statements on those, [`halves`] 16-bit rows in shared memory, [`products`] on the
+//! tensor cores, [`pipeline`] loops that bring their operands ahead; [`select`] choosing and summing along vectors.
 
 mod control;
 mod fragments;
@@ -16,6 +16,8 @@ mod halves;
 pub(crate) mod layout;
 mod math;
 mod memory;
+mod pipeline;
+mod products;
 mod scalar;
 mod select;
 mod steps;
@@ -86,6 +88,8 @@ struct Lower<'a> {
     layouts: Option<Layouts>,
     registers: FxHashMap<BufId, Vec<Slot>>,
     halves: FxHashMap<BufId, Half>,
+    /// What the next products read, where it was brought ahead.
+    queue: Option<pipeline::Queue>,
     n_stages: u32,
     /// First row and first column of this thread in fragments.
     row: Val,
@@ -145,9 +149,10 @@ pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<(Kern
         tiles_end: 0,
         shared_bytes: 0,
         sync: Sync::default(),
-        layouts: Layouts::of(program, launch).ok(),
+        layouts: Layouts::of(program, launch, arch).ok(),
         registers: FxHashMap::default(),
         halves: FxHashMap::default(),
+        queue: None,
         n_stages: 0,
         row: lane,
         col: lane,
@@ -201,15 +206,22 @@ impl Lower<'_> {
     /// Puts every buffer into shared memory, one behind the other.
     fn place_buffers(&mut self) -> Result<()> {
         let mut at: u64 = 0;
+        let panels = self.arch == GpuArch::Sm90a;
+        let unit = if panels { 64 } else { layout::WARP_ROWS };
         for (n, buffer) in self.launch.buffers.iter().enumerate() {
-            let (id, place) = (BufId(n as u32), u32::try_from(at).unwrap_or(u32::MAX));
+            let id = BufId(n as u32);
+            let rows = (buffer.rows + unit - 1) / unit * unit;
+            let half = Half::new(rows, buffer.cols, panels, id);
+            if matches!(self.place(id), Some(Place::Half(_))) {
+                at = at.next_multiple_of(half.align());
+            }
+            let place = u32::try_from(at).unwrap_or(u32::MAX);
             self.places.push(place);
             let bytes = match self.place(id) {
                 None => buffer.rows * buffer.cols * 4,
                 Some(Place::Half(_)) => {
-                    let rows = (buffer.rows + layout::WARP_ROWS - 1) / layout::WARP_ROWS * layout::WARP_ROWS;
-                    self.halves.insert(id, Half { at: place, rows, cols: buffer.cols, id });
-                    Half::bytes(rows, buffer.cols)
+                    self.halves.insert(id, Half { at: place, ..half });
+                    half.bytes()
                 }
                 Some(Place::Fragment | Place::State) => 0,
             };
@@ -222,15 +234,16 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// A tile of 16-bit rows for the right operand of one product.
-    fn new_stage(&mut self, rows: i64, cols: i64) -> Half {
-        let at = self.shared_bytes;
-        let bytes = u32::try_from(Half::bytes(rows, cols)).unwrap_or(u32::MAX).next_multiple_of(16);
-        self.shared_bytes = at.saturating_add(bytes);
+    /// Tiles of 16-bit rows for the right operand of one product, one for each of its stages.
+    fn new_stage(&mut self, rows: i64, cols: i64, n_stages: i64) -> Half {
         // Products beyond the last bit share it.
         let id = BufId((sync::STAGES + self.n_stages).min(sync::STAGES_END));
         self.n_stages += 1;
-        Half { at, rows, cols, id }
+        let half = Half::new(rows, cols, self.arch == GpuArch::Sm90a, id);
+        let at = u64::from(self.shared_bytes).next_multiple_of(half.align());
+        let bytes = (half.bytes() as u64).next_multiple_of(half.align()) * n_stages as u64;
+        self.shared_bytes = u32::try_from(at + bytes).unwrap_or(u32::MAX);
+        Half { at: u32::try_from(at).unwrap_or(u32::MAX), ..half }
     }
 
     /// Instructions in this block whose values are forgotten afterwards.

@@ -27,7 +27,7 @@ impl Lower<'_> {
     }
 
     /// A weight of an unmasked pair is never exactly zero where `floor` holds.
-    pub(super) fn floored_weight(&mut self, p: Val, floor: Val) -> Val {
+    fn floored_weight(&mut self, p: Val, floor: Val) -> Val {
         let least = self.b.f32(f32::MIN_POSITIVE);
         let size = self.b.un(Un::FAbs, p);
         let small = self.b.cmp(Cmp::FLt, size, least);

@@ -6,7 +6,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Async, Bin, Cast, Cmp, Inst, Kernel, LdMatrix, Mma, Op, Slot, Space, Ty, Un, Val};
+use super::{
+    Async, Bin, Cast, Cmp, Inst, Kernel, LdMatrix, Mma, Op, Slot, Space, Ty, Un, Val, Wgmma, WgmmaLeft,
+};
 
 /// Name of the dynamic shared memory.
 const SHARED: &str = "attn_shared";
@@ -176,6 +178,7 @@ impl Printer<'_> {
             Inst::Mma(mma) => self.mma(mma),
             Inst::LdMatrix(load) => self.ldmatrix(load),
             Inst::Async(copy) => self.copy(copy),
+            Inst::Wgmma(op) => self.wgmma(op),
         }
     }
 
@@ -234,6 +237,7 @@ impl Printer<'_> {
             }
             Op::Tid => "nvvm.read.ptx.sreg.tid.x : i32".into(),
             Op::Ctaid => "nvvm.read.ptx.sreg.ctaid.x : i32".into(),
+            Op::SharedBase => "llvm.ptrtoint %shared : !llvm.ptr<3> to i32".into(),
             Op::Bin(op @ (Bin::SMin | Bin::SMax | Bin::FMax), a, b) => {
                 format!("llvm.{}(%v{}, %v{}) : ({ty}, {ty}) -> {ty}", bin(*op), a.0, b.0)
             }
@@ -376,6 +380,74 @@ impl Printer<'_> {
         let out = self.asm(&text, "=r,=r,=r,=r,r,~{memory}", &[at], &["i32"], result);
         for (n, v) in load.dst.iter().enumerate() {
             self.line(&format!("%v{} = llvm.extractvalue {out}[{n}] : {result}", v.0));
+        }
+    }
+
+    /// Inline assembly that changes slots of F32: they are results and, tied to those, operands.
+    fn asm_on_slots(&mut self, text: &str, slots: &[Slot], more: &[(String, &str, &str)]) {
+        let n = slots.len();
+        let mut args = Vec::new();
+        let (mut types, mut constraints) = (Vec::new(), vec!["=f".to_string(); n]);
+        for (arg, ty, constraint) in more {
+            args.push(arg.clone());
+            types.push(*ty);
+            constraints.push((*constraint).to_string());
+        }
+        for (k, slot) in slots.iter().enumerate() {
+            let old = self.temp();
+            self.line(&format!("{old} = llvm.load %s{} : !llvm.ptr -> f32", slot.0));
+            args.push(old);
+            types.push("f32");
+            constraints.push(k.to_string());
+        }
+        constraints.push("~{memory}".into());
+        let result = format!("!llvm.struct<({})>", vec!["f32"; n].join(", "));
+        let out = self.asm(text, &constraints.join(","), &args, &types, &result);
+        for (k, slot) in slots.iter().enumerate() {
+            let part = self.temp();
+            self.line(&format!("{part} = llvm.extractvalue {out}[{k}] : {result}"));
+            self.line(&format!("llvm.store {part}, %s{} : f32, !llvm.ptr", slot.0));
+        }
+    }
+
+    fn wgmma(&mut self, op: &Wgmma) {
+        let plain = |p: &mut Self, text: &str| _ = p.asm(text, "~{memory}", &[], &[], "");
+        match op {
+            Wgmma::Fence => plain(self, "wgmma.fence.sync.aligned;"),
+            Wgmma::Commit => plain(self, "wgmma.commit_group.sync.aligned;"),
+            Wgmma::ProxyFence => plain(self, "fence.proxy.async.shared::cta;"),
+            Wgmma::Wait(n, slots) => {
+                self.asm_on_slots(&format!("wgmma.wait_group.sync.aligned {n};"), slots, &[]);
+            }
+            Wgmma::Product { bf16, d, a, b, trans_b, accumulate } => {
+                let (n, ty) = (d.len(), if *bf16 { "bf16" } else { "f16" });
+                let list = |from: usize, count: usize| {
+                    let all: Vec<String> = (from..from + count).map(|k| format!("${k}")).collect();
+                    all.join(",")
+                };
+                let mut more = Vec::new();
+                let left = match a {
+                    WgmmaLeft::Shared(v) => {
+                        more.push((format!("%v{}", v.0), "i64", "l"));
+                        format!("${n}")
+                    }
+                    WgmmaLeft::Registers(all) => {
+                        more.extend(all.iter().map(|v| (format!("%v{}", v.0), "i32", "r")));
+                        format!("{{{}}}", list(n, 4))
+                    }
+                };
+                let right = n + more.len();
+                more.push((format!("%v{}", b.0), "i64", "l"));
+                let trans_a = if matches!(a, WgmmaLeft::Shared(_)) { " 0," } else { "" };
+                let text = format!(
+                    "{{ .reg .pred p; setp.ne.b32 p, {}, 0; wgmma.mma_async.sync.aligned.m64n{}k16.f32.{ty}.{ty} {{{}}}, {left}, ${right}, p, 1, 1,{trans_a} {}; }}",
+                    u8::from(*accumulate),
+                    n * 2,
+                    list(0, n),
+                    u8::from(*trans_b),
+                );
+                self.asm_on_slots(&text, d, &more);
+            }
         }
     }
 

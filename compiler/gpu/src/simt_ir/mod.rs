@@ -178,6 +178,8 @@ pub enum Op {
     Tid,
     /// `%ctaid.x`
     Ctaid,
+    /// The address of the dynamic shared memory in its window, I32.
+    SharedBase,
     /// Two operands.
     Bin(Bin, Val, Val),
     /// One float.
@@ -239,6 +241,8 @@ pub enum Inst {
     LdMatrix(LdMatrix),
     /// Copies and their waits.
     Async(Async),
+    /// Products of a warpgroup.
+    Wgmma(Wgmma),
 }
 
 /// `mma.sync.aligned.m16n8k16.row.col.f32.T.T.f32`: D = A B + D.
@@ -263,6 +267,44 @@ pub struct LdMatrix {
     pub addr: Val,
     /// Columns instead of rows.
     pub trans: bool,
+}
+
+/// Asynchronous products of sm_90a: `wgmma.mma_async.sync.aligned.m64nNk16.f32.T.T` and what belongs to it. Reached by
+/// all four warps of a warpgroup.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wgmma {
+    /// Registers that were written are seen by the products that follow.
+    Fence,
+    /// D = A B, or D = A B + D, of 64 rows, N columns, 16 terms.
+    Product {
+        /// Elements are bf16, else f16.
+        bf16: bool,
+        /// N / 2 accumulators, F32.
+        d: Vec<Slot>,
+        /// Left operand.
+        a: WgmmaLeft,
+        /// Descriptor of the right operand in shared memory (I64).
+        b: Val,
+        /// The right operand lies with its columns along memory, else with its terms.
+        trans_b: bool,
+        /// Add to the old D.
+        accumulate: bool,
+    },
+    /// Ends a group.
+    Commit,
+    /// Waits until at most so many groups are on their way; these slots are good again.
+    Wait(u32, Vec<Slot>),
+    /// What was written to shared memory is seen by products and copies of the asynchronous proxy.
+    ProxyFence,
+}
+
+/// Left operand of a warpgroup's product.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WgmmaLeft {
+    /// Descriptor in shared memory (I64), terms along memory.
+    Shared(Val),
+    /// Pairs of elements of this thread (I32).
+    Registers([Val; 4]),
 }
 
 /// Asynchronous copies of sm_80.

@@ -11,7 +11,7 @@
 //!
 //! S5 is decided by how far values differ: the same for the block, the same for a warp, or for each lane.
 
-use super::{Async, Bin, Cast, Cmp, Inst, Kernel, Op, Slot, Space, Ty, Val};
+use super::{Async, Bin, Cast, Cmp, Inst, Kernel, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft};
 use crate::GpuError;
 
 /// How far a value may differ between threads.
@@ -184,7 +184,38 @@ impl Verifier<'_> {
                 self.address(Space::Global, *src, inst)
             }
             Inst::Async(_) => Ok(()),
+            Inst::Wgmma(op) => self.wgmma(op, control, judge, inst),
         }
+    }
+
+    /// A warpgroup's operations stand where control is the same for the block.
+    fn wgmma(&mut self, op: &Wgmma, control: Spread, judge: bool, inst: &Inst) -> Result<(), GpuError> {
+        let (slots, values) = match op {
+            Wgmma::Fence | Wgmma::Commit | Wgmma::ProxyFence => (&[][..], vec![]),
+            Wgmma::Wait(_, slots) => (&slots[..], vec![]),
+            Wgmma::Product { d, a, b, .. } => {
+                let left: Vec<(Val, Ty)> = match a {
+                    WgmmaLeft::Shared(v) => vec![(*v, Ty::I64)],
+                    WgmmaLeft::Registers(all) => all.iter().map(|v| (*v, Ty::I32)).collect(),
+                };
+                if d.is_empty() || !d.len().is_multiple_of(4) || d.len() > 128 {
+                    return Err(self.broken("S2", "a product has 8 to 256 columns", &format!("{inst:?}")));
+                }
+                (&d[..], [vec![(*b, Ty::I64)], left].concat())
+            }
+        };
+        if !matches!(op, Wgmma::ProxyFence) {
+            self.at_most(Spread::Block, control, judge, inst)?;
+        }
+        for (v, ty) in values {
+            self.used(v, inst)?;
+            self.typed(v, ty, inst)?;
+        }
+        for slot in slots {
+            self.slot_is(*slot, Ty::F32, inst)?;
+            self.slots[slot.0 as usize] = Spread::Lane;
+        }
+        Ok(())
     }
 
     /// How far the conditions of the breaks of a loop differ, as known so far.
@@ -235,7 +266,7 @@ impl Verifier<'_> {
             Op::Int(_) => matches!(ty, Ty::I1 | Ty::I8 | Ty::I16 | Ty::I32 | Ty::I64),
             Op::Float(_) => matches!(ty, Ty::F32 | Ty::F64),
             Op::Param(n) => ty == Ty::I64 && *n < self.kernel.n_params,
-            Op::Tid | Op::Ctaid => ty == Ty::I32,
+            Op::Tid | Op::Ctaid | Op::SharedBase => ty == Ty::I32,
             Op::Bin(b, x, y) => self.ty(*x) == ty && self.ty(*y) == ty && is_float(ty) == float_bin(*b),
             Op::Un(_, x) => self.ty(*x) == ty && is_float(ty),
             Op::Cmp(c, x, y) => {
@@ -302,7 +333,9 @@ fn has_break(insts: &[Inst]) -> bool {
 
 fn operands(op: &Op) -> Vec<Val> {
     match op {
-        Op::Int(_) | Op::Float(_) | Op::Param(_) | Op::Tid | Op::Ctaid | Op::Get(_) => vec![],
+        Op::Int(_) | Op::Float(_) | Op::Param(_) | Op::Tid | Op::Ctaid | Op::SharedBase | Op::Get(_) => {
+            vec![]
+        }
         Op::Un(_, a) | Op::Cast(_, a) | Op::Load(_, a) | Op::Shfl(a, _) => vec![*a],
         Op::Bin(_, a, b) | Op::Cmp(_, a, b) => vec![*a, *b],
         Op::Pack { low, high, .. } => vec![*low, *high],
