@@ -66,10 +66,24 @@ fn what_the_cpu_cannot_run_is_one_diagnostic() {
 }
 
 #[test]
-fn a_gpu_target_is_refused_by_name() {
-    let out = attnc(&["check", "dsl-examples/causal.attn", "--target", "sm_90a"]);
-    assert_eq!(out.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("sm_90a"));
+fn a_gpu_target_says_what_runs_each_launch() {
+    for target in ["sm_80", "sm_86", "sm_89", "sm_90a"] {
+        let causal = ["check", "dsl-examples/causal.attn", "--target", target];
+        let said = ok(&causal);
+        let why = "attend  exact f32: `q` holds f32, and tensor cores take f16 and bf16";
+        assert!(said.contains(&format!("causal for {target}")) && said.contains(why), "{said}");
+        let said = ok(&[&causal[..], &["--dtype", "bf16"]].concat());
+        assert!(said.contains("attend  tensor cores, bf16"), "{said}");
+        let said = ok(&[&causal[..], &["--dtype", "f16", "--json"]].concat());
+        let json: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        let launch = &json["kernels"][0]["launches"][0];
+        assert_eq!(
+            (&launch["products"], &launch["dtype"]),
+            (&"tensor cores".into(), &"f16".into()),
+            "{json}"
+        );
+        assert!(launch["tile_registers"].as_i64() > Some(32) && launch["why"].is_null(), "{json}");
+    }
     let out = attnc(&["check", "dsl-examples/causal.attn", "--target", "sm_123"]);
     assert_eq!(out.status.code(), Some(2), "an unknown target is a usage error");
 }

@@ -302,8 +302,9 @@ fn schedule_text(plan: &Plan, picked: &Picked) -> String {
         for stage in &s.sram {
             text += &format!("  {:<14} {:>9} bytes\n", stage.name, stage.bytes);
         }
-        text +=
-            &format!("  {:<14} {:>9} bytes of {} available in L2\n", "together", s.sram_bytes(), s.budget);
+        let place = if matches!(plan.target, Target::Gpu(_)) { "shared memory" } else { "L2" };
+        let (name, bytes) = ("together", s.sram_bytes());
+        text += &format!("  {name:<14} {bytes:>9} bytes of {} available in {place}\n", s.budget);
     }
     text
 }

@@ -7,7 +7,7 @@
 use attn_compiler::expr::ExprId;
 use attn_compiler::expr::eval::eval;
 use attn_compiler::target::{GpuArch, Target};
-use attn_compiler_gpu::report::{LaunchReport, Products};
+use attn_compiler_gpu::report::{LaunchReport, Products, Tile};
 use attnc::{ErrorKind, emit, llvm, nvidia};
 use serde_json::{Value as Json, json};
 
@@ -303,12 +303,23 @@ impl Report {
         let mut table = Table::new(&["  launch", "tile", "shape", "registers", "shared"]);
         let mut any = false;
         for l in self.lines.iter().filter(|l| l.launch.products != Products::None) {
-            for t in &l.launch.tiles {
+            let (vectors, tiles): (Vec<&Tile>, Vec<&Tile>) =
+                l.launch.tiles.iter().partition(|t| t.shape.1 == 1);
+            for t in tiles {
                 any = true;
                 let shape = format!("{} x {}", t.shape.0, t.shape.1);
                 let (registers, shared) = (t.registers.to_string(), t.shared_bytes.to_string());
                 table.row([format!("  {}", l.launch.name), t.name.clone(), shape, registers, shared]);
             }
+            let sum = |f: fn(&Tile) -> i64| vectors.iter().map(|t| f(t)).sum::<i64>().to_string();
+            let (registers, shared) = (sum(|t| t.registers), sum(|t| t.shared_bytes));
+            table.row([
+                format!("  {}", l.launch.name),
+                format!("{} vectors", vectors.len()),
+                String::new(),
+                registers,
+                shared,
+            ]);
             let rest = "right operands, gaps, exchange".to_string();
             let shared = l.launch.other_bytes().to_string();
             table.row([format!("  {}", l.launch.name), rest, String::new(), String::new(), shared]);
