@@ -9,6 +9,7 @@ use attn_compiler::artifact::Artifact;
 use attn_compiler::diagnostic::{Internal, SourceMap, Unsupported};
 use attn_compiler::pipeline::{self, CompileError, Observer, Plan, Stage};
 use attn_compiler::target::{GpuArch, Target};
+use attn_compiler_gpu::report::{self, LaunchReport};
 use attn_compiler_gpu::{GpuCode, GpuError};
 
 use crate::error::Error;
@@ -25,9 +26,11 @@ pub fn emit(map: &SourceMap, plan: &Plan, observer: &mut dyn Observer) -> Result
         Target::Gpu(arch) => {
             let start = Instant::now();
             let code = gpu_code(map, plan, *arch)?;
+            observer.stage(Stage::Mlir, start.elapsed(), &|| code.mlir.clone());
+            let start = Instant::now();
             let ptx = llvm::to_ptx(&code.mlir, *arch)?;
-            observer.stage(Stage::Emit, start.elapsed(), &|| format!("{}\n{ptx}", code.mlir));
-            Ok(pipeline::assemble_device(plan, ptx.clone(), code.launches))
+            observer.stage(Stage::Ptx, start.elapsed(), &|| ptx.clone());
+            Ok(pipeline::assemble_device(plan, ptx, code.launches))
         }
     }
 }
@@ -37,7 +40,19 @@ pub fn emit(map: &SourceMap, plan: &Plan, observer: &mut dyn Observer) -> Result
 /// # Errors
 /// An operation without code, or a bug of ours.
 pub fn gpu_code(map: &SourceMap, plan: &Plan, arch: GpuArch) -> Result<GpuCode, Error> {
-    let failed = |err| match err {
+    attn_compiler_gpu::emit(&plan.program, arch).map_err(|err| Error::of_compile(map, refused(arch, err)))
+}
+
+/// Where the tiles of each launch of a plan lie on a GPU, and what its products run on.
+///
+/// # Errors
+/// Those of [`gpu_code`].
+pub fn gpu_report(plan: &Plan, arch: GpuArch) -> Result<Vec<LaunchReport>, CompileError> {
+    report::launches(&plan.program, arch).map_err(|err| refused(arch, err))
+}
+
+fn refused(arch: GpuArch, err: GpuError) -> CompileError {
+    match err {
         GpuError::Unsupported { op, why } => CompileError::Unsupported(Box::new(Unsupported {
             clause: op,
             target: arch.name().into(),
@@ -47,6 +62,5 @@ pub fn gpu_code(map: &SourceMap, plan: &Plan, arch: GpuArch) -> Result<GpuCode, 
         GpuError::Internal { stage, invariant, op } => {
             CompileError::Internal(Box::new(Internal { stage: stage.into(), invariant, op }))
         }
-    };
-    attn_compiler_gpu::emit(&plan.program, arch).map_err(|err| Error::of_compile(map, failed(err)))
+    }
 }

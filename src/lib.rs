@@ -33,6 +33,7 @@ pub mod io;
 mod kernel;
 pub mod llvm;
 mod merge;
+pub mod nvidia;
 mod plan;
 pub mod ring;
 pub mod schedules;

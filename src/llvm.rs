@@ -25,7 +25,32 @@ const WORKER: &str = "attnc-llvm";
 /// `Unsupported` if there is no worker; `Io` if it cannot be started; `Internal` if it refuses the text or dies, with all
 /// that it said.
 pub fn to_ptx(mlir: &str, arch: GpuArch) -> Result<String, Error> {
-    to_ptx_by(&worker()?, mlir, arch)
+    by(&worker()?, mlir, arch, Wanted::Ptx)
+}
+
+/// A module of MLIR as LLVM's own text, after the passes.
+///
+/// # Errors
+/// As [`to_ptx`].
+pub fn to_llvm_ir(mlir: &str, arch: GpuArch) -> Result<String, Error> {
+    by(&worker()?, mlir, arch, Wanted::LlvmIr)
+}
+
+/// What the worker writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Ptx,
+    LlvmIr,
+}
+
+impl Wanted {
+    /// As `--emit` takes it, the name in messages, and what every such text holds.
+    fn facts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Wanted::Ptx => ("ptx", "PTX", ".version"),
+            Wanted::LlvmIr => ("llvm-ir", "text of LLVM", "target triple"),
+        }
+    }
 }
 
 /// The worker's file. Errors: there is none.
@@ -56,9 +81,10 @@ fn find(named: Option<OsString>, beside: Option<&Path>, path: Option<OsString>) 
     })
 }
 
-fn to_ptx_by(worker: &Path, mlir: &str, arch: GpuArch) -> Result<String, Error> {
+fn by(worker: &Path, mlir: &str, arch: GpuArch, wanted: Wanted) -> Result<String, Error> {
+    let (emit, name, part) = wanted.facts();
     let mut command = Command::new(worker);
-    command.args(["--target", arch.name(), "--emit", "ptx"]);
+    command.args(["--target", arch.name(), "--emit", emit]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let not_started = |err: std::io::Error| {
         let message =
@@ -80,8 +106,8 @@ fn to_ptx_by(worker: &Path, mlir: &str, arch: GpuArch) -> Result<String, Error> 
         return Err(failed(worker, arch, status, &said));
     }
     match String::from_utf8(out) {
-        Ok(ptx) if ptx.contains(".version") => Ok(ptx),
-        _ => Err(bug(worker, arch, "ended well, but what it wrote is no PTX", &said)),
+        Ok(text) if text.contains(part) => Ok(text),
+        _ => Err(bug(worker, arch, &format!("ended well, but what it wrote is no {name}"), &said)),
     }
 }
 
@@ -147,7 +173,7 @@ mod tests {
         let worker = worker(&dir, script);
         // A file that another thread's fork still holds open for writing cannot be executed: try again.
         loop {
-            match to_ptx_by(&worker, mlir, GpuArch::Sm90a) {
+            match by(&worker, mlir, GpuArch::Sm90a, Wanted::Ptx) {
                 Err(err) if err.to_string().contains("busy") => std::thread::yield_now(),
                 result => return result,
             }
@@ -205,7 +231,7 @@ mod tests {
             assert_eq!(err.kind(), ErrorKind::Unsupported);
             assert!(err.to_string().contains(part) && err.to_string().contains("LLVM 19"), "{err}");
         }
-        let err = to_ptx_by(Path::new("/nowhere/attnc-llvm"), "", GpuArch::Sm80).unwrap_err();
+        let err = by(Path::new("/nowhere/attnc-llvm"), "", GpuArch::Sm80, Wanted::Ptx).unwrap_err();
         assert_eq!(err.kind(), ErrorKind::Io, "{err}");
     }
 }

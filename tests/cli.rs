@@ -73,6 +73,8 @@ fn transcripts() {
     trycmd::TestCases::new()
         .env("ATTN_CACHE_DIR", cache.path().to_str().unwrap())
         .env("NO_COLOR", "1")
+        // Registers in the transcripts are those that are guessed without ptxas.
+        .env("ATTN_PTXAS", "no-ptxas")
         .case("tests/cmd/*.md");
 }
 

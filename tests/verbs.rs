@@ -66,12 +66,53 @@ fn what_the_cpu_cannot_run_is_one_diagnostic() {
 }
 
 #[test]
-fn a_gpu_target_is_refused_by_name() {
-    let out = attnc(&["check", "dsl-examples/causal.attn", "--target", "sm_90a"]);
-    assert_eq!(out.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("sm_90a"));
+fn a_gpu_target_says_what_runs_each_launch() {
+    for target in ["sm_80", "sm_86", "sm_89", "sm_90a"] {
+        let causal = ["check", "dsl-examples/causal.attn", "--target", target];
+        let said = ok(&causal);
+        let why = "attend  exact f32: `q` holds f32, and tensor cores take f16 and bf16";
+        assert!(said.contains(&format!("causal for {target}")) && said.contains(why), "{said}");
+        let said = ok(&[&causal[..], &["--dtype", "bf16"]].concat());
+        assert!(said.contains("attend  tensor cores, bf16"), "{said}");
+        let said = ok(&[&causal[..], &["--dtype", "f16", "--json"]].concat());
+        let json: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        let launch = &json["kernels"][0]["launches"][0];
+        assert_eq!(
+            (&launch["products"], &launch["dtype"]),
+            (&"tensor cores".into(), &"f16".into()),
+            "{json}"
+        );
+        assert!(launch["tile_registers"].as_i64() > Some(32) && launch["why"].is_null(), "{json}");
+    }
     let out = attnc(&["check", "dsl-examples/causal.attn", "--target", "sm_123"]);
     assert_eq!(out.status.code(), Some(2), "an unknown target is a usage error");
+}
+
+/// B = 2, H = 16, S = 8192, D = 128: 4 B H D for each of S (S + 1) / 2 pairs; 989 TFLOP/s take 0.56 ms for the tiles of 64
+/// by 64 that hold them, 128 * 129 / 2 a head.
+#[test]
+fn explain_models_a_gpu() {
+    let causal =
+        ["explain", "dsl-examples/causal.attn", "--at", "B=2,H=16,Sq=8Ki,Sk=8Ki,D=128", "--json", "--target"];
+    let of = |more: &[&str]| -> serde_json::Value {
+        let json: serde_json::Value = serde_json::from_str(&ok(&[&causal[..], more].concat())).expect("JSON");
+        json["gpu"]["launches"][0].clone()
+    };
+    let near = |a: &serde_json::Value, b: f64| {
+        let a = a.as_f64().unwrap_or_else(|| panic!("{a} is no number"));
+        assert!((a - b).abs() <= 1e-3 * b, "{a} is not {b}");
+    };
+    let bf16 = of(&["sm_90a", "--dtype", "bf16"]);
+    let tiles = 32.0 * 128.0 * 129.0 / 2.0;
+    near(&bf16["flops_useful"], 4.0 * 32.0 * 128.0 * 8192.0 * 8193.0 / 2.0);
+    near(&bf16["flops_executed"], tiles * 4.0 * 64.0 * 64.0 * 128.0);
+    near(&bf16["exps"], tiles * 64.0 * 64.0);
+    near(&bf16["products_ms"], tiles * 4.0 * 64.0 * 64.0 * 128.0 / 989e9);
+    // Each of q, k, v and o once, and lse: 32 heads of 8192 rows.
+    near(&bf16["bytes_memory"], 32.0 * 8192.0 * (4.0 * 128.0 * 2.0 + 4.0));
+    assert_eq!((&bf16["limiter"], &bf16["upper_bound"]), (&"tensor cores".into(), &false.into()), "{bf16}");
+    let f32 = of(&["sm_80"]);
+    assert_eq!((&f32["limiter"], &f32["products"]), (&"FFMA".into(), &"exact f32".into()), "{f32}");
 }
 
 #[test]

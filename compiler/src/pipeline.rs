@@ -45,6 +45,10 @@ pub enum Stage {
     Pass(&'static str),
     /// `clif`, `asm`, and the code.
     Emit,
+    /// `mlir`, of kernels for a GPU.
+    Mlir,
+    /// `ptx`, made by the LLVM worker.
+    Ptx,
 }
 
 impl Stage {
@@ -58,6 +62,8 @@ impl Stage {
             Stage::Lower => "lower",
             Stage::Pass(name) => name,
             Stage::Emit => "emit",
+            Stage::Mlir => "mlir",
+            Stage::Ptx => "ptx",
         }
     }
 }

@@ -25,6 +25,7 @@ use attnc::schedules::{self, Picked};
 use attnc::{Origin, emit};
 
 use super::args::{KernelArgs, parse_dtype};
+use super::device_code::{self, Machine};
 use super::fmt::write_whole;
 use super::session::{self, Chosen};
 use super::sizes::{self, Settled, Unsettled};
@@ -38,7 +39,7 @@ use super::ui::{self, Failure, Ui};
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,
-    /// What to write: ast, attnir, schedule, schedule-file, tile; for a CPU clif, asm; for a GPU mlir, ptx; to standard output, or to a file
+    /// What to write: ast, attnir, schedule, schedule-file, tile; for a CPU clif, asm; for a GPU mlir, llvm-ir, ptx, cubin, sass; to standard output, or to a file
     #[arg(long, value_name = "KIND[=PATH],...", value_delimiter = ',', value_parser = parse_emit)]
     emit: Vec<Emit>,
     /// Write the kernel as a package, one file that a program loads without attnc's compiler
@@ -69,13 +70,16 @@ enum Kind {
     Schedule,
     ScheduleFile,
     Tile,
+    Mlir,
+    LlvmIr,
     Clif,
     Asm,
-    Mlir,
     Ptx,
+    Cubin,
+    Sass,
 }
 
-const KINDS: [(&str, Kind); 9] = [
+const KINDS: [(&str, Kind); 12] = [
     ("ast", Kind::Ast),
     ("attnir", Kind::AttnIr),
     ("schedule", Kind::Schedule),
@@ -84,7 +88,10 @@ const KINDS: [(&str, Kind); 9] = [
     ("clif", Kind::Clif),
     ("asm", Kind::Asm),
     ("mlir", Kind::Mlir),
+    ("llvm-ir", Kind::LlvmIr),
     ("ptx", Kind::Ptx),
+    ("cubin", Kind::Cubin),
+    ("sass", Kind::Sass),
 ];
 
 /// `KIND[=PATH]`
@@ -93,6 +100,12 @@ struct Emit {
     kind: Kind,
     name: &'static str,
     path: Option<PathBuf>,
+}
+
+impl Emit {
+    fn is_binary_to_stdout(&self) -> bool {
+        self.kind == Kind::Cubin && self.path.is_none()
+    }
 }
 
 fn parse_emit(text: &str) -> Result<Emit, String> {
@@ -120,6 +133,11 @@ fn unknown(what: &str, word: &str, known: &[&str]) -> String {
 
 /// Does it.
 pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
+    if args.emit.iter().any(Emit::is_binary_to_stdout) {
+        let alone = args.emit.iter().filter(|e| e.path.is_none()).count() == 1;
+        let alone = alone && args.out.is_none() && !args.time_passes;
+        device_code::binary_to_stdout("cubin", alone)?;
+    }
     let mut stages = Stages::new(&args.print_ir_after, args.dump_dir.is_some());
     let (front, text) = source::front(ui, &args.kernel.file, &mut stages)?;
     let name = &front.map.file(front.source).name;
@@ -133,6 +151,7 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
         plan: None,
         picked: Picked::default(),
         artifact: None,
+        machine: Machine::default(),
     };
     if last > Kind::Ast {
         let settled =
@@ -153,6 +172,10 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     if args.time_passes {
         ui.text(&timings(ui, &chosen, work, &stages, args)?);
     }
+    if args.emit.iter().any(Emit::is_binary_to_stdout) {
+        return ui::print_bytes(&out);
+    }
+    let out = String::from_utf8(out).map_err(|_| Failure::bug("a text is not UTF-8"))?;
     let out = [Some(out), packed].into_iter().flatten().filter(|text| !text.is_empty());
     let out = out.collect::<Vec<_>>().join("\n");
     if out.is_empty() { Ok(()) } else { ui::print(&out) }
@@ -175,6 +198,7 @@ struct Work {
     plan: Option<Plan>,
     picked: Picked,
     artifact: Option<Artifact>,
+    machine: Machine,
 }
 
 impl Work {
@@ -199,45 +223,59 @@ impl Work {
         Ok(())
     }
 
-    /// The text of a kind. Errors: the stage was not reached, which is a bug.
-    fn kind(&self, kind: Kind, map: &SourceMap) -> Result<String, Failure> {
+    /// The text or the bytes of a kind. Errors: the target has no such stage; it was not reached, which is a bug.
+    fn kind(&self, kind: Kind, map: &SourceMap) -> Result<Vec<u8>, Failure> {
         let missing = || Failure::bug(format!("{kind:?} was asked for and not made"));
         let plan = self.plan.as_ref().ok_or_else(missing);
-        Ok(match kind {
+        let artifact = || self.artifact.as_ref().ok_or_else(missing);
+        let text = match kind {
             Kind::Ast => self.ast.clone(),
             Kind::AttnIr => self.attention.clone().ok_or_else(missing)?,
             Kind::Schedule => schedule_text(plan?, &self.picked),
             Kind::ScheduleFile => schedule_file(plan?)?,
             Kind::Tile => tile_ir::text::print(&plan?.program),
-            Kind::Ptx => ptx(self.artifact.as_ref().ok_or_else(missing)?)?,
+            Kind::Ptx => device_code::ptx(artifact()?, &plan?.target)?,
+            Kind::Cubin => return Ok(self.machine.cubin(artifact()?, &plan?.target, "cubin")?.to_vec()),
+            Kind::Sass => self.machine.sass(artifact()?, &plan?.target)?,
             Kind::Clif => listing(plan?, Listing { clif: true, asm: false })?,
             Kind::Asm => listing(plan?, Listing { clif: false, asm: true })?,
-            Kind::Mlir => mlir(plan?, map)?,
-        })
+            Kind::Mlir => device_code::mlir(plan?, map)?,
+            Kind::LlvmIr => device_code::llvm_ir(plan?, map)?,
+        };
+        Ok(text.into_bytes())
     }
 
     /// Writes the files, returns what goes to standard output.
-    fn write(&self, args: &Args, map: &SourceMap) -> Result<String, Failure> {
+    fn write(&self, args: &Args, map: &SourceMap) -> Result<Vec<u8>, Failure> {
         let to_stdout = args.emit.iter().filter(|e| e.path.is_none()).count();
-        let mut out = String::new();
+        let mut out = Vec::new();
         for emit in &args.emit {
             let text = self.kind(emit.kind, map)?;
             match &emit.path {
-                Some(path) => write_whole(path, text.as_bytes())?,
-                None if to_stdout == 1 => out += &text,
-                None => out += &format!("// ----- {} -----\n{}\n\n", emit.name, text.trim_end()),
+                Some(path) => write_whole(path, &text)?,
+                None if to_stdout == 1 => out.extend(text),
+                None => out.extend(
+                    [format!("// ----- {} -----\n", emit.name).as_bytes(), text.trim_ascii_end(), b"\n\n"]
+                        .concat(),
+                ),
             }
         }
-        match (&self.artifact, args.emit.is_empty()) {
-            (Some(a), true) => Ok(format!(
-                "ok: {} for {}: {}, {} bytes of {}",
-                a.name,
-                a.target,
-                a.schedule,
-                a.code.len(),
-                if is_ptx(a) { "PTX" } else { "machine code" }
-            )),
+        match (&self.artifact, &self.plan) {
+            (Some(a), Some(plan)) if args.emit.is_empty() => Ok(self.summary(a, &plan.target)?.into_bytes()),
             _ => Ok(out),
+        }
+    }
+
+    /// One line, and for a GPU what its assembler says.
+    fn summary(&self, a: &Artifact, target: &Target) -> Result<String, Failure> {
+        let line = |what| {
+            format!("ok: {} for {}: {}, {} bytes of {what}", a.name, a.target, a.schedule, a.code.len())
+        };
+        match target {
+            Target::Cpu(_) => Ok(line("machine code")),
+            Target::Gpu(arch) => {
+                Ok(format!("{}\n{}", line("PTX"), self.machine.figures(a, *arch)?.trim_end()))
+            }
         }
     }
 
@@ -264,8 +302,9 @@ fn schedule_text(plan: &Plan, picked: &Picked) -> String {
         for stage in &s.sram {
             text += &format!("  {:<14} {:>9} bytes\n", stage.name, stage.bytes);
         }
-        text +=
-            &format!("  {:<14} {:>9} bytes of {} available in L2\n", "together", s.sram_bytes(), s.budget);
+        let place = if matches!(plan.target, Target::Gpu(_)) { "shared memory" } else { "L2" };
+        let (name, bytes) = ("together", s.sram_bytes());
+        text += &format!("  {name:<14} {bytes:>9} bytes of {} available in {place}\n", s.budget);
     }
     text
 }
@@ -283,19 +322,6 @@ fn schedule_file(plan: &Plan) -> Result<String, Failure> {
     Ok(schedules::schedule_file(&plan.kernel.name, attentions))
 }
 
-/// Made for a GPU.
-fn is_ptx(artifact: &Artifact) -> bool {
-    artifact.launches.iter().any(|l| l.device.is_some())
-}
-
-fn ptx(artifact: &Artifact) -> Result<String, Failure> {
-    if !is_ptx(artifact) {
-        return Err(Failure::usage(format!("--emit=ptx: `{}` is no GPU", artifact.target))
-            .help("name one with --target: sm_80, sm_86, sm_89, sm_90a"));
-    }
-    Ok(String::from_utf8_lossy(&artifact.code).into_owned())
-}
-
 fn listing(plan: &Plan, which: Listing) -> Result<String, Failure> {
     let Target::Cpu(facts) = &plan.target else {
         let message = format!("--emit=clif and asm are stages for a CPU, and the target is {}", plan.target);
@@ -303,15 +329,6 @@ fn listing(plan: &Plan, which: Listing) -> Result<String, Failure> {
     };
     let code = cpu::emit_listing(&plan.program, facts, which).map_err(|err| Failure::bug(err.to_string()))?;
     Ok(if which.clif { code.clif } else { code.asm })
-}
-
-/// The module of a plan for a GPU.
-fn mlir(plan: &Plan, map: &SourceMap) -> Result<String, Failure> {
-    let Target::Gpu(arch) = &plan.target else {
-        let message = format!("--emit=mlir is a stage for a GPU, and the target is {}", plan.target);
-        return Err(Failure::usage(message).help("name one with --target, such as --target sm_80"));
-    };
-    Ok(emit::gpu_code(map, plan, *arch)?.mlir)
 }
 
 /// The table of `--time-passes`: every stage, then loading, then the whole way again from the disk cache.
@@ -324,6 +341,12 @@ fn timings(ui: &Ui, chosen: &Chosen, work: Work, stages: &Stages, args: &Args) -
         table.row([stage.name().to_string(), ms(took)]);
     }
     let artifact = work.artifact.ok_or_else(|| Failure::bug("nothing was emitted to be timed"))?;
+    if let Some(Plan { target: Target::Gpu(arch), .. }) = work.plan {
+        table.row(["text to PTX".to_string(), ms(total)]);
+        let took = work.machine.time(&artifact, arch)?;
+        table.row(["ptxas".to_string(), took.map_or("not found".into(), ms)]);
+        return Ok(table.to_string());
+    }
     let start = Instant::now();
     LoadedKernel::load_on(artifact, &[], &chosen.target.device()?)?;
     let load = start.elapsed();

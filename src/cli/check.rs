@@ -11,10 +11,13 @@ use attn_compiler::artifact::DType;
 use attn_compiler::diagnostic::{Diagnostic, Severity, SourceMap, render};
 use attn_compiler::pipeline::{self, CompileError};
 use attn_compiler::sema::CheckedKernel;
-use attnc::{Kernel, Target};
+use attn_compiler::target::Target as Compiled;
+use attn_compiler_gpu::report::LaunchReport;
+use attnc::{Kernel, Target, emit};
 use serde_json::{Value as Json, json};
 
 use super::args::{KernelArgs, parse_dim, parse_dtype, parse_pair};
+use super::device_report;
 use super::session::{self, Chosen};
 use super::ui::{self, Failure, Status, Ui};
 use super::{sizes, source};
@@ -52,8 +55,27 @@ struct Findings {
     /// Errors without a place in the text.
     placeless: Vec<String>,
     dropped: usize,
-    kernels: Vec<(String, Option<bool>)>,
+    kernels: Vec<Found>,
     bug: bool,
+}
+
+/// What was found of one kernel.
+struct Found {
+    name: String,
+    /// None where only the text was checked.
+    planned: Option<bool>,
+    /// What a GPU runs it on.
+    launches: Vec<LaunchReport>,
+}
+
+impl Found {
+    fn json(&self) -> Json {
+        let launches: Vec<Json> = self.launches.iter().map(device_report::json).collect();
+        match launches.is_empty() {
+            true => json!({ "name": self.name, "planned": self.planned }),
+            false => json!({ "name": self.name, "planned": self.planned, "launches": launches }),
+        }
+    }
 }
 
 impl Findings {
@@ -64,8 +86,7 @@ impl Findings {
 
     fn json(&self, map: &SourceMap, file: &str, planned: bool) -> Json {
         let line = |d: &Diagnostic| serde_json::from_str::<Json>(&render::json(map, d)).unwrap_or(Json::Null);
-        let kernels: Vec<Json> =
-            self.kernels.iter().map(|(name, ok)| json!({ "name": name, "planned": ok })).collect();
+        let kernels: Vec<Json> = self.kernels.iter().map(Found::json).collect();
         json!({
             "schema": 1, "file": file, "ok": self.count(Severity::Error) == 0, "planned": planned,
             "kernels": kernels, "errors": self.count(Severity::Error), "warnings": self.count(Severity::Warning),
@@ -91,14 +112,20 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
         let kernel = source::kernel(&args.file, &name, &text)?;
         let target = target.unwrap_or_default();
         for spec in &wanted {
-            let result = plan(&kernel, spec, args, &target);
-            found.kernels.push((spec.name.clone(), Some(result.is_ok())));
-            if let Err(refusal) = result {
-                found.note(refusal)?;
-            }
+            let (planned, launches) = match plan(&kernel, spec, args, &target) {
+                Ok(launches) => (true, launches),
+                Err(refusal) => {
+                    found.note(refusal)?;
+                    (false, Vec::new())
+                }
+            };
+            found.kernels.push(Found { name: spec.name.clone(), planned: Some(planned), launches });
         }
     } else {
-        found.kernels = wanted.iter().map(|k| (k.name.clone(), None)).collect();
+        found.kernels = wanted
+            .iter()
+            .map(|k| Found { name: k.name.clone(), planned: None, launches: Vec::new() })
+            .collect();
     }
     report(ui, args, &found, &front.map, &name, planned)
 }
@@ -121,7 +148,11 @@ fn report(
         ui::print(&found.json(map, name, planned).to_string())?;
     } else if errors == 0 {
         let n = found.kernels.len();
-        ui::print(&format!("ok: {n} {}, {warnings} {}", plural(n, "kernel"), plural(warnings, "warning")))?;
+        let line = format!("ok: {n} {}, {warnings} {}\n", plural(n, "kernel"), plural(warnings, "warning"));
+        let target = args.target.as_deref().unwrap_or_default();
+        let on_gpu = found.kernels.iter().filter(|k| !k.launches.is_empty());
+        let launches = on_gpu.map(|k| device_report::text(&k.name, target, &k.launches));
+        ui::print(&(line + &launches.collect::<String>()))?;
     } else {
         ui.note(&format!("{errors} {}, {warnings} {}", plural(errors, "error"), plural(warnings, "warning")));
     }
@@ -181,7 +212,14 @@ impl Findings {
 }
 
 /// Plans one kernel for the target, at the sizes given and defaults for the others.
-fn plan(kernel: &Kernel, spec: &CheckedKernel, args: &Args, target: &Target) -> Result<(), Refusal> {
+///
+/// Goes out: what a GPU runs its launches on; nothing for a CPU.
+fn plan(
+    kernel: &Kernel,
+    spec: &CheckedKernel,
+    args: &Args,
+    target: &Target,
+) -> Result<Vec<LaunchReport>, Refusal> {
     let fail = |err: attnc::Error| Refusal::Arguments(err.into());
     let kernel = kernel.clone().select(&spec.name).map_err(fail)?;
     let chosen = Chosen { kernel, target: target.clone(), params: BTreeMap::new(), ranks: None };
@@ -204,6 +242,9 @@ fn plan(kernel: &Kernel, spec: &CheckedKernel, args: &Args, target: &Target) -> 
         sizes::Unsettled::Compile(err) => Refusal::Compile(err),
         sizes::Unsettled::Facade(err) => fail(err),
     })?;
-    pipeline::plan(spec, &settled.key, &mut ()).map_err(Refusal::Compile)?;
-    Ok(())
+    let plan = pipeline::plan(spec, &settled.key, &mut ()).map_err(Refusal::Compile)?;
+    match &plan.target {
+        Compiled::Gpu(arch) => emit::gpu_report(&plan, *arch).map_err(Refusal::Compile),
+        Compiled::Cpu(_) => Ok(Vec::new()),
+    }
 }

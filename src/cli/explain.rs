@@ -14,6 +14,7 @@ use attn_compiler::sema::model::{Ensure, Promise};
 use attn_compiler::target::Target;
 use serde_json::{Value as Json, json};
 
+use super::explain_gpu::{self, Attended};
 use super::explain_recur;
 use super::explain_show as show;
 use super::positions::{self, Made, Turned};
@@ -142,24 +143,38 @@ pub fn run(ui: &Ui, args: &Args) -> Result<(), Failure> {
     let reports = study.each(&args.study, || {
         let report = report(&study, args)?;
         report.warnings.iter().for_each(|w| ui.warn(w));
-        Ok((show::text(&report), show::json(&report)))
+        let attended = Attended {
+            useful: report.useful_flops,
+            executed: report.executed_flops,
+            pairs: report.mask.executed,
+        };
+        Ok(((show::text(&report), show::json(&report)), attended))
     })?;
+    let (reports, attended): (Vec<(String, Json)>, Vec<Attended>) = reports.into_iter().unzip();
     let (mut texts, mut objects): (Vec<String>, Vec<Json>) = reports.into_iter().unzip();
+    let mut useful = attended.iter().map(|a| a.useful).sum::<Option<f64>>();
     let mut recurrence = None;
     if !study.plan.recurs.is_empty() && args.study.branch.is_none() {
         let report = explain_recur::report(&study, args)?;
         texts.push(explain_recur::text(&report));
+        useful = useful.map(|n| n + report.useful_flops());
         recurrence = Some(explain_recur::json(&report));
     }
-    ui::print(&match (args.json, objects.len(), recurrence) {
-        (false, ..) => texts.join("\n"),
-        (true, 1, None) => objects.remove(0).to_string(),
-        (true, 0, Some(object)) => object.to_string(),
-        (true, _, None) => json!({ "schema": 1, "attentions": objects }).to_string(),
-        (true, _, Some(object)) => {
-            json!({ "schema": 1, "attentions": objects, "recurrence": object }).to_string()
-        }
-    })
+    let gpu = explain_gpu::report(ui, &study, &attended, useful)?;
+    if !args.json {
+        texts.extend(gpu.map(|gpu| gpu.text()));
+        return ui::print(&texts.join("\n"));
+    }
+    let mut object = match (objects.len(), recurrence) {
+        (1, None) => objects.remove(0),
+        (0, Some(object)) => object,
+        (_, None) => json!({ "schema": 1, "attentions": objects }),
+        (_, Some(object)) => json!({ "schema": 1, "attentions": objects, "recurrence": object }),
+    };
+    if let Some(gpu) = gpu {
+        object["gpu"] = gpu.json();
+    }
+    ui::print(&object.to_string())
 }
 
 fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {

@@ -57,6 +57,11 @@ pub struct Report<'a> {
 }
 
 impl Report<'_> {
+    /// Of the steps one by one.
+    pub fn useful_flops(&self) -> f64 {
+        self.useful_flops
+    }
+
     /// Of all recurrences.
     fn executed_flops(&self) -> Option<f64> {
         self.recurrences.iter().map(|r| r.executed).sum()

@@ -116,6 +116,11 @@ fn words(value: Value) -> String {
 
 fn schedule(r: &Report<'_>) -> String {
     let s = &r.study.attend().schedule;
+    let origin = r.study.picked.origin_of(&r.study.attend().attention.name);
+    if matches!(r.study.plan.target, Target::Gpu(_)) {
+        // What lies where on a GPU stands in its model.
+        return format!("Schedule\n  {s}\n  from {origin}\n");
+    }
     let mut table = Table::new(&["  buffer", "bytes", "of L1", "of L2"]);
     let share = |bytes: usize, cache: Option<usize>| {
         cache.map_or("?".to_string(), |n| format!("{:.1}%", 100.0 * bytes as f64 / n.max(1) as f64))
@@ -126,7 +131,6 @@ fn schedule(r: &Report<'_>) -> String {
     };
     s.sram.iter().for_each(|b| row(&b.name, b.bytes));
     row("together", s.sram_bytes());
-    let origin = r.study.picked.origin_of(&r.study.attend().attention.name);
     format!("Schedule\n  {s}\n  from {origin}\n  budget {} bytes of L2\n{table}", s.budget)
 }
 

@@ -16,7 +16,7 @@ use super::ui::Failure;
 pub fn names() -> Vec<&'static str> {
     let before = [Stage::Front, Stage::AttnIr, Stage::Tabulate, Stage::Schedule, Stage::Lower];
     let passes = PASSES.iter().map(|p| Stage::Pass(p.name));
-    before.into_iter().chain(passes).chain([Stage::Emit]).map(Stage::name).collect()
+    before.into_iter().chain(passes).chain([Stage::Emit, Stage::Mlir, Stage::Ptx]).map(Stage::name).collect()
 }
 
 /// One stage that ran.
@@ -76,6 +76,8 @@ impl Stages {
                 Stage::Schedule => "schedule",
                 Stage::Lower | Stage::Pass(_) => "tile",
                 Stage::Emit => "asm",
+                Stage::Mlir => "mlir",
+                Stage::Ptx => "ptx",
             };
             let text = ran.text.as_deref().unwrap_or("");
             write_whole(&dir.join(format!("{n:02}-{}.{extension}", ran.stage.name())), text.as_bytes())?;

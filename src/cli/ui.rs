@@ -154,6 +154,17 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Writes bytes to standard output as they are.
+pub fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::wrong(format!("standard output cannot be written: {err}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Standard error, as the user wants it.
 pub struct Ui {
     style: Style,

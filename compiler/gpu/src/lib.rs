@@ -6,8 +6,10 @@
 //! (`compiler/gpu/worker`), and any knowledge of attention.
 //!
 //! The line: [`lower`] writes a [`simt_ir::Kernel`] for each launch, [`simt_ir::verify`] checks it, [`simt_ir::mlir`] prints it.
+//! [`report`] says of each launch where tiles lie and what products run on.
 
 pub mod lower;
+pub mod report;
 pub mod simt_ir;
 
 use attn_compiler::artifact::{DeviceLaunch, MappedLaunch};

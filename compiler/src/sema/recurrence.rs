@@ -69,7 +69,7 @@ impl Elab<'_> {
         let rank = t.shape.len();
         let fits = (2..=4).contains(&rank) && t.shape[rank - 2].same(step) && !t.shape[rank - 1].same(step);
         let (batch, head) = self.leading(&t.shape, 2);
-        fits.then_some(RowsFact { tensor, batch, head, seq: rank - 2, feature: rank - 1 })
+        fits.then(|| RowsFact { tensor, batch, head, seq: rank - 2, feature: rank - 1 })
     }
 
     /// The batch and head dims of a shape that ends with `own` dims of another kind.

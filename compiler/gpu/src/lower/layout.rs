@@ -16,6 +16,10 @@ use attn_compiler::expr::TensorId;
 use attn_compiler::target::GpuArch;
 use attn_compiler::tile_ir::{Access, BufId, Launch, Operand, Program, RowsRef, Stmt};
 
+use crate::report::Why;
+
+type Done = Result<(), Why>;
+
 /// Rows of a warp in a fragment.
 pub(super) const WARP_ROWS: i64 = 16;
 /// Most registers of a thread that tiles may take; 255 in all.
@@ -25,7 +29,7 @@ const MOST_WARPS: i64 = 8;
 
 /// Where a tile lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// Registers, 4 for each 8 columns.
     Fragment,
     /// Two registers.
@@ -36,7 +40,7 @@ pub(super) enum Place {
 
 /// The places of all tiles of a launch.
 #[derive(Clone, Debug)]
-pub(super) struct Layouts {
+pub(crate) struct Layouts {
     pub places: FxHashMap<BufId, Place>,
     /// Warps of a block.
     pub warps: u32,
@@ -60,14 +64,17 @@ pub(super) fn is_half(dtype: DType) -> bool {
 }
 
 impl Layouts {
-    /// Fragments for a launch, if every statement has a form on them.
-    pub fn of(program: &Program, launch: &Launch, arch: GpuArch) -> Option<Layouts> {
+    /// Fragments for a launch.
+    ///
+    /// # Errors
+    /// The first statement or tile that has no form on them.
+    pub fn of(program: &Program, launch: &Launch, arch: GpuArch) -> Result<Layouts, Why> {
         let (places, loaded, computed) = Default::default();
         let mut look = Look { program, launch, places, loaded, computed, products: 0 };
         look.first(&launch.body)?;
         look.block(&launch.body)?;
         if look.products == 0 {
-            return None;
+            return Err(Why::NoProduct);
         }
         let rows = launch.buffers.iter().map(|b| b.rows).max().unwrap_or(0);
         // Four warps work together on sm_90a.
@@ -76,20 +83,27 @@ impl Layouts {
         // Rows of different tiles lie in the same lanes.
         let same = launch.buffers.iter().all(|b| b.rows == rows);
         let registers: i64 = look.places.iter().map(|(b, p)| look.registers(*b, *p)).sum();
-        if !same
-            || warps > MOST_WARPS
-            || registers > MOST_REGISTERS
-            || look.places.len() != launch.buffers.len()
-        {
-            return None;
+        if !same || warps > MOST_WARPS {
+            return Err(Why::Rows { rows, same });
         }
-        Some(Layouts { places: look.places, warps: warps as u32 })
+        if registers > MOST_REGISTERS {
+            return Err(Why::Registers { needed: registers, most: MOST_REGISTERS });
+        }
+        let unused = (0..launch.buffers.len() as u32).map(BufId).find(|b| !look.places.contains_key(b));
+        if let Some(unused) = unused {
+            return Err(Why::Unused(look.name(unused)));
+        }
+        Ok(Layouts { places: look.places, warps: warps as u32 })
     }
 }
 
 impl Look<'_> {
     fn dtype(&self, t: TensorId) -> DType {
         self.program.tensors[t.0 as usize].dtype
+    }
+
+    fn name(&self, b: BufId) -> String {
+        self.launch.buffers[b.0 as usize].name.clone()
     }
 
     /// Registers of a thread that a tile takes.
@@ -106,7 +120,7 @@ impl Look<'_> {
     }
 
     /// Which tiles are loaded, which computed.
-    fn first(&mut self, stmts: &[Stmt]) -> Option<()> {
+    fn first(&mut self, stmts: &[Stmt]) -> Done {
         for stmt in stmts {
             match stmt {
                 Stmt::For { body, .. } => self.first(body)?,
@@ -117,7 +131,7 @@ impl Look<'_> {
                 Stmt::LoadRows { dst, src, .. } => {
                     let dtype = self.dtype(src.tensor);
                     if self.loaded.insert(dst.buf, dtype).is_some_and(|old| old != dtype) {
-                        return None;
+                        return Err(Why::Loaded(self.name(dst.buf)));
                     }
                 }
                 Stmt::Gemm { c, .. } => _ = self.computed.insert(*c),
@@ -125,42 +139,45 @@ impl Look<'_> {
                 _ => {}
             }
         }
-        Some(())
+        Ok(())
     }
 
     /// A tile lies in a place, everywhere.
-    fn put(&mut self, b: BufId, place: Place) -> Option<()> {
+    fn put(&mut self, b: BufId, place: Place) -> Done {
         match self.places.insert(b, place) {
-            Some(old) if old != place => None,
-            _ => Some(()),
+            Some(old) if old != place => Err(Why::Places(self.name(b))),
+            _ => Ok(()),
         }
     }
 
-    fn fragment(&mut self, b: BufId) -> Option<()> {
-        if self.cols(b) == 1 || self.loaded.contains_key(&b) { None } else { self.put(b, Place::Fragment) }
+    fn fragment(&mut self, b: BufId) -> Done {
+        if self.cols(b) == 1 || self.loaded.contains_key(&b) {
+            return Err(Why::Loaded(self.name(b)));
+        }
+        self.put(b, Place::Fragment)
     }
 
-    fn state(&mut self, b: BufId) -> Option<()> {
-        if self.cols(b) != 1 { None } else { self.put(b, Place::State) }
+    fn state(&mut self, b: BufId) -> Done {
+        if self.cols(b) != 1 { Err(Why::Places(self.name(b))) } else { self.put(b, Place::State) }
     }
 
-    fn states(&mut self, all: &[BufId]) -> Option<()> {
+    fn states(&mut self, all: &[BufId]) -> Done {
         all.iter().try_for_each(|b| self.state(*b))
     }
 
     /// Fragment or state by its width.
-    fn either(&mut self, b: BufId) -> Option<()> {
+    fn either(&mut self, b: BufId) -> Done {
         if self.cols(b) == 1 { self.state(b) } else { self.fragment(b) }
     }
 
-    fn block(&mut self, stmts: &[Stmt]) -> Option<()> {
+    fn block(&mut self, stmts: &[Stmt]) -> Done {
         stmts.iter().try_for_each(|stmt| self.stmt(stmt))
     }
 
     /// One arm for each kind (tidy: long match).
-    fn stmt(&mut self, stmt: &Stmt) -> Option<()> {
+    fn stmt(&mut self, stmt: &Stmt) -> Done {
         match stmt {
-            Stmt::Let { .. } | Stmt::Any { .. } | Stmt::First { .. } => Some(()),
+            Stmt::Let { .. } | Stmt::Any { .. } | Stmt::First { .. } => Ok(()),
             Stmt::For { body, .. } => self.block(body),
             Stmt::If { then, otherwise, .. } => {
                 self.block(then)?;
@@ -169,8 +186,14 @@ impl Look<'_> {
             Stmt::Fill { dst, .. } => self.either(*dst),
             Stmt::LoadRows { dst, src, .. } => {
                 let dtype = self.dtype(src.tensor);
-                if !is_half(dtype) || self.computed.contains(&dst.buf) || self.cols(dst.buf) % 16 != 0 {
-                    return None;
+                if !is_half(dtype) {
+                    return Err(Why::dtype(self.program, src.tensor));
+                }
+                if self.computed.contains(&dst.buf) {
+                    return Err(Why::Loaded(self.name(dst.buf)));
+                }
+                if self.cols(dst.buf) % 16 != 0 {
+                    return Err(Why::Width(self.name(dst.buf), self.cols(dst.buf)));
                 }
                 self.put(dst.buf, Place::Half(dtype))
             }
@@ -181,7 +204,7 @@ impl Look<'_> {
                         Access::Tile if self.cols(*dst) == 1 => self.state(*b)?,
                         Access::Tile => self.fragment(*b)?,
                         Access::Row => self.state(*b)?,
-                        Access::Col => return None,
+                        Access::Col => return Err(Why::Column(self.name(*b))),
                     }
                 }
                 self.either(*dst)
@@ -199,26 +222,31 @@ impl Look<'_> {
             }
             Stmt::Random { dst, .. } => self.fragment(*dst),
             Stmt::StoreRows { src, row_scale, .. } => {
-                row_scale.map_or(Some(()), |v| self.state(v))?;
+                row_scale.map_or(Ok(()), |v| self.state(v))?;
                 self.fragment(src.buf)
             }
             Stmt::StoreVec { src, .. } => self.state(src.buf),
-            _ => None,
+            _ => Err(Why::statement(stmt)),
         }
     }
 
-    fn product(&mut self, c: BufId, a: BufId, b: &Operand, row_scale: Option<BufId>) -> Option<()> {
-        let (Operand::Columns(src) | Operand::Rows(src)) = b else { return None };
+    fn product(&mut self, c: BufId, a: BufId, b: &Operand, row_scale: Option<BufId>) -> Done {
+        let (Operand::Columns(src) | Operand::Rows(src)) = b else {
+            return Err(Why::Operand(self.name(c)));
+        };
         let dtype = self.dtype(src.tensor);
-        if !is_half(dtype) || !whole(src) {
-            return None;
+        if !is_half(dtype) {
+            return Err(Why::dtype(self.program, src.tensor));
         }
-        row_scale.map_or(Some(()), |v| self.state(v))?;
+        if !whole(src) {
+            return Err(Why::Operand(self.name(c)));
+        }
+        row_scale.map_or(Ok(()), |v| self.state(v))?;
         self.products += 1;
         self.fragment(c)?;
         match self.loaded.get(&a) {
             Some(of) if *of == dtype => self.put(a, Place::Half(dtype)),
-            Some(_) => None,
+            Some(_) => Err(Why::Loaded(self.name(a))),
             None => self.fragment(a),
         }
     }

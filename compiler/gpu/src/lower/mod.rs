@@ -13,7 +13,7 @@ mod control;
 mod fragments;
 mod gemm;
 mod halves;
-mod layout;
+pub(crate) mod layout;
 mod math;
 mod memory;
 mod pipeline;
@@ -214,7 +214,7 @@ impl<'a> Lower<'a> {
             tiles_end: 0,
             shared_bytes: 0,
             sync: Sync::default(),
-            layouts: Layouts::of(program, launch, arch),
+            layouts: Layouts::of(program, launch, arch).ok(),
             registers: FxHashMap::default(),
             halves: FxHashMap::default(),
             role: Role::All,

@@ -78,7 +78,7 @@ const fn registers(groups: u32) -> Option<(u32, u32)> {
 
 /// Can a launch be written with roles?
 pub(super) fn possible(program: &Program, launch: &Launch, arch: GpuArch) -> bool {
-    let layouts = Layouts::of(program, launch, arch);
+    let layouts = Layouts::of(program, launch, arch).ok();
     let groups = layouts.map_or(0, |l| l.warps as usize / 4);
     let mut lets = Vec::new();
     arch == GpuArch::Sm90a && (1..=MOST_GROUPS).contains(&groups) && mapped(program, &launch.body, &mut lets)
