@@ -82,7 +82,7 @@ pub fn subjects_of(path: &Path, text: &str, in_gallery: bool) -> Vec<Subject> {
     front.checked.kernels.iter().map(subject).collect()
 }
 
-/// The text with its counts of heads, and what is a large feature dim, left to the plan.
+/// The text with its counts of heads, and feature dims of 256 and more, left to the plan.
 fn few_heads(text: &str) -> String {
     let free = |line: &str| {
         let dims: Vec<&str> = line.split(", ").collect();
@@ -90,7 +90,7 @@ fn few_heads(text: &str) -> String {
             let (name, size) = dim.split_once(" = ")?;
             let is_heads = name.trim_start().trim_start_matches("dims ").starts_with('H');
             let size = size.parse::<i64>().ok()?;
-            (is_heads || size == 256).then(|| name.to_string())
+            (is_heads || size >= 256).then(|| name.to_string())
         };
         dims.iter().map(|d| open(d).unwrap_or_else(|| (*d).to_string())).collect::<Vec<_>>().join(", ")
     };
