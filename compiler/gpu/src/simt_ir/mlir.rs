@@ -113,9 +113,10 @@ impl Printer<'_> {
     fn kernel(mut self) {
         let k = self.kernel;
         let params: Vec<String> = (0..k.n_params).map(|n| format!("%p{n}: i64")).collect();
+        // Without `minctasm` ptxas spills a few registers so that more blocks fit a multiprocessor.
         let _ = writeln!(
             self.out,
-            "llvm.func @{}({}) attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {}>}} {{",
+            "llvm.func @{}({}) attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {}>, nvvm.minctasm = 1 : i32}} {{",
             k.name,
             params.join(", "),
             k.threads
