@@ -209,13 +209,15 @@ impl Compiled {
     }
 }
 
-/// Range of an int input: counts are small, ids few, lists of blocks of 32 end with -1, positions lie in their table, all
+/// Range of an int input: counts are small, bytes take all their values, ids few, lists of blocks of 32 end with -1, positions lie in their table, all
 /// else in 0..=length.
 fn range(name: &str, point: &Point) -> (i64, i64) {
     let size = |names: &[&str]| names.iter().find_map(|n| point.dims.get(*n)).copied();
     let lengths = QUERIES.iter().chain(&KEYS).filter_map(|n| point.dims.get(*n));
     let longest = lengths.max().copied().unwrap_or(1);
     match name {
+        // Rows stored as bytes.
+        "k" | "v" => (-127, 127),
         "count" => (0, 2),
         "doc" => (0, 7),
         "kv_len" | "ctx" => (size(&["Sq", "T"]).unwrap_or(1).min(longest), size(&["Sk"]).unwrap_or(1)),
