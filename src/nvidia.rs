@@ -110,7 +110,8 @@ impl Tool {
 fn site_packages(path: &std::ffi::OsStr) -> Vec<PathBuf> {
     for name in ["python3", "python"] {
         let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-        let Some(python) = std::env::split_paths(path).map(|dir| dir.join(&file)).find(|f| f.is_file()) else {
+        let Some(python) = std::env::split_paths(path).map(|dir| dir.join(&file)).find(|f| f.is_file())
+        else {
             continue;
         };
         let code = "import sys; print('\\n'.join(p for p in sys.path if p))";

@@ -88,7 +88,13 @@ fn a_package_for_a_gpu_runs_in_the_simulator() {
         grid,
         scratch_bytes: 0,
         entry: 0,
-        device: Some(DeviceLaunch { kernel: "ones".into(), threads: 1, shared_bytes: 0, words }),
+        device: Some(DeviceLaunch {
+            kernel: "ones".into(),
+            threads: 1,
+            shared_bytes: 0,
+            words,
+            mapped: None,
+        }),
     }];
     artifact.target = "sm_80".into();
     artifact.code = b".version 8.3\n.target sm_80\n.address_size 64\n.visible .entry ones(.param .u64 o) {\n\

@@ -6,6 +6,7 @@
 
 mod common;
 
+use attn_compiler::artifact::DType;
 use attn_compiler::attn_ir;
 use attn_compiler::backend::cpu::{Listing, emit_listing};
 use attn_compiler::diagnostic::render::{Style, human};
@@ -13,9 +14,10 @@ use attn_compiler::diagnostic::{Diagnostic, SourceMap};
 use attn_compiler::pipeline::{self, CompileError, Front, Plan, Stage};
 use attn_compiler::sema;
 use attn_compiler::syntax;
-use attn_compiler::target::Target;
+use attn_compiler::target::{GpuArch, Target};
 use attn_compiler::tile_ir;
 use common::examples::{example_key, examples};
+use common::gpu::subjects_of;
 use common::{front, root};
 
 /// Compares with, or writes, `snapshots/<stage>/<name>.snap`.
@@ -142,6 +144,23 @@ attention swa(window: int = 64) {
   return weight @ v, lse
 }
 ";
+
+/// Examples whose PTX for sm_80 is kept: products on tensor cores, exact products, a recurrence; feature dims of 16.
+const PTX: [(&str, DType); 3] =
+    [("bidirectional", DType::Bf16), ("block_diagonal", DType::F32), ("linear", DType::F32)];
+
+/// Needs the LLVM worker, which `ATTN_LLVM` names; `tests/run` sets it.
+#[test]
+fn ptx() {
+    for (name, float) in PTX {
+        let path = root().join(format!("dsl-examples/{name}.attn"));
+        let text = std::fs::read_to_string(&path).expect("an example");
+        let subject = &subjects_of(&path, &text, true)[0];
+        let compiled = subject.compile(GpuArch::Sm80, float, 16);
+        let compiled = compiled.unwrap_or_else(|no| panic!("{name}: {}", no.text));
+        snapshot("ptx", name, &text, &compiled.ptx().replace('\t', "  "));
+    }
+}
 
 /// Name, what is replaced, by what.
 const MISTAKES: [(&str, &str, &str); 16] = [

@@ -105,6 +105,20 @@ pub struct Point {
 }
 
 impl Point {
+    /// Pages for the rows of every paged cache, and two that nobody reads.
+    pub fn page(&mut self, kernel: &CheckedKernel) {
+        for cache in &kernel.caches {
+            let Some(pages) = &cache.pages else { continue };
+            let shape = &kernel.tensors[cache.tensor].shape;
+            let name = |n: Option<usize>| kernel.dims[n.expect("a dim")].name.clone();
+            let rows = self.dims[&name(shape[shape.len() - 2].dim)];
+            let batch = self.dims[&name(shape[0].dim)];
+            let n = (rows + pages.size - 1) / pages.size;
+            self.dims.insert(name(Some(pages.per_entry)), n);
+            self.dims.insert(name(pages.shape[0].dim), n * batch + 2);
+        }
+    }
+
     /// Largest size but for heads and features: what decides how long an evaluation takes.
     pub fn longest(&self) -> i64 {
         self.dims.values().copied().max().unwrap_or(0)
@@ -120,18 +134,7 @@ pub fn grid(kernel: &CheckedKernel, features: i64) -> Vec<Point> {
     if points.is_empty() {
         points.push(start);
     }
-    for cache in &kernel.caches {
-        let Some(pages) = &cache.pages else { continue };
-        let shape = &kernel.tensors[cache.tensor].shape;
-        let name = |n: Option<usize>| kernel.dims[n.expect("a dim")].name.clone();
-        for point in &mut points {
-            let rows = point.dims[&name(shape[shape.len() - 2].dim)];
-            let batch = point.dims[&name(shape[0].dim)];
-            let n = (rows + pages.size - 1) / pages.size;
-            point.dims.insert(name(Some(pages.per_entry)), n);
-            point.dims.insert(name(pages.shape[0].dim), n * batch + 2);
-        }
-    }
+    points.iter_mut().for_each(|point| point.page(kernel));
     points.sort_by_key(Point::longest);
     points
 }

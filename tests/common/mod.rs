@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod examples;
+pub mod gpu;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use attn_compiler::pipeline::{self, Front, Plan};
 use attn_compiler::sema::PlanKey;
 use attn_compiler::target::Target;
 use attn_compiler::tolerance;
-use attn_runtime::{LoadedKernel, NamedInput, NamedOutput, RunOptions, Tensor};
+use attn_runtime::{LoadedKernel, NamedInput, NamedOutput, NamedParam, RunOptions, RuntimeError, Tensor};
 
 /// Root of the repository.
 pub fn root() -> PathBuf {
@@ -243,6 +244,18 @@ fn push(bytes: &mut Vec<u8>, dtype: DType, value: Value) {
 
 /// Runs a kernel on a problem; outputs in order, then what is updated in place, as tensors in memory order.
 pub fn run(kernel: &LoadedKernel, ir: &Kernel, problem: &Problem, threads: usize) -> Vec<Tensor> {
+    let options = RunOptions::threads(threads).expect("threads");
+    run_with(kernel, ir, problem, &[], &options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// As [`run`], with parameters and options; or what the runtime said.
+pub fn run_with(
+    kernel: &LoadedKernel,
+    ir: &Kernel,
+    problem: &Problem,
+    params: &[NamedParam],
+    options: &RunOptions,
+) -> Result<Vec<Tensor>, RuntimeError> {
     let mut out: Vec<Tensor> = Vec::new();
     for ((_, t), (_, dtype, shape)) in ir.outputs().zip(&problem.outputs) {
         let memory: Vec<usize> = t.layout.iter().map(|&d| shape[d]).collect();
@@ -260,10 +273,9 @@ pub fn run(kernel: &LoadedKernel, ir: &Kernel, problem: &Problem, threads: usize
     }
     let mut outputs: Vec<NamedOutput> =
         names.into_iter().zip(&mut out).map(|(n, t)| (n, t.view_mut())).collect();
-    let options = RunOptions::threads(threads).expect("threads");
-    kernel.run(&inputs, &mut outputs, &[], &options).unwrap_or_else(|e| panic!("{e}"));
+    kernel.run(&inputs, &mut outputs, params, options)?;
     drop(outputs);
-    out
+    Ok(out)
 }
 
 /// All rows of an attention, on all threads.
@@ -296,6 +308,11 @@ pub fn reference_given(ir: &Kernel, inputs: &Inputs, given: &Given) -> Results {
 
 /// Compares every output with the reference; panics naming the output and the figures.
 pub fn verify(ir: &Kernel, float: DType, problem: &Problem, out: &[Tensor], what: &str) {
+    compare(ir, float, problem, out).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
+}
+
+/// Compares every output with the reference, or names the first that is wrong and the figures.
+pub fn compare(ir: &Kernel, float: DType, problem: &Problem, out: &[Tensor]) -> Result<(), String> {
     let n_outputs = problem.outputs.len();
     let mut given = Given::new();
     for ((_, t), tensor) in ir.updated().zip(&out[n_outputs..]) {
@@ -313,18 +330,23 @@ pub fn verify(ir: &Kernel, float: DType, problem: &Problem, out: &[Tensor], what
     for (_, t) in ir.updated() {
         let (got, want) = (given[&t.name].to_f64_vec(), truth.outputs[&t.name].to_f64_vec());
         let report = tolerance::check_gate(&got, &want, tolerance::stored_gate(t.dtype));
-        assert!(report.ok, "{what}: {}: {report:?}", t.name);
+        if !report.ok {
+            return Err(format!("{}: {report:?}", t.name));
+        }
     }
     for ((_, t), tensor) in ir.outputs().zip(out) {
         let inverse: Vec<usize> =
             (0..t.layout.len()).map(|d| t.layout.iter().position(|&x| x == d).expect("a dim")).collect();
         let logical = tensor.view().permuted(&inverse).expect("a permutation");
         let wanted = &truth.outputs[&t.name];
-        assert_eq!(logical.shape(), wanted.shape(), "{what}: shape of {}", t.name);
+        assert_eq!(logical.shape(), wanted.shape(), "{}: shape of {}", ir.name, t.name);
         let (got, want) = (logical.to_f64_vec(), wanted.to_f64_vec());
         let gate = tolerance::gate(ir.measure(&t.name), t.dtype, float, truth.max_abs_score, &want)
             .in_groups(ir.groups(wanted.shape()));
         let report = tolerance::check_gate(&got, &want, gate);
-        assert!(report.ok, "{what}: {}: {report:?} (max score {:.2})", t.name, truth.max_abs_score);
+        if !report.ok {
+            return Err(format!("{}: {report:?} (max score {:.2})", t.name, truth.max_abs_score));
+        }
     }
+    Ok(())
 }

@@ -29,15 +29,6 @@ pub fn module(kernels: &[Kernel]) -> String {
     out
 }
 
-/// `setmaxnreg` needs to know how many registers a thread starts with.
-fn moves_registers(inst: &Inst) -> bool {
-    match inst {
-        Inst::Registers { .. } => true,
-        Inst::If { then, otherwise, .. } => then.iter().chain(otherwise).any(moves_registers),
-        _ => false,
-    }
-}
-
 struct Printer<'a> {
     kernel: &'a Kernel,
     out: &'a mut String,
@@ -127,10 +118,11 @@ impl Printer<'_> {
         let map = "!llvm.ptr {llvm.byval = !llvm.array<128 x i8>, llvm.align = 64 : i64, nvvm.grid_constant}";
         let maps = (0..k.n_maps).map(|n| format!("%m{n}: {map}"));
         let params: Vec<String> = words.chain(maps).collect();
-        let one_block = if k.body.iter().any(moves_registers) { ", nvvm.minctasm = 1 : i32" } else { "" };
+        // Without `minctasm` ptxas spills a few registers so that more blocks fit a multiprocessor, and `setmaxnreg` does not
+        // know how many a thread starts with.
         let _ = writeln!(
             self.out,
-            "llvm.func @{}({}) attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {}>{one_block}}} {{",
+            "llvm.func @{}({}) attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {}>, nvvm.minctasm = 1 : i32}} {{",
             k.name,
             params.join(", "),
             k.threads
