@@ -66,7 +66,9 @@ impl Machine {
         };
         let mut table =
             Table::new(&["kernel", "threads", "registers", "spilled bytes", "shared bytes", "stack bytes"]);
-        for launch in artifact.launches.iter().filter_map(|l| l.device.as_ref()) {
+        let launches = artifact.launches.iter().filter_map(|l| l.device.as_ref());
+        // The form with tensor maps is taken where strides allow it.
+        for launch in launches.flat_map(|l| [Some(l), l.mapped.as_ref().map(|m| &m.launch)]).flatten() {
             let figures = made.figures.iter().find(|f| f.entry == launch.kernel).cloned().unwrap_or_default();
             table.row([
                 launch.kernel.clone(),

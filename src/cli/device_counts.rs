@@ -6,16 +6,13 @@
 
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::{ExprId, Op, Pool, TensorId, UnaryOp, VarId};
+use attn_compiler::target::{GpuArch, Target};
 use attn_compiler::tile_ir::{Access, Launch, Operand, Program, Stmt, WeightKind};
 use attn_compiler_gpu::report::{LaunchReport, Products};
 
 use super::executed::{self, Term};
 use super::study::Study;
 use super::ui::Failure;
-
-/// Threads that hold 16 rows of a tile.
-const WARP: u32 = 32;
-const WARP_ROWS: u32 = 16;
 
 /// Sums: products, exponentials, then bytes read and bytes written of each tensor.
 const PRODUCTS: usize = 0;
@@ -39,7 +36,10 @@ pub struct Counts {
 pub fn of(study: &Study, launch: &Launch, report: &LaunchReport) -> Result<Option<Counts>, Failure> {
     let program = &study.plan.program;
     let n = program.tensors.len();
-    let rows = i64::from(report.threads / WARP * WARP_ROWS);
+    // Warps compute with 16 rows each, on sm_90a four of them together.
+    let unit = if study.plan.target == Target::Gpu(GpuArch::Sm90a) { 64 } else { 16 };
+    let most = launch.buffers.iter().map(|b| b.rows).max().unwrap_or(0);
+    let rows = (most + unit - 1) / unit * unit;
     let whole = matches!(report.products, Products::TensorCores(_)).then_some(rows);
     let measure = |launch: &Launch, stmt: &Stmt| Some(Measure { program, launch, whole, n }.terms(stmt));
     let sums = executed::sums(study, launch, TENSORS + 2 * n, &measure)?;

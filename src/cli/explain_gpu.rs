@@ -84,7 +84,9 @@ pub fn report(
     for (launch, report) in program.launches.iter().zip(launches) {
         let of = if known && device_counts::weighs(&launch.body) { attended.next().copied() } else { None };
         let found = figures.iter().find(|f| f.entry == report.entry);
-        let guess = (report.tile_registers() + OTHER_REGISTERS).min(255) as u32;
+        // One block fits always: ptxas is told how many threads it has.
+        let most = (65536 / i64::from(report.threads.max(1)) / 8 * 8).min(255);
+        let guess = (report.tile_registers() + OTHER_REGISTERS).min(most) as u32;
         let registers = found.map_or(guess, |f| f.registers);
         let block = Block { threads: report.threads, registers, shared: report.shared_bytes };
         let blocks = executed::tasks(study, launch)?;
