@@ -89,6 +89,10 @@ impl Layouts {
         if registers > MOST_REGISTERS {
             return Err(Why::Registers { needed: registers, most: MOST_REGISTERS });
         }
+        // A value for each row that nothing touches takes no part.
+        for (n, _) in launch.buffers.iter().enumerate().filter(|(_, b)| b.cols == 1) {
+            look.places.entry(BufId(n as u32)).or_insert(Place::State);
+        }
         let unused = (0..launch.buffers.len() as u32).map(BufId).find(|b| !look.places.contains_key(b));
         if let Some(unused) = unused {
             return Err(Why::Unused(look.name(unused)));
