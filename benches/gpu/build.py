@@ -134,7 +134,8 @@ class Builder:
             done = self.attnc.run(file, c["kernel"], {}, c["params"], *more)["launches"]
             found = [(one["kernel"], one["blocks"], one["threads"]) for one in done]
             launches = plans[target]["plan"]["launches"]
-            if found != [(one["kernel"], one["blocks"], one["threads"]) for one in launches if one["blocks"]]:
+            forms = [(one["blocks"], plan.taken(one)) for one in launches if one["blocks"]]
+            if found != [(form["kernel"], blocks, form["threads"]) for blocks, form in forms]:
                 raise plan.Refused(f"the simulator launched {found} for {target}, the plan has {launches}")
         bound.unlink()
 

@@ -117,6 +117,18 @@ def demand(r):
 def launch(r):
     """`LaunchSpec`"""
     one = Record(name=r.text(), grid=r.list(r.unsigned), scratch_bytes=r.unsigned(), entry=r.unsigned())
-    fields = lambda: Record(kernel=r.text(), threads=r.unsigned(), shared_bytes=r.unsigned(), words=r.list(r.unsigned))
-    one.device = r.option(fields)
+    one.device = r.option(lambda: device(r))
     return one
+
+
+def device(r):
+    """`DeviceLaunch`"""
+    one = Record(kernel=r.text(), threads=r.unsigned(), shared_bytes=r.unsigned(), words=r.list(r.unsigned))
+    one.mapped = r.option(lambda: Record(launch=device(r), maps=r.list(lambda: tensor_map(r))))
+    return one
+
+
+def tensor_map(r):
+    """`TensorMapSpec`"""
+    n = r.unsigned
+    return Record(tensor=n(), row_dim=n(), col_dim=n(), box_rows=n(), box_cols=n())

@@ -7,12 +7,23 @@ contiguous tensors. The kit checks nothing else that a bind checks: `attnc run` 
     {"kernel": name, "target": "sm_90a", "schedule": words,
      "scalars": {name: value},
      "tensors": [{"name", "role", "dtype", "shape": as bound, "strides": as bound, "expressions": of logical dims, "bytes"}],
-     "launches": [{"name", "kernel", "blocks", "threads", "shared_bytes", "words": [int, or [tensor number] for its address]}]}
+     "launches": [{"name", "grid", "blocks", "kernel", "threads", "shared_bytes", "words": [int, or [tensor number] for its address]}]}
+
+A launch that has a form with tensor maps says too which form is taken if addresses allow it, and why not the one with maps:
+
+    "form": "general" or "mapped", "form_reason": words or null,
+    "mapped": {"kernel", "threads", "shared_bytes", "words",
+               "maps": [{"tensor": number, "name", "dtype", and where there can be a map "dims", "strides": in bytes, "box"}]}
 """
 
 import math
 import struct
+import sys
+from pathlib import Path
 
+sys.path.append(str(Path(__file__).resolve().parent / "kit"))
+
+import maps
 from expressions import Evaluator, round32
 
 SIZE = {"f32": 4, "f16": 2, "bf16": 2, "f64": 8, "i8": 1, "i32": 4, "i64": 8, "bit": 1, "f8e4m3": 1}
@@ -68,7 +79,7 @@ def plan(artifact, dims, params=None):
     for r in artifact.requires:
         if not worth(r.cond):
             raise Refused(r.message)
-    words, tensors = [0], []
+    words, tensors, logicals = [0], [], []
     for n, spec in enumerate(artifact.tensors):
         logical = [worth(s) for s in spec.shape]
         if any(size < 0 for size in logical):
@@ -80,23 +91,49 @@ def plan(artifact, dims, params=None):
         entry["expressions"] = [worth.text(s, artifact.vars) for s in spec.shape]
         entry["bytes"] = math.prod(shape) * SIZE[spec.dtype]
         tensors.append(entry)
+        logicals.append((spec.name, spec.dtype, logical, by_dim))
     words += [word_of(known[s.var]) for s in artifact.scalars]
-    launches = [launch(one, worth, words) for one in artifact.launches]
+    launches = [launch(one, worth, words, logicals) for one in artifact.launches]
     fields = {"kernel": artifact.name, "target": artifact.target, "schedule": artifact.schedule, "scalars": scalars}
     return {**fields, "tensors": tensors, "launches": launches}
 
 
-def launch(one, worth, words):
-    """One launch with its words."""
+def launch(one, worth, words, tensors):
+    """One launch with its words; `tensors` has (name, type, sizes, strides) of logical dims."""
     if one.device is None:
         raise Refused(f"launch `{one.name}` is for a CPU")
     extents = [worth(e) for e in one.grid]
     blocks = 0 if any(e <= 0 for e in extents) else math.prod(extents)
     if blocks > MAX_BLOCKS:
         raise Refused(f"launch `{one.name}` has {blocks} blocks")
-    fields = {"name": one.name, "kernel": one.device.kernel, "grid": extents, "blocks": blocks}
-    shape = {"threads": one.device.threads, "shared_bytes": one.device.shared_bytes}
-    return {**fields, **shape, "words": [words[w] for w in one.device.words]}
+    fields = {"name": one.name, "grid": extents, "blocks": blocks, **device(one.device, words)}
+    if one.device.mapped is None:
+        return fields
+    made, reasons = [], []
+    for m in one.device.mapped.maps:
+        if m.tensor >= len(tensors):
+            reasons.append(f"there is no tensor {m.tensor}")
+            continue
+        name, dtype, sizes, strides = tensors[m.tensor]
+        entry = {"tensor": m.tensor, "name": name, "dtype": dtype}
+        try:
+            entry |= maps.described(dtype, sizes, strides, m.row_dim, m.col_dim, m.box_rows, m.box_cols)
+        except maps.Unmapped as err:
+            reasons.append(f"`{name}`: {err}")
+        made.append(entry)
+    fields |= {"form": "general" if reasons else "mapped", "form_reason": reasons[0] if reasons else None}
+    return {**fields, "mapped": {**device(one.device.mapped.launch, words), "maps": made}}
+
+
+def taken(launch):
+    """The form of a launch of a plan that attnc's runtime takes where addresses allow it."""
+    return launch["mapped"] if maps.two_forms(launch) else launch
+
+
+def device(one, words):
+    """What a form of a launch has of its own."""
+    shape = {"kernel": one.kernel, "threads": one.threads, "shared_bytes": one.shared_bytes}
+    return {**shape, "words": [words[w] for w in one.words]}
 
 
 def tables(artifact, dims, params=None):

@@ -1,16 +1,25 @@
 """The CUDA driver's library through ctypes: PTX to a module, its entries, launches. Standard library only.
 
 Comes in: PTX text, plans of the kit. Goes out: functions and launches. What holds: every error of the driver is a `DriverError` with its
-name; what its compiler said about the PTX is kept. The context is the one that torch has made current. Deliberately not done: memory.
+name; what its compiler said about the PTX is kept. The context is the one that torch has made current. Tensor maps are encoded once, when
+a plan is bound. Deliberately not done: memory.
 """
 
 import ctypes
+
+import maps
 
 LOG_BYTES = 64 << 10
 INFO_LOG, INFO_LOG_BYTES, ERROR_LOG, ERROR_LOG_BYTES, LOG_VERBOSE = 3, 4, 5, 6, 12
 """CUjit_option"""
 MAX_DYNAMIC_SHARED, LOCAL_BYTES, REGISTERS = 8, 3, 4
 """CUfunction_attribute"""
+MAP_TYPES = {"f16": 6, "bf16": 9}
+"""CUtensorMapDataType"""
+NO_INTERLEAVE, SWIZZLE_128B, PROMOTE_256B, NO_FILL = 0, 3, 3, 0
+"""CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill"""
+MAP_BYTES, MAP_ALIGN = 128, 64
+MOST_PARAMS, MOST_MAPS = 512, 16
 
 
 class DriverError(Exception):
@@ -43,6 +52,19 @@ class Driver:
         said = "\n".join(b.value.decode(errors="replace").strip() for b in (errors, info)).strip()
         self.do("the driver refuses the PTX", result, said)
         return Module(self, module, said)
+
+    def encode(self, place, map, address):
+        """Writes the driver's form of a tensor map of a plan to a place of 128 bytes, aligned to 64."""
+        rank = len(map["dims"])
+        dims, strides = (ctypes.c_uint64 * rank)(*map["dims"]), (ctypes.c_uint64 * (rank - 1))(*map["strides"])
+        box, steps = (ctypes.c_uint32 * rank)(*map["box"]), (ctypes.c_uint32 * rank)(*[1] * rank)
+        try:
+            call = self.lib.cuTensorMapEncodeTiled
+        except AttributeError as err:
+            raise DriverError("this driver knows no tensor maps") from err
+        head = (ctypes.c_void_p(place), MAP_TYPES[map["dtype"]], rank, ctypes.c_void_p(address))
+        how = (NO_INTERLEAVE, SWIZZLE_128B, PROMOTE_256B, NO_FILL)
+        self.do("the driver refuses a tensor map", call(*head, dims, strides, box, steps, *how), str(map))
 
     def launch(self, function, blocks, threads, shared, stream, argv):
         """Puts a launch on a stream."""
@@ -77,27 +99,54 @@ class Module:
         failed = self.driver.lib.cuFuncGetAttribute(ctypes.byref(value), which, self.entries[name])
         return None if failed else value.value
 
-    def facts(self):
-        """Registers and bytes in local memory (spills) of each entry."""
-        return {n: dict(registers=self.attribute(n, REGISTERS), local_bytes=self.attribute(n, LOCAL_BYTES)) for n in self.entries}
+    def facts(self, names=None):
+        """Registers and bytes in local memory (spills) of each entry, or of some."""
+        names = self.entries if names is None else names
+        return {n: dict(registers=self.attribute(n, REGISTERS), local_bytes=self.attribute(n, LOCAL_BYTES)) for n in names}
 
 
 class Bound:
     """The launches of a plan on tensors at known addresses: to be run any number of times."""
 
-    def __init__(self, module, plan, addresses):
-        """`addresses` has one for each tensor of the plan, in its order."""
+    def __init__(self, module, plan, addresses, form=None):
+        """`addresses` has one for each tensor of the plan, in its order. `form` is `general` or `mapped`: what is asked for. Without it,
+        and where a launch cannot run with maps, each launch has the form that attnc's runtime would take."""
         self.driver, self.launches, self.keep = module.driver, [], []
+        self.kernels, self.forms, self.reasons = [], {}, []
         for one in plan["launches"]:
             if one["blocks"] == 0:
                 continue
-            function = module.entry(one["kernel"], one["shared_bytes"])
-            words = [addresses[w[0]] if isinstance(w, list) else w for w in one["words"]]
-            cells = (ctypes.c_uint64 * max(len(words), 1))(*(w % (1 << 64) for w in words))
-            first = ctypes.addressof(cells)
-            argv = (ctypes.c_void_p * max(len(words), 1))(*(first + 8 * n for n in range(len(words))))
-            self.keep.append(cells)
-            self.launches.append((function, one["blocks"], one["threads"], one["shared_bytes"], argv))
+            chosen, reason = maps.taken(one, addresses, form)
+            body = one["mapped"] if chosen == "mapped" else one
+            if maps.two_forms(one):
+                self.forms[one["name"]] = chosen
+            if reason:
+                self.reasons.append(f"{one['name']}: {reason}")
+            function = module.entry(body["kernel"], body["shared_bytes"])
+            self.kernels.append(body["kernel"])
+            argv = self.parameters(body, addresses)
+            self.launches.append((function, one["blocks"], body["threads"], body["shared_bytes"], argv))
+
+    def parameters(self, body, addresses):
+        """Pointers to the words, then to the maps, which stay where they are as long as this lives."""
+        words = [addresses[w[0]] if isinstance(w, list) else w for w in body["words"]]
+        made = body.get("maps", [])
+        if len(words) + len(made) > MOST_PARAMS or len(made) > MOST_MAPS:
+            raise DriverError(f"`{body['kernel']}` takes {len(words)} words and {len(made)} tensor maps")
+        cells = (ctypes.c_uint64 * max(len(words), 1))(*(w % (1 << 64) for w in words))
+        room = ctypes.create_string_buffer(MAP_BYTES * len(made) + MAP_ALIGN)
+        self.keep += [cells, room]
+        first, first_map = ctypes.addressof(cells), -(-ctypes.addressof(room) // MAP_ALIGN) * MAP_ALIGN
+        pointers = [first + 8 * n for n in range(len(words))]
+        for n, one in enumerate(made):
+            pointers.append(first_map + MAP_BYTES * n)
+            self.driver.encode(pointers[-1], one, addresses[one["tensor"]])
+        return (ctypes.c_void_p * max(len(pointers), 1))(*pointers)
+
+    def form(self):
+        """`mapped` where every launch that can run with maps at the plan's sizes does, `mixed` where only some do, or `general`."""
+        found = set(self.forms.values()) or {"general"}
+        return found.pop() if len(found) == 1 else "mixed"
 
     def run(self, stream):
         """Puts all launches on a stream; waits for nothing."""

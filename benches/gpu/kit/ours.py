@@ -57,15 +57,15 @@ class Ours:
             self.modules[ptx] = self.driver.load(kitfiles.data(ptx, self.folder))
         return self.modules[ptx]
 
-    def bind(self, made, given):
-        """A run of one entry of a manifest's `plans` on tensors by name."""
-        return Run(self, made, given)
+    def bind(self, made, given, form=None):
+        """A run of one entry of a manifest's `plans` on tensors by name; `form` as in `driver.Bound`."""
+        return Run(self, made, given, form)
 
 
 class Run:
     """A plan with all of its memory."""
 
-    def __init__(self, ours, made, given):
+    def __init__(self, ours, made, given, form=None):
         self.plan, self.module = made["plan"], ours.module(made["ptx"])
         self.written, self.kept, addresses = {}, [], []
         for entry in self.plan["tensors"]:
@@ -87,7 +87,7 @@ class Run:
                 tensor = torch.zeros(16, dtype=torch.uint8, device=ours.device)
             self.kept.append(tensor)
             addresses.append(tensor.data_ptr())
-        self.bound = Bound(self.module, self.plan, addresses)
+        self.bound = Bound(self.module, self.plan, addresses, form)
 
     @staticmethod
     def expect(entry, tensor):
@@ -101,6 +101,11 @@ class Run:
         """Puts it on the current stream."""
         stream = torch.cuda.current_stream().cuda_stream if torch.cuda.is_available() else 0
         self.bound.run(stream)
+
+    def facts(self):
+        """The form that runs, why it is not the one with maps, registers and spills."""
+        bound = self.bound
+        return dict(form=bound.form(), form_reason="; ".join(bound.reasons) or None, entries=self.module.facts(bound.kernels))
 
     def outputs(self):
         """{name: tensor} of what is not workspace."""

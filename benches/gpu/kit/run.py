@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.dont_write_bytecode = True
 
 import kitfiles
+import maps
 import supervise
 import table
 
@@ -41,6 +42,7 @@ def arguments():
     p.add_argument("--targets", type=lambda t: t.split(","), help="default: all of the kit that run here; the first is measured")
     p.add_argument("--jobs", type=int, default=max(1, min(4, (os.cpu_count() or 2) // 2)), help="processes that check (default up to 4)")
     p.add_argument("--skip", choices=["checks", "shapes"], action="append", default=[], help="leave a part out")
+    p.add_argument("--form", choices=maps.FORMS, help="of kernels that have two; default: both are checked, the one that attnc takes is measured")
     p.add_argument("--no-flex", action="store_true", help="without FlexAttention, which compiles for seconds at every shape")
     args = p.parse_args()
     args.budget = args.budget or BUDGET["quick" if args.quick else "full"]
@@ -55,7 +57,8 @@ class Session:
         self.start = time.monotonic()
         self.end = self.start + args.budget
         facts = {key: kit[key] for key in ("attnc", "commit", "date", "left_out")}
-        self.results = dict(schema=1, kit=facts, host={}, quick=args.quick, date=time.strftime("%Y-%m-%d"), checks=[], shapes=[])
+        self.results = dict(schema=1, kit=facts, host={}, quick=args.quick, form=args.form, date=time.strftime("%Y-%m-%d"))
+        self.results |= dict(checks=[], shapes=[])
 
     def say(self, line):
         """Progress, on standard error."""
@@ -85,15 +88,25 @@ class Session:
             raise RuntimeError(f"the kit is for {', '.join(self.kit['targets'])}; this GPU has capability {host['capability']}")
         return targets
 
+    def in_forms(self, items, target):
+        """An item for each form of each check. Its id names the form, so that a fault of one costs the other nothing."""
+        out = []
+        for c in items:
+            forms = maps.choices(c["plans"][target]["plan"])
+            asked = [self.args.form] if self.args.form in forms else forms
+            out += [dict(c, id=f"{c['id']}/{form}", form=form) for form in asked]
+        return out
+
     def check(self, targets):
-        """Every wanted check on every target, the first one before the others."""
+        """Every wanted check on every target, in each form, the first target before the others."""
         deadline = self.start + (self.end - self.start) * (FOR_CHECKS if "shapes" not in self.args.skip else 1)
         for target in targets[:1] if self.args.quick else targets:
-            items = [c for c in self.wanted(self.kit["checks"]) if target in c["plans"]]
+            items = self.in_forms([c for c in self.wanted(self.kit["checks"]) if target in c["plans"]], target)
 
             def done(id, found, target=target):
+                name, form = id.rsplit("/", 1)
                 with self.lock:
-                    self.results["checks"].append(dict(found, id=id, target=target))
+                    self.results["checks"].append(dict(dict(form=form), **dict(found, id=name, target=target)))
                     if not found["ok"]:
                         self.say(f"{target} {id}: {found.get('reason') or table.wrong(found)}")
                     self.save()
@@ -123,7 +136,7 @@ class Session:
             self.say("  ".join(table.cells(row)) + (f"  {row['reason']}" if row["reason"] else ""))
             self.save()
 
-        job = dict(what="shape", target=target, seconds=0.6 if self.args.quick else 1.0)
+        job = dict(what="shape", target=target, seconds=0.6 if self.args.quick else 1.0, form=self.args.form)
         job["skip"] = ["FlexAttention"] if self.args.no_flex else []
 
         def again(item, fault):

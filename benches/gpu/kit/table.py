@@ -29,6 +29,7 @@ def figures(results):
         row["best_rate"] = rate(row["best_ms"])
         row["over_best"] = ms and best and others[best] / ms
         row["over_flex"] = ms and "FlexAttention" in others and others["FlexAttention"] / ms or None
+        row["form"] = s.get("form")
         row["mhz"] = s.get("clocks", {}).get("sm_mhz")
         row["reason"] = s.get("fault") or s.get("reason") or s.get("absent", {}).get("attnc")
         rows.append(row)
@@ -40,14 +41,14 @@ def text(x, digits=2):
     return "-" if x is None else f"{x:.{digits}f}"
 
 
-HEADS = ["shape", "attnc ms", "rate", "", "of peak", "best other", "its rate", "/ best", "/ Flex", "SM MHz"]
+HEADS = ["shape", "attnc ms", "rate", "", "of peak", "form", "best other", "its rate", "/ best", "/ Flex", "SM MHz"]
 
 
 def cells(r):
     """A row of both tables."""
     share = "-" if r["share"] is None else f"{100 * r['share']:.0f} %"
     digits = 2 if r["unit"] == "TB/s" else 0
-    rates = [text(r["rate"], digits), r["unit"], share, r["best"] or "-", text(r["best_rate"], digits)]
+    rates = [text(r["rate"], digits), r["unit"], share, r["form"] or "-", r["best"] or "-", text(r["best_rate"], digits)]
     return [r["id"], text(r["ms"], 3), *rates, text(r["over_best"]), text(r["over_flex"]), text(r["mhz"], 0)]
 
 
@@ -59,18 +60,26 @@ def checked(results):
         skipped = [c for c in mine if c.get("skipped")]
         good = sum(c["ok"] for c in mine)
         more = f", {len(skipped)} not run" if skipped else ""
+        with_maps = [c for c in mine if c.get("form") == "mapped"]
+        if with_maps:
+            more += f"; {sum(c['ok'] for c in with_maps)} of {len(with_maps)} with tensor maps"
         lines.append(f"{target}: {good} of {len(mine)} checks right{more}")
         for c in mine:
             if not c["ok"] and not c.get("skipped"):
                 why = c.get("reason") or wrong(c)
-                lines.append(f"  FAILED {c['id']}: {why}")
-        odd = [c["id"] for c in mine if c.get("repeatable") is False]
+                lines.append(f"  FAILED {named(c)}: {why}")
+        odd = [named(c) for c in mine if c.get("repeatable") is False]
         if odd:
             lines.append(f"  two runs differ in their bits: {', '.join(odd)}")
-        spilled = [c["id"] for c in mine if any((e["local_bytes"] or 0) > 0 for e in c.get("entries", {}).values())]
+        spilled = [named(c) for c in mine if any((e["local_bytes"] or 0) > 0 for e in c.get("entries", {}).values())]
         if spilled:
             lines.append(f"  registers in memory: {', '.join(spilled)}")
     return lines
+
+
+def named(c):
+    """A check, with its form where it has maps."""
+    return c["id"] + " (mapped)" * (c.get("form") == "mapped")
 
 
 def wrong(c):
@@ -96,6 +105,7 @@ def markdown(results):
     h, k = results["host"], results["kit"]
     versions = f"torch {h.get('torch')}, cuDNN {h.get('cudnn')}, Triton {h.get('triton')}"
     mode = ", --quick" if results["quick"] else ""
+    mode += f", --form {results['form']}" if results.get("form") else ""
     copy = f"; a copy moves {results['copy_bytes_per_second'] / 1e12:.2f} TB/s" if results.get("copy_bytes_per_second") else ""
     lines = [f"{h.get('gpu')}, driver {h.get('driver')}, {results['date']}, commit {k['commit']}{mode}; {versions}{copy}.", ""]
     lines += [f"- {line.strip()}" for line in checked(results)] + [""]

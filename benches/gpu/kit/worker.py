@@ -58,7 +58,7 @@ class Checks:
         self.ours = Ours("cuda")
 
     def item(self, c):
-        """Two runs of one check."""
+        """Two runs of one check, in the form that it says."""
         import kitfiles
         from gates import compare
         from ours import on_gpu
@@ -74,13 +74,14 @@ class Checks:
         run = first[0]
         overrun = run.overrun() + second[0].overrun()
         ok = not overrun and all(found["ok"] for found in outputs.values())
-        log = run.module.log
-        facts = dict(outputs=outputs, overrun=overrun, repeatable=same, entries=run.module.facts(), log=log[:2000])
-        return dict(ok=ok, **facts)
+        facts = dict(outputs=outputs, overrun=overrun, repeatable=same, log=run.module.log[:2000], **run.facts())
+        if c.get("form") == "mapped" and facts["form"] != "mapped":
+            return dict(facts, ok=False, reason=f"was to run with tensor maps, ran as {facts['form']}: {facts['form_reason']}")
+        return dict(facts, ok=ok)
 
     def once(self, c, held):
         """A run on fresh memory, waited for."""
-        run = self.ours.bind(c["plans"][self.target], held)
+        run = self.ours.bind(c["plans"][self.target], held, c.get("form"))
         run.run()
         self.torch.cuda.synchronize()
         return run, {name: t.clone() for name, t in run.outputs().items()}
@@ -127,9 +128,9 @@ class Shapes:
         else:
             say(dict(stage="attnc"))
             try:
-                run = self.ours.bind(s["plans"][self.job["target"]], {"q": q, "k": k, "v": v, **x})
+                run = self.ours.bind(s["plans"][self.job["target"]], {"q": q, "k": k, "v": v, **x}, self.job.get("form"))
                 calls["attnc"] = lambda: (run.run(), run.outputs()["o"])[1]
-                facts = dict(entries=run.module.facts())
+                facts = run.facts()
             except Exception as err:
                 absent["attnc"] = brief(err)
         for name, make in PEERS.items():

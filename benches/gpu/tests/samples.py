@@ -88,8 +88,20 @@ def tensor(w, name, role, dtype, shape, layout=None, order=0, table=None):
     w.u(package.DTYPES.index(dtype)).many(shape, w.u).many(layout or list(range(len(shape))), w.u).b(order)
 
 
-def payload():
-    """One kernel: q [B, S, 64] bound as (S, B, 64), a table of halves from -3, an empty workspace, two launches and one of no blocks."""
+def device(w, kernel, threads, shared, words, maps=None):
+    """`DeviceLaunch`; `maps` are those of its other form, which has a warpgroup more and no first word."""
+    w.s(kernel).u(threads).u(shared).many(words, w.u)
+    if maps is None:
+        w.b(0)
+        return
+    w.b(1)
+    device(w, f"{kernel}_mapped", threads + 128, 300, words[1:])
+    w.many(maps, lambda fields: [w.u(x) for x in fields])
+
+
+def payload(maps=None):
+    """One kernel: q [B, S, 64] bound as (S, B, 64), a table of halves from -3, an empty workspace, two launches and one of no blocks.
+    `maps` makes the first launch one of two forms: (tensor, row dim, column dim, rows, columns of a box) for each map."""
     w = Writer()
     w.s("sample").s("sm_80")
     w.many(NODES, lambda n: encode_node(w, n))
@@ -113,7 +125,8 @@ def payload():
     w.u(0)
     w.u(3)
     for name, grid, words in (("first", [0, 5], [1, 2, 3, 7, 5, 6, 4]), ("none", [6], [1]), ("second", [7], [8, 13, 16, 19, 23, 24, 25, 26])):
-        w.s(name).many(grid, w.u).u(0).u(0).b(1).s(f"attn_{name}").u(128).u(1024 if name == "first" else 0).many(words, w.u)
+        w.s(name).many(grid, w.u).u(0).u(0).b(1)
+        device(w, f"attn_{name}", 128, 1024 if name == "first" else 0, words, maps if name == "first" else None)
     w.s(b"// PTX").s("as it comes")
     return bytes(w.out)
 
@@ -130,7 +143,7 @@ class FakeDriver:
     """Behaves as libcuda does, and remembers; `fail` names a call and its result."""
 
     def __init__(self, fail=None, log=b"ptxas info: 3 registers"):
-        self.calls, self.fail, self.log, self.names = [], fail or {}, log, {}
+        self.calls, self.fail, self.log, self.names, self.maps = [], fail or {}, log, {}, []
 
     def cuGetErrorName(self, result, name):
         name._obj.value = b"CUDA_ERROR_%d" % result
@@ -157,8 +170,23 @@ class FakeDriver:
         value._obj.value = {4: 168, 3: 0}[which]
         return 0
 
+    def cuTensorMapEncodeTiled(self, place, dtype, rank, address, dims, strides, box, steps, *how):
+        """Writes a byte of its own to all of the 128 that must be there."""
+        assert place.value % 64 == 0 and (len(dims), len(strides), len(box)) == (rank, rank - 1, rank) and list(steps) == [1] * rank
+        assert [x._type_ for x in (dims, strides, box, steps)] == [ctypes.c_uint64] * 2 + [ctypes.c_uint32] * 2
+        self.maps.append(place.value)
+        ctypes.memset(place.value, len(self.maps), 128)
+        self.calls.append(("map", dtype, address.value, list(dims), list(strides), list(box), how))
+        return self.fail.get("cuTensorMapEncodeTiled", 0)
+
+    def parameter(self, p):
+        """A word, or the bytes of a map."""
+        if p in self.maps:
+            return ctypes.string_at(p, 128)
+        return ctypes.cast(p, ctypes.POINTER(ctypes.c_uint64)).contents.value
+
     def cuLaunchKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, argv, extra):
         assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, None)
-        words = [ctypes.cast(p, ctypes.POINTER(ctypes.c_uint64)).contents.value for p in argv]
+        words = [self.parameter(p) for p in argv]
         self.calls.append(("launch", self.names[function.value], gx, bx, shared, stream.value, words))
         return self.fail.get("cuLaunchKernel", 0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests import GPU
 
 import kitfiles
+import maps
 
 BINARY, WORKER = os.environ.get("ATTNC"), os.environ.get("ATTN_LLVM")
 
@@ -48,6 +49,25 @@ class Kits(unittest.TestCase):
         half = c["dims"]["D"] // 2
         for n, x in enumerate(found[:half]):
             self.assertAlmostEqual(x / 500_000.0 ** (-n / half), 1.0, places=6)
+
+    def test_both_forms_of_a_real_kernel(self):
+        with tempfile.TemporaryDirectory() as folder:
+            kit = self.built(Path(folder) / "kit", "--simulate", "--only", "causal-bf16", "--targets", "sm_90a")
+            c = next(c for c in kit["checks"] if c["id"] == "causal-bf16")
+            made = c["plans"]["sm_90a"]
+            code = kitfiles.data(made["ptx"], Path(folder) / "kit").decode()
+            (launch,) = made["plan"]["launches"]
+            self.assertEqual((launch["form"], maps.choices(made["plan"])), ("mapped", ["general", "mapped"]))
+            tensors = {t["name"]: t for t in made["plan"]["tensors"]}
+            self.assertEqual([m["name"] for m in launch["mapped"]["maps"]], ["k", "v"])
+            for m in launch["mapped"]["maps"]:
+                b, h, s, d = tensors[m["name"]]["shape"]
+                self.assertEqual((m["dims"], m["strides"]), ([d, b, h, s], [2 * h * s * d if b > 1 else 16, 2 * s * d if h > 1 else 16, 2 * d]))
+            for form in (launch, launch["mapped"]):
+                self.assertIn(f".entry {form['kernel']}(", code)
+                head = code.split(f".entry {form['kernel']}(")[1].split(")")[0]
+                self.assertEqual(head.count(".param"), len(form["words"]) + len(form.get("maps", [])))
+                self.assertEqual(head.count("[128]"), len(form.get("maps", [])))
 
     def test_shapes_share_code(self):
         with tempfile.TemporaryDirectory() as folder:

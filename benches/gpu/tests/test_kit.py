@@ -23,7 +23,7 @@ import supervise
 import table
 import tensors
 from driver import Bound, Driver, DriverError
-from tests.test_plan import sample
+from tests.test_plan import Q_MAP, sample
 
 try:
     import torch
@@ -60,19 +60,84 @@ class Launches(unittest.TestCase):
             bound.run(0)
 
 
+class Forms(unittest.TestCase):
+    """A launch of two forms: which is launched, and with what."""
+
+    def setUp(self):
+        self.plan = json.loads(json.dumps(plan.plan(sample([Q_MAP, Q_MAP]), {"B": 2, "S": 65})))
+        self.general = ("launch", "attn_first", 4, 128, 1024, 9, [0x1000, 2, 65, 1, 64, 128, 64])
+
+    def bound(self, form=None, q=0x1000, fail=None):
+        lib = samples.FakeDriver(fail)
+        bound = Bound(Driver(lib).load(b""), self.plan, [q, 0x2000, 0x3000, 0x4000, 0x5000], form)
+        for _ in range(2):
+            bound.run(9)
+        return bound, lib
+
+    def test_maps_stand_behind_the_words(self):
+        for form in (None, "mapped"):
+            bound, lib = self.bound(form)
+            maps = [c for c in lib.calls if c[0] == "map"]
+            # bf16; no interleave, a swizzle of 128 bytes, promotion to 256 bytes, zeros out of range.
+            self.assertEqual(maps, 2 * [("map", 9, 0x1000, [64, 2, 65], [128, 256], [64, 1, 128], (0, 3, 3, 0))])
+            params = [2, 65, 1, 64, 128, 64, bytes([1]) * 128, bytes([2]) * 128]
+            first = ("launch", "attn_first_mapped", 4, 256, 300, 9, params)
+            self.assertEqual([c for c in lib.calls if c[0] == "launch"][::2], [first, first])
+            self.assertIn(("attribute", "attn_first_mapped", 8, 300), lib.calls)
+            self.assertEqual((bound.form(), bound.reasons, bound.kernels), ("mapped", [], ["attn_first_mapped", "attn_second"]))
+
+    def test_f16_is_another_type(self):
+        for one in self.plan["launches"][0]["mapped"]["maps"]:
+            one["dtype"] = "f16"
+        self.assertEqual([c[1] for c in self.bound()[1].calls if c[0] == "map"], [6, 6])
+
+    def test_the_general_form(self):
+        bound, lib = self.bound("general")
+        self.assertEqual([c for c in lib.calls if c[0] == "launch"][0], self.general)
+        self.assertEqual((bound.form(), bound.reasons, lib.maps), ("general", ["first: asked for"], []))
+
+    def test_an_odd_address_and_bad_strides_take_the_general_form(self):
+        bound, lib = self.bound("mapped", q=0x1008)
+        self.assertEqual((bound.form(), lib.maps, [c[1] for c in lib.calls if c[0] == "launch"][0]), ("general", [], "attn_first"))
+        self.assertIn("address of `q`", bound.reasons[0])
+        self.plan["launches"][0] |= dict(form="general", form_reason="a stride")
+        bound, lib = self.bound("mapped")
+        self.assertEqual((bound.form(), bound.reasons, lib.maps), ("general", ["first: a stride"], []))
+
+    def test_some_launches_with_maps(self):
+        more = json.loads(json.dumps(self.plan["launches"][0])) | dict(name="third")
+        more["mapped"]["maps"][0] |= dict(tensor=1, name="o")
+        self.plan["launches"].append(more)
+        self.assertEqual(self.bound()[0].form(), "mapped")
+        lib = samples.FakeDriver()
+        bound = Bound(Driver(lib).load(b""), self.plan, [0x1000, 0x2002, 0, 0, 0])
+        self.assertEqual((bound.form(), bound.forms), ("mixed", dict(first="mapped", third="general")))
+
+    def test_what_cannot_be(self):
+        with self.assertRaisesRegex(DriverError, "refuses a tensor map: CUDA_ERROR_1: .*'name': 'q'"):
+            self.bound(fail={"cuTensorMapEncodeTiled": 1})
+        old = samples.FakeDriver()
+        with mock.patch.object(samples.FakeDriver, "cuTensorMapEncodeTiled", property(lambda _: (_ for _ in ()).throw(AttributeError()))):
+            with self.assertRaisesRegex(DriverError, "no tensor maps"):
+                Bound(Driver(old).load(b""), self.plan, [0] * 5)
+        self.plan["launches"][0]["mapped"]["maps"] *= 9
+        with self.assertRaisesRegex(DriverError, "18 tensor maps"):
+            self.bound()
+
+
 @unittest.skipIf(torch is None, "torch is not installed")
 class Memory(unittest.TestCase):
     """`ours.py` on torch's CPU tensors."""
 
-    def run_of(self, folder, given):
+    def run_of(self, folder, given, maps=None, form=None):
         from ours import Ours
 
-        artifact, dims = sample(), {"B": 2, "S": 65}
+        artifact, dims = sample(maps), {"B": 2, "S": 65}
         (folder / "code.gz").write_bytes(gzip.compress(artifact.code))
         (folder / "halves.gz").write_bytes(gzip.compress(plan.tables(artifact, dims)["halves"]))
         made = dict(ptx="code.gz", plan=plan.plan(artifact, dims), tables={"halves": "halves.gz"})
         lib = samples.FakeDriver()
-        return lib, Ours("cpu", Driver(lib), folder).bind(made, given)
+        return lib, Ours("cpu", Driver(lib), folder).bind(made, given, form)
 
     def test_addresses_guards_and_poison(self):
         q, doc = torch.zeros(65, 2, 64, dtype=torch.bfloat16), torch.zeros(65, dtype=torch.int32)
@@ -86,6 +151,16 @@ class Memory(unittest.TestCase):
         self.assertTrue(bool(run.outputs()["o"].isnan().all()))
         run.written["o"].bytes[run.written["o"].entry["bytes"] + 256] = 0
         self.assertEqual(run.overrun(), ["o"])
+
+    def test_forms_on_memory(self):
+        whole, doc = torch.zeros(65 * 2 * 64 + 8, dtype=torch.bfloat16), torch.zeros(65, dtype=torch.int32)
+        for first, form, found in ((0, None, "mapped"), (0, "general", "general"), (8, "mapped", "mapped"), (1, "mapped", "general")):
+            q = whole[first : first + 65 * 2 * 64].view(65, 2, 64)
+            with tempfile.TemporaryDirectory() as folder:
+                lib, run = self.run_of(Path(folder), {"q": q, "doc": doc}, [Q_MAP], form)
+            facts = run.facts()
+            self.assertEqual((facts["form"], [c[2] for c in lib.calls if c[0] == "map"]), (found, [q.data_ptr()] * (found == "mapped")))
+            self.assertEqual(list(facts["entries"]), ["attn_first" + "_mapped" * (found == "mapped"), "attn_second"])
 
     def test_what_does_not_fit_the_plan_is_refused(self):
         doc = torch.zeros(65, dtype=torch.int32)
@@ -183,7 +258,8 @@ class Command(unittest.TestCase):
         import run
 
         manifest = dict(schema=1, attnc="attnc 0", commit="abc", date="d", targets=["sm_80", "sm_90a"], left_out={})
-        both = {"sm_80": {}, "sm_90a": {}}
+        one, two = dict(blocks=1), dict(blocks=1, form="mapped", mapped={})
+        both = {"sm_80": dict(plan=dict(launches=[one])), "sm_90a": dict(plan=dict(launches=[one, two]))}
         manifest["checks"] = [dict(id=f"{name}-bf16", quick=name == "causal", plans=both) for name in ("causal", "rope")]
         rows = [s for s in shapes.shapes() if s.id in ("full-d128-s8192", "alibi-d128-s8192")]
         manifest["shapes"] = [dict(s.as_dict(), plans=both) for s in rows]
@@ -204,27 +280,45 @@ class Command(unittest.TestCase):
     def work(self, job, items, limit, deadline, done, again=None):
         for item in items:
             if job["what"] == "check":
+                self.assertEqual(item["id"].split("/")[1], item["form"])
                 done(item["id"], dict(ok=True))
             elif item["id"] == "copy":
                 done("copy", dict(ok=True, bytes_per_second=3e12))
             else:
                 self.assertEqual(again(item, dict(stage="Triton"))["skip"], ["Triton"])
                 self.assertEqual(again(item, dict(stage="turns"))["faulted"], "attnc")
-                done(item["id"], dict(ok=True, times=dict(attnc=dict(ms=1.0), Triton=dict(ms=2.0)), absent={}))
+                form = job["form"] or "mapped"
+                done(item["id"], dict(ok=True, form=form, times=dict(attnc=dict(ms=1.0), Triton=dict(ms=2.0)), absent={}))
 
     def test_all(self):
         with tempfile.TemporaryDirectory() as folder:
             code, results, folder = self.run_with(Path(folder), self.probe, self.work)
-            self.assertIn("| full-d128-s8192 | 1.000 |", (folder / "r.md").read_text())
-        self.assertEqual((code, len(results["checks"]), len(results["shapes"]), results["copy_bytes_per_second"]), (0, 4, 2, 3e12))
-        self.assertEqual([c["target"] for c in results["checks"]], ["sm_90a", "sm_90a", "sm_80", "sm_80"])
+            text = (folder / "r.md").read_text()
+            self.assertIn("| full-d128-s8192 | 1.000 |", text)
+            self.assertIn("| mapped | Triton |", text)
+            self.assertIn("sm_90a: 4 of 4 checks right; 2 of 2 with tensor maps", text)
+        self.assertEqual((code, len(results["checks"]), len(results["shapes"]), results["copy_bytes_per_second"]), (0, 6, 2, 3e12))
+        found = sorted((c["target"], c["id"], c["form"]) for c in results["checks"])
+        wanted = [("sm_80", f"{name}-bf16", "general") for name in ("causal", "rope")]
+        wanted += [("sm_90a", f"{name}-bf16", form) for name in ("causal", "rope") for form in ("general", "mapped")]
+        self.assertEqual(found, wanted)
+        self.assertEqual([c["target"] for c in results["checks"]], ["sm_90a"] * 4 + ["sm_80"] * 2)
         self.assertNotIn("plans", results["shapes"][0])
+
+    def test_one_form(self):
+        for form, wanted in (("general", ["general"] * 4), ("mapped", ["general"] * 2 + ["mapped"] * 2)):
+            with tempfile.TemporaryDirectory() as folder:
+                _, results, folder = self.run_with(Path(folder), self.probe, self.work, "--form", form)
+                self.assertIn(f", --form {form};", (folder / "r.md").read_text())
+            self.assertEqual(sorted(c["form"] for c in results["checks"]), wanted)
+            self.assertEqual({s["form"] for s in results["shapes"]}, {form})
 
     def test_quick_and_wrong(self):
         wrong = lambda job, items, limit, deadline, done, again=None: [done(i["id"], dict(ok=False, reason="x")) for i in items]
         with tempfile.TemporaryDirectory() as folder:
             code, results, _ = self.run_with(Path(folder), self.probe, wrong, "--quick")
-        self.assertEqual((code, len(results["checks"]), len(results["shapes"])), (3, 1, 1))
+        self.assertEqual((code, len(results["checks"]), len(results["shapes"])), (3, 2, 1))
+        self.assertEqual(sorted(c["form"] for c in results["checks"]), ["general", "mapped"])
 
     def test_no_gpu(self):
         def probe(*_):

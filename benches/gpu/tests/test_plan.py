@@ -10,6 +10,7 @@ from types import SimpleNamespace as Record
 from tests import samples
 
 import expressions
+import maps
 import package
 import plan
 import tensors
@@ -19,9 +20,13 @@ from postcard import Malformed, Reader
 MASK = 1 << 64
 
 
-def sample():
+Q_MAP = (0, 1, 2, 128, 64)
+"""Rows of q along S, columns along its features."""
+
+
+def sample(maps=None):
     with tempfile.TemporaryDirectory() as folder:
-        return package.read(samples.file(folder))
+        return package.read(samples.file(folder, samples.payload(maps)))
 
 
 class Packages(unittest.TestCase):
@@ -33,6 +38,14 @@ class Packages(unittest.TestCase):
         self.assertEqual([t.role for t in a.tensors], ["input", "output", "table", "workspace", "input"])
         self.assertEqual((a.demands[0].kind, a.demands[0].hi), ("within", (2, "64")))
         self.assertEqual([one.device.words for one in a.launches][1], [1])
+
+    def test_a_launch_of_two_forms(self):
+        first, _, second = sample([Q_MAP, (1, 0, 300, 1, 64)]).launches
+        self.assertIsNone(second.device.mapped)
+        self.assertEqual((first.device.kernel, first.device.words), ("attn_first", [1, 2, 3, 7, 5, 6, 4]))
+        other = first.device.mapped
+        self.assertEqual(vars(other.launch), dict(kernel="attn_first_mapped", threads=256, shared_bytes=300, words=[2, 3, 7, 5, 6, 4], mapped=None))
+        self.assertEqual([tuple(vars(m).values()) for m in other.maps], [Q_MAP, (1, 0, 300, 1, 64)])
 
     def test_what_is_not_a_package_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -147,6 +160,70 @@ class Plans(unittest.TestCase):
         self.assertEqual(plan.stored("bit", True), b"\x01")
         with self.assertRaises(plan.Refused):
             plan.stored("i8", 128)
+
+
+class Maps(unittest.TestCase):
+    """The rule of runtime/src/device/maps.rs."""
+
+    def made(self, sizes=(2, 3, 70, 128), strides=(26880, 8960, 128, 1), dtype="bf16", row=2, col=3, rows=128, cols=64):
+        try:
+            return maps.described(dtype, sizes, strides, row, col, rows, cols)
+        except maps.Unmapped as err:
+            return str(err)
+
+    def test_columns_come_first_then_the_others_in_order(self):
+        self.assertEqual(self.made(), dict(dims=[128, 2, 3, 70], strides=[53760, 17920, 256], box=[64, 1, 1, 128]))
+        self.assertEqual(self.made((70, 128, 2), (128, 1, 8960), row=0, col=1), dict(dims=[128, 70, 2], strides=[256, 17920], box=[64, 128, 1]))
+        self.assertIsInstance(self.made(dtype="f16"), dict)
+
+    def test_strides(self):
+        for stride, ok in ((8, True), (136, True), (132, False), (1, False), (0, False), (-128, False), ((1 << 39) - 8, True), (1 << 39, False), (1 << 63, False)):
+            self.assertEqual(isinstance(self.made(strides=(26880, 8960, stride, 1)), dict), ok, stride)
+        self.assertIn("dim 0 has a stride of 0 bytes", self.made(strides=(0, 8960, 128, 1)))
+        self.assertIn("columns lie 2 elements", self.made(strides=(26880, 8960, 256, 2)))
+
+    def test_a_dim_of_one_has_any_stride(self):
+        for stride in (0, 3, -5, 1 << 62):
+            self.assertEqual(self.made((1, 3, 70, 128), (stride, 8960, 128, 1))["strides"], [16, 17920, 256])
+            self.assertEqual(self.made((2, 3, 1, 128), (26880, 8960, stride, 1))["strides"], [53760, 17920, 16])
+            self.assertEqual(self.made((2, 3, 70, 1), (26880, 8960, 128, stride))["dims"], [1, 2, 3, 70])
+
+    def test_sizes_types_ranks_and_boxes(self):
+        for sizes, ok in (((2, 0, 70, 128), False), ((2, 3, 70, 0), False), ((1 << 32, 3, 70, 128), True), (((1 << 32) + 1, 3, 70, 128), False)):
+            self.assertEqual(isinstance(self.made(sizes), dict), ok, sizes)
+        for more in (dict(dtype="f32"), dict(row=3), dict(row=4), dict(col=4), dict(rows=257), dict(rows=0), dict(cols=0), dict(cols=512)):
+            self.assertIsInstance(self.made(**more), str, more)
+        self.assertIsInstance(self.made(rows=256, cols=256), dict)
+        self.assertIsInstance(self.made((128,), (1,), row=0, col=0), str)
+        self.assertIsInstance(self.made((2,) * 6, (256, 128, 64, 32, 16, 1), row=0, col=5), str)
+        self.assertIsInstance(self.made((2,) * 5, (128, 64, 32, 16, 1), row=0, col=4), dict)
+
+    def test_plans_have_both_forms(self):
+        made = json.loads(json.dumps(plan.plan(sample([Q_MAP]), {"B": 2, "S": 65})))
+        first, _, second = made["launches"]
+        self.assertEqual((first["kernel"], first["threads"], first["shared_bytes"], first["words"][0]), ("attn_first", 128, 1024, [0]))
+        self.assertEqual((first["form"], first["form_reason"]), ("mapped", None))
+        wanted = dict(tensor=0, name="q", dtype="bf16", dims=[64, 2, 65], strides=[128, 256], box=[64, 1, 128])
+        self.assertEqual(first["mapped"], dict(kernel="attn_first_mapped", threads=256, shared_bytes=300, words=[2, 65, 1, 64, 128, 64], maps=[wanted]))
+        self.assertNotIn("mapped", second)
+        self.assertEqual((maps.choices(made), plan.taken(first), plan.taken(second)), (["general", "mapped"], first["mapped"], second))
+
+    def test_plans_say_why_the_general_form_is_taken(self):
+        for spec, why in (((1, 0, 1, 128, 64), "`o`: f32 of 2 dims"), ((9, 0, 1, 128, 64), "no tensor 9"), ((0, 1, 0, 128, 64), "columns lie 64")):
+            made = plan.plan(sample([Q_MAP, spec]), {"B": 2, "S": 65})
+            first = made["launches"][0]
+            self.assertEqual((first["form"], maps.choices(made), plan.taken(first)), ("general", ["general"], first))
+            self.assertIn(why, first["form_reason"])
+        empty = plan.plan(sample([Q_MAP]), {"B": 2, "S": 0})
+        self.assertEqual((empty["launches"][0]["form"], maps.choices(empty)), ("general", ["general"]))
+
+    def test_addresses_and_what_is_asked_for(self):
+        first = plan.plan(sample([Q_MAP]), {"B": 2, "S": 65})["launches"][0]
+        self.assertEqual([maps.taken(first, [a])[0] for a in (0x100, 0x110, 0x108, 0x101)], ["mapped", "mapped", "general", "general"])
+        self.assertIn("address of `q`", maps.taken(first, [0x101], "mapped")[1])
+        self.assertEqual(maps.taken(first, [0x100], "general"), ("general", "asked for"))
+        self.assertEqual(maps.taken(first, [0x100], "mapped"), ("mapped", None))
+        self.assertEqual(maps.taken(dict(blocks=1), [], "mapped"), ("general", None))
 
 
 class Tensors(unittest.TestCase):

@@ -137,7 +137,7 @@ class Worker(unittest.TestCase):
             self.assertIn(f"no {kind}", found["absent"]["SDPA flash"])
             self.assertIn("CPU", found["absent"]["torch flash"] + "CPU" * (kind == "softcap"))
 
-    def check(self, answer):
+    def check(self, answer, **more):
         """A check of one kernel whose reference is 1 everywhere."""
         import kitfiles
         import ours
@@ -149,7 +149,7 @@ class Worker(unittest.TestCase):
         tensors.write(self.folder / "t", made)
         (self.folder / "t.gz").write_bytes(gzip.compress((self.folder / "t").read_bytes()))
         gate = dict(atol=1e-2, rtol=0.0, rel_l2=1e-2)
-        item = dict(id="x", tensors="t.gz", reference={"o": gate}, plans={"sm_80": dict(ptx="code.gz", plan=made_plan(s), tables={})})
+        item = dict(id="x", tensors="t.gz", reference={"o": gate}, plans={"sm_80": dict(ptx="code.gz", plan=made_plan(s), tables={})}, **more)
         read = kitfiles.tensors
         with cpu(), mock.patch.object(ours.Run, "run", answer), mock.patch.object(kitfiles, "tensors", lambda name: read(name, self.folder)):
             found = self.worker.Checks(dict(target="sm_80")).item(item)
@@ -163,6 +163,10 @@ class Worker(unittest.TestCase):
         self.assertEqual((unwritten["ok"], unwritten["outputs"]["o"]["nonfinite"]), (False, 4))
         beside = self.check(lambda run: (run.outputs()["o"].fill_(1.0), run.written["o"].bytes[:1].fill_(0)))
         self.assertEqual((beside["ok"], set(beside["overrun"])), (False, {"o"}))
+        self.assertEqual((good["form"], list(good["entries"])), ("general", ["attn_attend"]))
+        not_run = self.check(lambda run: (run.bound.run(0), run.outputs()["o"].fill_(1.0)), form="mapped")
+        self.assertFalse(not_run["ok"])
+        self.assertIn("was to run with tensor maps, ran as general", not_run["reason"])
         turns = iter(range(2))
         fickle = self.check(lambda run: run.outputs()["o"].fill_(1.0 + next(turns) * 2**-7))
         self.assertEqual((fickle["ok"], fickle["repeatable"]), (True, False))
