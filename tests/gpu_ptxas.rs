@@ -43,7 +43,7 @@ const ON_TENSOR_CORES: [&str; 12] = [
 fn products(arch: GpuArch) -> &'static [&'static str] {
     match arch {
         GpuArch::Sm80 | GpuArch::Sm86 | GpuArch::Sm89 => &["mma.sync"],
-        GpuArch::Sm90a => &["mma.sync", "wgmma.mma_async"],
+        GpuArch::Sm90a => &["wgmma.mma_async"],
     }
 }
 

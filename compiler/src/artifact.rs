@@ -201,8 +201,8 @@ pub struct MappedLaunch {
     pub maps: Vec<TensorMapSpec>,
 }
 
-/// A tiled tensor map (`cuTensorMapEncodeTiled`) of a tensor of f16 or bf16: the column dim first, then the others in
-/// order; boxes of `box_cols` x `box_rows`, 1 along the other dims; 128-byte swizzle, zeros out of range. It can be made
+/// A tiled tensor map (`cuTensorMapEncodeTiled`) of a tensor of f16 or bf16: the column dim first, then the others
+/// from the last to the first; boxes of `box_cols` x `box_rows`, 1 along the other dims; 128-byte swizzle, zeros out of range. It can be made
 /// where columns lie without gaps, the address and the other strides are multiples of 16 bytes, and strides are positive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorMapSpec {

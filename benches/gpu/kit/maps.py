@@ -25,7 +25,7 @@ def described(dtype, sizes, strides, row, col, box_rows, box_cols):
     if dtype not in HALVES or row >= rank or col >= rank or row == col or not 2 <= rank <= 5:
         raise Unmapped(f"{dtype} of {rank} dims, rows along {row}, columns along {col}")
     dims, steps, box = [], [], []
-    for dim in [col, *(d for d in range(rank) if d != col)]:
+    for dim in [col, *(d for d in reversed(range(rank)) if d != col)]:
         size, stride = sizes[dim], strides[dim]
         if not 0 < size <= MOST_SIZE:
             raise Unmapped(f"dim {dim} has the size {size}")

@@ -79,7 +79,7 @@ class Forms(unittest.TestCase):
             bound, lib = self.bound(form)
             maps = [c for c in lib.calls if c[0] == "map"]
             # bf16; no interleave, a swizzle of 128 bytes, promotion to 256 bytes, zeros out of range.
-            self.assertEqual(maps, 2 * [("map", 9, 0x1000, [64, 2, 65], [128, 256], [64, 1, 128], (0, 3, 3, 0))])
+            self.assertEqual(maps, 2 * [("map", 9, 0x1000, [64, 65, 2], [256, 128], [64, 128, 1], (0, 3, 3, 0))])
             params = [2, 65, 1, 64, 128, 64, bytes([1]) * 128, bytes([2]) * 128]
             first = ("launch", "attn_first_mapped", 4, 256, 300, 9, params)
             self.assertEqual([c for c in lib.calls if c[0] == "launch"][::2], [first, first])

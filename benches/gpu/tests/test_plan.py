@@ -49,7 +49,7 @@ class Packages(unittest.TestCase):
 
     def test_what_is_not_a_package_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
-            for body, version in ((samples.payload()[:-1], 1), (samples.payload() + b"x", 1), (None, 2)):
+            for body, version in ((samples.payload()[:-1], package.VERSION), (samples.payload() + b"x", package.VERSION), (None, package.VERSION + 1)):
                 with self.assertRaises(Malformed):
                     package.read(samples.file(folder, body, version))
             path = samples.file(folder)
@@ -171,9 +171,9 @@ class Maps(unittest.TestCase):
         except maps.Unmapped as err:
             return str(err)
 
-    def test_columns_come_first_then_the_others_in_order(self):
-        self.assertEqual(self.made(), dict(dims=[128, 2, 3, 70], strides=[53760, 17920, 256], box=[64, 1, 1, 128]))
-        self.assertEqual(self.made((70, 128, 2), (128, 1, 8960), row=0, col=1), dict(dims=[128, 70, 2], strides=[256, 17920], box=[64, 128, 1]))
+    def test_columns_come_first_then_the_others_from_the_last(self):
+        self.assertEqual(self.made(), dict(dims=[128, 70, 3, 2], strides=[256, 17920, 53760], box=[64, 128, 1, 1]))
+        self.assertEqual(self.made((70, 128, 2), (128, 1, 8960), row=0, col=1), dict(dims=[128, 2, 70], strides=[17920, 256], box=[64, 1, 128]))
         self.assertIsInstance(self.made(dtype="f16"), dict)
 
     def test_strides(self):
@@ -184,9 +184,9 @@ class Maps(unittest.TestCase):
 
     def test_a_dim_of_one_has_any_stride(self):
         for stride in (0, 3, -5, 1 << 62):
-            self.assertEqual(self.made((1, 3, 70, 128), (stride, 8960, 128, 1))["strides"], [16, 17920, 256])
-            self.assertEqual(self.made((2, 3, 1, 128), (26880, 8960, stride, 1))["strides"], [53760, 17920, 16])
-            self.assertEqual(self.made((2, 3, 70, 1), (26880, 8960, 128, stride))["dims"], [1, 2, 3, 70])
+            self.assertEqual(self.made((1, 3, 70, 128), (stride, 8960, 128, 1))["strides"], [256, 17920, 16])
+            self.assertEqual(self.made((2, 3, 1, 128), (26880, 8960, stride, 1))["strides"], [16, 17920, 53760])
+            self.assertEqual(self.made((2, 3, 70, 1), (26880, 8960, 128, stride))["dims"], [1, 70, 3, 2])
 
     def test_sizes_types_ranks_and_boxes(self):
         for sizes, ok in (((2, 0, 70, 128), False), ((2, 3, 70, 0), False), ((1 << 32, 3, 70, 128), True), (((1 << 32) + 1, 3, 70, 128), False)):
@@ -203,7 +203,7 @@ class Maps(unittest.TestCase):
         first, _, second = made["launches"]
         self.assertEqual((first["kernel"], first["threads"], first["shared_bytes"], first["words"][0]), ("attn_first", 128, 1024, [0]))
         self.assertEqual((first["form"], first["form_reason"]), ("mapped", None))
-        wanted = dict(tensor=0, name="q", dtype="bf16", dims=[64, 2, 65], strides=[128, 256], box=[64, 1, 128])
+        wanted = dict(tensor=0, name="q", dtype="bf16", dims=[64, 65, 2], strides=[256, 128], box=[64, 128, 1])
         self.assertEqual(first["mapped"], dict(kernel="attn_first_mapped", threads=256, shared_bytes=300, words=[2, 65, 1, 64, 128, 64], maps=[wanted]))
         self.assertNotIn("mapped", second)
         self.assertEqual((maps.choices(made), plan.taken(first), plan.taken(second)), (["general", "mapped"], first["mapped"], second))

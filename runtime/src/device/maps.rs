@@ -51,7 +51,8 @@ fn describe(sig: &Signature, args: &[u64], spec: &TensorMapSpec) -> Option<MapAr
     }
     let addr = args[sig.layout.address(t)];
     let (mut dims, mut strides, mut box_dims) = (Vec::new(), Vec::new(), Vec::new());
-    for dim in std::iter::once(col).chain((0..rank).filter(|d| *d != col)) {
+    // Contiguous tensors so have rising strides.
+    for dim in std::iter::once(col).chain((0..rank).rev().filter(|d| *d != col)) {
         let (size, stride) = (args[sig.layout.size(t, dim)], args[sig.layout.stride(t, dim)] as i64);
         if size == 0 || size > 1 << 32 {
             return None;

@@ -280,7 +280,7 @@ impl Lower<'_> {
         self.b.push(Inst::Mbar(Mbar::Wait { at: empty, parity: other }));
         let (rank, col, src) = (right.src.index.len(), right.src.col_dim, right.src);
         let mut coords = vec![self.int32(src.index[col])?];
-        for dim in (0..rank).filter(|d| *d != col) {
+        for dim in (0..rank).rev().filter(|d| *d != col) {
             coords.push(self.int32(src.index[dim])?);
         }
         let zero = self.b.i32(0);
