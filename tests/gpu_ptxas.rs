@@ -111,10 +111,14 @@ fn faults(subject: &Subject, arch: GpuArch, float: DType) -> Vec<String> {
         let is_serial = SERIALISED.clone().any(|n| line.contains(&format!("C{n}")));
         format!("{}: {line}", if is_serial { "products are serialised" } else { "ptxas says" })
     }));
-    if entries.len() != compiled.artifact.launches.len() {
-        wrong.push(format!("{} entries of {} launches", entries.len(), compiled.artifact.launches.len()));
+    // A launch has one form, or also one with tensor maps.
+    let general = compiled.artifact.launches.iter().filter_map(|l| l.device.as_ref());
+    let launches: Vec<_> =
+        general.flat_map(|l| [Some(l), l.mapped.as_ref().map(|m| &m.launch)].into_iter().flatten()).collect();
+    if entries.len() != launches.len() {
+        wrong.push(format!("{} entries of {} launches", entries.len(), launches.len()));
     }
-    for launch in compiled.artifact.launches.iter().filter_map(|l| l.device.as_ref()) {
+    for launch in launches {
         let Some(e) = entries.iter().find(|e| e.entry == launch.kernel) else {
             wrong.push(format!("no entry {}", launch.kernel));
             continue;

@@ -33,7 +33,8 @@ const ORDERED: [(i64, i64); 2] = [(17, 17), (129, 129)];
 
 /// Kernels of every distinct schedule, and of every kind of step: products on tensor cores, exact products, decoding,
 /// caches, states, chosen rows, made rows.
-const SCHEDULES: [&str; 27] = [
+const SCHEDULES: [&str; 28] = [
+    "minilm/minilm",
     "causal/causal",
     "bidirectional/bidirectional",
     "swa_sinks/swa_sinks",
@@ -192,8 +193,11 @@ fn sizes(point: &Point) -> String {
     sizes.join(",")
 }
 
+/// A kernel, its dtype, lengths, and how many orders.
+type Job<'a> = (&'a Subject, DType, &'a [(i64, i64)], u64);
+
 /// Runs all, tells how long it took and panics with everything that is wrong.
-fn all(what: &str, jobs: Vec<(&Subject, DType, &[(i64, i64)], u64)>) {
+fn all(what: &str, jobs: Vec<Job<'_>>) {
     let (start, n) = (Instant::now(), jobs.len());
     let found: Found = jobs
         .into_par_iter()

@@ -62,7 +62,7 @@ class Kits(unittest.TestCase):
             self.assertEqual([m["name"] for m in launch["mapped"]["maps"]], ["k", "v"])
             for m in launch["mapped"]["maps"]:
                 b, h, s, d = tensors[m["name"]]["shape"]
-                self.assertEqual((m["dims"], m["strides"]), ([d, b, h, s], [2 * h * s * d if b > 1 else 16, 2 * s * d if h > 1 else 16, 2 * d]))
+                self.assertEqual((m["dims"], m["strides"]), ([d, s, h, b], [2 * d, 2 * s * d if h > 1 else 16, 2 * h * s * d if b > 1 else 16]))
             for form in (launch, launch["mapped"]):
                 self.assertIn(f".entry {form['kernel']}(", code)
                 head = code.split(f".entry {form['kernel']}(")[1].split(")")[0]

@@ -8,6 +8,7 @@ use super::overrides::Override;
 use super::{MAX_TILE, Schedule, ScheduleError, StageBytes, dividing, group, largest, mask_blocks, order};
 use crate::artifact::{DType, PANEL};
 use crate::attn_ir::{Attention, Rows};
+use crate::expr::{BinaryOp, Op};
 use crate::target::GpuArch;
 
 /// Candidates, best first: 64 rows are 16 for each of four warps.
@@ -87,6 +88,19 @@ fn tiles(attn: &Attention, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
     out
 }
 
+/// Does a pair take loads that follow its key, or a division by what is known at run time only? A thread's pairs are written
+/// out one after the other, so that each takes registers for addresses; fewer pairs leave room for them.
+fn heavy(attn: &Attention) -> bool {
+    let (pool, j) = (&attn.pool, attn.index.j);
+    pool.reachable(&[attn.score, attn.mask]).into_iter().any(|id| match pool.op(id) {
+        Op::Load(..) => pool.depends_on(id, &[j]),
+        Op::Binary(BinaryOp::IDiv | BinaryOp::Mod, _, by) => {
+            pool.as_int(*by).is_none() && pool.depends_on(id, &[j])
+        }
+        _ => false,
+    })
+}
+
 /// The largest preferred tile that fits and divides the blocks of the mask: query rows, keys, heads.
 fn automatic(attn: &Attention, arch: GpuArch, budget: usize) -> (i64, i64, i64) {
     let (block_q, block_kv) = mask_blocks(attn);
@@ -94,7 +108,8 @@ fn automatic(attn: &Attention, arch: GpuArch, budget: usize) -> (i64, i64, i64) 
     let most_heads = group::most_heads(attn);
     // The CPU's limits for masks that follow the rows closely: here a tile of 64 rows is the smallest that fills a block.
     let close = largest(attn) != super::PREFERRED[0];
-    let within = |(q, kv): &(i64, i64)| !close || (*q <= 64 && *kv <= 64);
+    let (widest, heavy) = (if close { 64 } else { i64::MAX }, heavy(attn));
+    let within = |(q, kv): &(i64, i64)| (*q).max(*kv) <= widest && !(heavy && (*q > 64 || *kv > 32));
     for (q, kv) in preferred(attn, arch).into_iter().filter(within) {
         let heads = group::heads_within(most_heads, q);
         let (q, kv) = (dividing((q / heads).max(1), block_q, 8), dividing(kv, block_kv, PANEL as i64));

@@ -80,9 +80,9 @@ impl Lower<'_> {
         // Rows behind the last are rows of the last warps.
         let row_range = Range { lo: 0, hi: i64::from(self.threads) / 2 - 1 };
         let vector = most_cols == 1;
-        for half in 0..2 {
+        for (half, own_row) in rows.into_iter().enumerate() {
             self.inline_scope(|l| {
-                l.bind(*row, rows[half], row_range);
+                l.bind(*row, own_row, row_range);
                 let within: Vec<VarId> = reads.iter().map(|r| r.0).chain([*col]).collect();
                 l.hoist(*value, &within)?;
                 for (n, slot) in slots.iter().enumerate() {

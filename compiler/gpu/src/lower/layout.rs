@@ -4,10 +4,10 @@
 //! shared memory as f32. What holds: products then have 16-bit operands of one type, so that the tensor cores take them as
 //! they are; sums are f32. Not here: instructions.
 //!
-//! Three places: *fragments* (scores, sums: element (r, c) of warp w, lane 4g + q is in register 4(c / 8) + 2(r / 8 mod 2)
-//! + c mod 2 where r mod 8 = g, r / 16 = w, c mod 8 / 2 = q; the accumulators of mma.sync m16n8k16 and of wgmma), *states*
-//! (a value for each row, the same in the four lanes that share the row), and *halves* (16-bit rows in shared memory, read
-//! by ldmatrix).
+//! Three places. *Fragments* are scores and sums: element (r, c) of warp w and lane 4g + q is in register
+//! 4 (c div 8) + 2 (r div 8 mod 2) + c mod 2, where r mod 8 = g, r div 16 = w, c mod 8 div 2 = q: the accumulators of
+//! mma.sync m16n8k16 and of wgmma. *States* are a value for each row, the same in the four lanes that share the row. *Halves*
+//! are 16-bit rows in shared memory, for ldmatrix or wgmma.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 

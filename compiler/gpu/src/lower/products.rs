@@ -179,7 +179,7 @@ impl Lower<'_> {
             let start = self.descriptor(half);
             // The rows of this warpgroup: 64 of 128 bytes for each number of it.
             let group = self.b.bin_int(Bin::LShr, self.warp, 2);
-            let skipped = self.b.bin_int(Bin::Mul, group, PANEL * 128 >> 4);
+            let skipped = self.b.bin_int(Bin::Mul, group, (PANEL * 128) >> 4);
             let skipped = self.b.cast(crate::simt_ir::Cast::ZExt, crate::simt_ir::Ty::I64, skipped);
             let start = self.b.bin(Bin::Add, start, skipped);
             for step in 0..depth / 16 {
@@ -222,7 +222,7 @@ impl Lower<'_> {
         let most = MOST_COLUMNS as i64;
         if p.columns {
             // Columns are rows of the tile, 128 bytes each.
-            let start = self.b.bin_int(Bin::Add, start, n * most * 128 >> 4);
+            let start = self.b.bin_int(Bin::Add, start, (n * most * 128) >> 4);
             return self.along_terms(start, p.half, step);
         }
         // Terms are rows of the tile; columns lie along memory in panels.
