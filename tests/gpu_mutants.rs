@@ -144,10 +144,10 @@ fn waits_and_barriers() -> Vec<Fault> {
     vec![
         fault("a barrier is missing", ALL, 99, |l, n| is_needed(l, n).then(String::new)),
         fault("half of each warp goes to a barrier", ALL, 4, |l, n| {
-            is_needed(l, n).then(|| format!("\t@%mut_half bar.sync 0;"))
+            is_needed(l, n).then(|| "\t@%mut_half bar.sync 0;".to_string())
         }),
         fault("one warp goes to a barrier", ALL, 4, |l, n| {
-            is_needed(l, n).then(|| format!("\t@%mut_warp bar.sync 0;"))
+            is_needed(l, n).then(|| "\t@%mut_warp bar.sync 0;".to_string())
         }),
         fault("two barriers have other numbers", &[CAUSAL, EXACT, RECUR], 2, |l, n| {
             replaced(l[n], "bar.sync \t0", "@%mut_warp bar.sync 1;\n\t@!%mut_warp bar.sync 0")
