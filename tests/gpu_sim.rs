@@ -33,7 +33,8 @@ const ORDERED: [(i64, i64); 2] = [(17, 17), (129, 129)];
 
 /// Kernels of every distinct schedule, and of every kind of step: products on tensor cores, exact products, decoding,
 /// caches, states, chosen rows, made rows.
-const SCHEDULES: [&str; 28] = [
+const SCHEDULES: [&str; 29] = [
+    "bias/biased",
     "minilm/minilm",
     "causal/causal",
     "bidirectional/bidirectional",
