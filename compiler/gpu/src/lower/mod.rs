@@ -50,15 +50,6 @@ const WARP: i64 = 32;
 /// Dims and tensor sizes are below this: the runtime refuses larger ones before a launch.
 const MAX_LEN: i64 = 1 << 30;
 
-/// Bytes of shared memory that a block may have.
-pub fn shared_limit(arch: GpuArch) -> u32 {
-    match arch {
-        GpuArch::Sm80 => 163 * 1024,
-        GpuArch::Sm86 | GpuArch::Sm89 => 99 * 1024,
-        GpuArch::Sm90a => 227 * 1024,
-    }
-}
-
 /// What is remembered while a value is in scope.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
@@ -176,7 +167,7 @@ pub fn mapped_launch(program: &Program, launch: &Launch, arch: GpuArch) -> Resul
     lower.known_ranges();
     lower.coordinates()?;
     lower.with_roles(seven)?;
-    if lower.shared_bytes > shared_limit(arch) {
+    if !lower.fits() {
         return Ok(None);
     }
     let threads = lower.threads + roles::producers(lower.threads);
@@ -234,7 +225,7 @@ impl<'a> Lower<'a> {
 
     /// The kernel as it was written.
     fn finish(self, name: &str, threads: u32) -> Result<Lowered> {
-        if self.shared_bytes > shared_limit(self.arch) {
+        if !self.fits() {
             return Err(self.too_large(self.shared_bytes));
         }
         let mut kernel = self.b.finish(name, self.words.len() as u32, threads, self.shared_bytes);
@@ -244,6 +235,11 @@ impl<'a> Lower<'a> {
 }
 
 impl Lower<'_> {
+    /// Does the shared memory so far fit a block?
+    fn fits(&self) -> bool {
+        self.shared_bytes as usize <= self.arch.shared_bytes()
+    }
+
     fn too_large(&self, bytes: u32) -> GpuError {
         let each: Vec<String> =
             self.launch.buffers.iter().map(|b| format!("{} {}", b.name, b.rows * b.cols * 4)).collect();
@@ -253,7 +249,7 @@ impl Lower<'_> {
                 "its tiles need {bytes} bytes of shared memory ({}) and a block of {} has {}; take smaller tiles",
                 each.join(", "),
                 self.arch.name(),
-                shared_limit(self.arch)
+                self.arch.shared_bytes()
             ),
         )
     }

@@ -103,7 +103,7 @@ impl Lower<'_> {
             let right = self.right_operand(product)?;
             halves.push(self.new_stage(right.rows, right.cols, if early(product) { 2 } else { 1 }));
         }
-        if self.shared_bytes > super::shared_limit(self.arch) {
+        if !self.fits() {
             (self.shared_bytes, self.n_stages) = before;
             return Ok(false);
         }

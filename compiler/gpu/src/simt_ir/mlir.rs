@@ -348,7 +348,6 @@ impl Printer<'_> {
         let out = self.temp();
         let assign = if result.is_empty() { String::new() } else { format!("{out} = ") };
         let arrow = if result.is_empty() { "()" } else { result };
-        let arrow = if result.is_empty() { "void".replace("void", "()") } else { arrow.into() };
         self.line(&format!(
             "{assign}llvm.inline_asm has_side_effects asm_dialect = att \"{text}\", \"{constraints}\" {} : ({}) -> {arrow}",
             args.join(", "),

@@ -538,13 +538,6 @@ impl Builder {
         self.push(Inst::Set(slot, v));
     }
 
-    /// Instructions of a block of their own.
-    pub fn block<T>(&mut self, f: impl FnOnce(&mut Builder) -> T) -> (Vec<Inst>, T) {
-        self.open.push(Vec::new());
-        let out = f(self);
-        (self.open.pop().unwrap_or_default(), out)
-    }
-
     /// Opens a block; what is pushed goes there until [`Builder::close`].
     pub fn open(&mut self) {
         self.open.push(Vec::new());

@@ -337,7 +337,6 @@ impl Verifier<'_> {
             // The number of the warp is made of the thread's by a shift of 5, that of the warpgroup by a shift of 7.
             Op::Bin(Bin::LShr, x, by) if self.is_tid(*x) && self.is_int(*by, 5) => Spread::Warp,
             Op::Bin(Bin::LShr, x, by) if self.is_tid(*x) && self.is_int(*by, 7) => Spread::Group,
-            Op::Load(..) | Op::Shfl(..) => spread,
             _ => spread,
         })
     }
