@@ -195,24 +195,29 @@ pub fn plan(
     let ir = instance.kernel;
     clock.stage(Stage::AttnIr, &|| attn_ir::text::print_kernel(&ir));
     known_overrides(kernel, key, &ir)?;
+    let stored = lower::stored::Stored::of(&ir);
+    let prepared = match &key.target {
+        Target::Cpu(_) => None,
+        Target::Gpu(_) => lower::operands::prepare(&ir, &stored),
+    };
+    let lowered = prepared.as_ref().map_or(&ir, |p| &p.kernel);
     let mut program = lower::declare(&lower::Names {
-        name: &ir.name,
-        pool: &ir.pool,
-        dims: &ir.dims,
-        params: &ir.params,
-        tensors: &ir.tensors,
+        name: &lowered.name,
+        pool: &lowered.pool,
+        dims: &lowered.dims,
+        params: &lowered.params,
+        tensors: &lowered.tensors,
     });
     let mut checks = Checks::none();
     let (mut attends, mut recurs) = (Vec::new(), Vec::new());
     let mut clauses = instance.mask_clauses.into_iter();
-    let stored = lower::stored::Stored::of(&ir);
-    for step in &ir.steps {
+    for step in &lowered.steps {
         match step {
             attn_ir::Step::Derive(d) if stored.replaces(d.out) => {
                 program.tensors[d.out.0 as usize].shape.fill(program.pool.int(0));
             }
             attn_ir::Step::Derive(d) => {
-                let (pool, shape) = (&mut program.pool, &ir.tensor(d.out).shape);
+                let (pool, shape) = (&mut program.pool, &lowered.tensor(d.out).shape);
                 checks.add_derived(d, shape, pool, &program.tensors);
                 lower::derive::derive(&mut program, d);
             }
@@ -241,7 +246,10 @@ pub fn plan(
             attn_ir::Step::Attend(attention) => {
                 let mut tabulated = (**attention).clone();
                 tabulated.pool = program.pool.clone();
-                let value_factor = stored.read(&mut tabulated);
+                let value_factor = match &prepared {
+                    Some(prepared) => prepared.factors.get(attends.len()).copied().flatten(),
+                    None => stored.read(&mut tabulated),
+                };
                 let (first, n_before) = (program.tensors.len() as u32, n_tables(&program));
                 let tables = lower::tabulate::tabulate(&mut tabulated, first, n_before)
                     .map_err(|e| not_tabulable(kernel, key, &e))?;
@@ -260,7 +268,8 @@ pub fn plan(
                     lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule, value_factor };
                 lower::attention(&mut program, &input);
                 let mask_clauses = clauses.next().unwrap_or_default();
-                attends.push(AttendPlan { attention: (**attention).clone(), mask_clauses, schedule });
+                let written = ir.attentions().nth(attends.len()).unwrap_or(attention).clone();
+                attends.push(AttendPlan { attention: written, mask_clauses, schedule });
             }
         }
     }

@@ -93,6 +93,8 @@ pub struct Tensor {
     pub fact: Fact,
     /// Who writes it.
     pub origin: Origin,
+    /// The tensor of what rounding to `dtype` left: an element is the sum of both. Only rows of attentions are kept so.
+    pub rest: Option<TensorId>,
 }
 
 /// A tensor of rows: which logical dim plays which role.

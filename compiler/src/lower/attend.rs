@@ -10,14 +10,14 @@ use super::merge;
 use super::pack::{self, PackedKeys, PackedValues};
 use super::parts::Parts;
 use super::{Builder, Input, rows_index, scale};
-use crate::artifact::PANEL;
-use crate::attn_ir::{Attention, OutputKind, Weight};
+use crate::artifact::{DType, PANEL};
+use crate::attn_ir::{Attention, Output, OutputKind, Rows, Weight};
 use crate::expr::{ExprId, Pool, TensorId, Ty, VarId};
 use crate::mask::{self, MaskAnalysis, TileBox};
 use crate::schedule::QueryOrder;
 use crate::schedule::group::with_key_head;
 use crate::tile_ir::{
-    Access, BufId, BufRows, Buffer, Launch, Operand, PanelRef, RowsRef, Span, Stmt, WeightKind,
+    Access, BufId, BufRows, Buffer, Launch, Operand, PanelRef, Rest, RowsRef, Span, Stmt, WeightKind,
 };
 
 /// Buffers of a task.
@@ -39,6 +39,8 @@ struct Chain {
     first: i64,
     len: i64,
     buf: BufId,
+    /// What is added to it.
+    rest: Option<BufId>,
 }
 
 /// The task's coordinates.
@@ -178,7 +180,11 @@ impl Attend<'_> {
         let chain = |first: i64| {
             let len = step.min(d - first);
             let name = if split { format!("q{n}_{first}") } else { format!("q{n}") };
-            Chain { first, len, buf: self.buffer(&name, self.input.schedule.rows(), len) }
+            let rows = self.input.schedule.rows();
+            let buf = self.buffer(&name, rows, len);
+            let rest = attn.tensor(dot.x.tensor).rest;
+            let rest = rest.map(|_| self.buffer(&format!("{name}_rest"), rows, len));
+            Chain { first, len, buf, rest }
         };
         starts.into_iter().map(chain).collect()
     }
@@ -274,10 +280,15 @@ impl Attend<'_> {
                     let mut index = rows_index(a.builder.pool(), attn, dot.x, task.b, head, task.row0);
                     index[dot.x.feature] = a.builder.pool().int(chain.first);
                     let (row_dim, col_dim) = (dot.x.seq, dot.x.feature);
-                    let src = RowsRef { tensor: dot.x.tensor, index, row_dim, col_dim };
                     let d = a.builder.pool().int(chain.len);
-                    let dst = BufRows { buf: chain.buf, first };
-                    body.push(Stmt::LoadRows { dst, src, rows: task.queries, d });
+                    let tensors = [Some(dot.x.tensor), attn.tensor(dot.x.tensor).rest];
+                    let tiles = [Some(chain.buf), chain.rest];
+                    for (tensor, buf) in tensors.into_iter().zip(tiles) {
+                        let (Some(tensor), Some(buf)) = (tensor, buf) else { continue };
+                        let src = RowsRef { tensor, index: index.clone(), row_dim, col_dim };
+                        let dst = BufRows { buf, first };
+                        body.push(Stmt::LoadRows { dst, src, rows: task.queries, d });
+                    }
                 }
             }
         });
@@ -478,7 +489,7 @@ impl Attend<'_> {
             step.push(a.weights(tiles, task, cols, scale, skip));
             step.extend(a.dropped(tiles, task, at, cols));
             step.extend(a.scaled(tiles, task, at.j_lo, cols));
-            step.push(a.weighed(tiles, task, (at.j_lo, cols), (direct, skip)));
+            a.weighed(tiles, task, (at.j_lo, cols), (direct, skip), step);
         });
         step
     }
@@ -512,10 +523,13 @@ impl Attend<'_> {
     ) {
         let (b, g, j0) = (task.b, task.g, at.j_lo);
         for (n, keys) in self.keys.iter().enumerate() {
+            let also = if direct { self.rest_of(self.input.attn.dots[n].y) } else { None };
             for chain in &tiles.q[n] {
+                let mut more = None;
                 let right = if direct {
                     let mut src = keys.rows_at(self.builder, self.input, b, g, j0);
                     src.index[src.col_dim] = self.builder.pool().int(chain.first);
+                    more = also.map(|tensor| Operand::Columns(RowsRef { tensor, ..src.clone() }));
                     Operand::Columns(src)
                 } else {
                     let panels = keys.panels(self.builder, self.input, b, g, j0);
@@ -526,19 +540,28 @@ impl Attend<'_> {
                 };
                 let pool = self.builder.pool();
                 let (k, no) = (pool.int(chain.len), pool.bool(false));
-                step.push(Stmt::Gemm {
+                let product = |rest, b, accumulate| Stmt::Gemm {
                     c: tiles.s[n],
                     a: chain.buf,
-                    b: right,
+                    rest,
+                    b,
                     rows: task.rows,
                     k,
                     n: cols,
                     row_scale: None,
-                    accumulate: chain.first > 0,
+                    accumulate,
                     skip_zero: no,
-                });
+                };
+                step.push(product(chain.rest.map_or(Rest::None, Rest::Tile), right, chain.first > 0));
+                // The product of both rests is below what the sum of two parts holds.
+                step.extend(more.map(|more| product(Rest::None, more, true)));
             }
         }
+    }
+
+    /// The tensor with the rests of rows, where a target keeps them in two parts.
+    fn rest_of(&self, rows: Rows) -> Option<TensorId> {
+        self.input.attn.tensor(rows.tensor).rest
     }
 
     /// The weights times the scales of the values; no weight takes part in no product.
@@ -558,25 +581,38 @@ impl Attend<'_> {
         task: &Task,
         (j0, cols): (ExprId, ExprId),
         (direct, skip_zero): (bool, ExprId),
-    ) -> Stmt {
-        let (b, g) = (task.b, task.g);
+        step: &mut Vec<Stmt>,
+    ) {
+        let (b, g, value) = (task.b, task.g, self.input.attn.value);
+        let (mut rest, mut more) = (Rest::None, None);
         let right = if direct {
-            Operand::Rows(self.values.rows_at(self.builder, self.input, b, g, j0))
+            let src = self.values.rows_at(self.builder, self.input, b, g, j0);
+            more = self.rest_of(value).map(|tensor| Operand::Rows(RowsRef { tensor, ..src.clone() }));
+            // Weights as exact as the result is stored.
+            let coarse = |o: &Output| o.kind == OutputKind::O && o.dtype == DType::Bf16;
+            if more.is_some() && !self.input.attn.outputs.iter().any(coarse) {
+                rest = Rest::Rounding;
+            }
+            Operand::Rows(src)
         } else {
             Operand::Panels(self.values.panels(self.builder, self.input, b, g, j0))
         };
         let softmax = matches!(self.input.attn.weight, Weight::Softmax { .. });
-        Stmt::Gemm {
+        let n = self.builder.pool().int(self.values.d);
+        let product = |rest, b, row_scale| Stmt::Gemm {
             c: tiles.o,
             a: tiles.s[0],
-            b: right,
+            rest,
+            b,
             rows: task.rows,
             k: cols,
-            n: self.builder.pool().int(self.values.d),
-            row_scale: softmax.then_some(tiles.alpha),
+            n,
+            row_scale,
             accumulate: true,
             skip_zero,
-        }
+        };
+        step.push(product(rest, right, softmax.then_some(tiles.alpha)));
+        step.extend(more.map(|more| product(Rest::None, more, None)));
     }
 
     /// `s[r, c] = value` with the attention's variables replaced by those of the tile.

@@ -16,6 +16,7 @@ pub mod choose;
 pub mod derive;
 mod guards;
 mod merge;
+pub mod operands;
 mod pack;
 mod parts;
 pub mod rank;

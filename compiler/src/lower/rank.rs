@@ -11,8 +11,8 @@ use crate::attn_ir::{Dot, Fact, RANK_ROWS, Rank, Rows};
 use crate::expr::{ExprId, Pool, TensorId, Ty, VarId};
 use crate::mask::{self, TileBox};
 use crate::tile_ir::{
-    Access, BufId, Buffer, Launch, Operand, PanelRef, Program, ReduceOp, Require, RowsRef, Stmt, TensorDecl,
-    TensorKind,
+    Access, BufId, Buffer, Launch, Operand, PanelRef, Program, ReduceOp, Require, Rest, RowsRef, Stmt,
+    TensorDecl, TensorKind,
 };
 
 const LANES: i64 = PANEL as i64;
@@ -290,6 +290,7 @@ impl Lowering<'_> {
             inner.push(Stmt::Gemm {
                 c: tiles.s[n],
                 a: tiles.q[n],
+                rest: Rest::None,
                 b: Operand::Panels(panels),
                 rows: task.rows,
                 k,

@@ -17,11 +17,30 @@ const PREFERRED: [(i64, i64); 6] = [(64, 64), (64, 32), (32, 32), (16, 32), (8, 
 /// The same where 16-bit products run on warpgroups of 64 rows: two of them, that share what is brought.
 const PREFERRED_GROUPS: [(i64, i64); 4] = [(128, 128), (128, 64), (64, 64), (64, 32)];
 
+/// Rows that a block of warps holds in fragments at most.
+const MOST_ROWS: i64 = 128;
+/// Registers of a thread for tiles in fragments, at most.
+const MOST_REGISTERS: i64 = 200;
+
+/// Are all rows that are multiplied 16-bit floats, in whole fragments?
+fn halves(attn: &Attention) -> bool {
+    let half = |rows: Rows| {
+        let half = matches!(attn.tensor(rows.tensor).dtype, DType::F16 | DType::Bf16);
+        half && attn.feature_dim(rows) % 16 == 0
+    };
+    half(attn.value) && attn.dots.iter().all(|dot| half(dot.x) && half(dot.y))
+}
+
+/// Do a task's scores and sums fit the registers of its threads?
+fn in_fragments(attn: &Attention, rows: i64, tile_kv: i64) -> bool {
+    let columns = attn.feature_dim(attn.value) + attn.dots.len() as i64 * tile_kv;
+    // Half a register for each column and row state of two rows.
+    halves(attn) && rows <= MOST_ROWS && columns / 2 + 5 * 2 <= MOST_REGISTERS
+}
+
 /// Candidates for an attention on an architecture.
 fn preferred(attn: &Attention, arch: GpuArch) -> Vec<(i64, i64)> {
-    let half = |rows: Rows| matches!(attn.tensor(rows.tensor).dtype, DType::F16 | DType::Bf16);
-    let halves = half(attn.value) && attn.dots.iter().all(|dot| half(dot.x) && half(dot.y));
-    let groups = if arch == GpuArch::Sm90a && halves { &PREFERRED_GROUPS[..] } else { &[] };
+    let groups = if arch == GpuArch::Sm90a && halves(attn) { &PREFERRED_GROUPS[..] } else { &[] };
     groups.iter().chain(&PREFERRED).copied().collect()
 }
 
@@ -49,7 +68,7 @@ pub fn choose(attn: &Attention, arch: GpuArch, decided: &Override) -> Result<Sch
     }
     super::possible_tile(tile_q, tile_kv, split)?;
     decided.check(most_heads, tile_q, MAX_TILE)?;
-    let sram = tiles(attn, tile_q * heads, tile_kv);
+    let sram = tiles(attn, arch, tile_q * heads, tile_kv);
     let order = decided.order.unwrap_or_else(|| order(attn));
     let schedule = Schedule {
         target: "gpu",
@@ -73,7 +92,37 @@ pub fn choose(attn: &Attention, arch: GpuArch, decided: &Override) -> Result<Sch
 const RESERVED: usize = 1024;
 
 /// Bytes of each buffer of a task with so many rows.
-fn tiles(attn: &Attention, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
+fn tiles(attn: &Attention, arch: GpuArch, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
+    if in_fragments(attn, rows, tile_kv) {
+        operands(attn, arch, rows, tile_kv)
+    } else {
+        exact(attn, rows, tile_kv)
+    }
+}
+
+/// 16-bit operands in shared memory; scores, sums and row state are in registers. Keys have two stages, and on sm_90a
+/// values too.
+fn operands(attn: &Attention, arch: GpuArch, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
+    let (unit_rows, unit_cols) = if arch == GpuArch::Sm90a { (64, 64) } else { (16, 8) };
+    // Rows for ldmatrix lie 16 bytes further apart.
+    let apart = if arch == GpuArch::Sm90a { 0 } else { 8 };
+    let up = |n: i64, unit: i64| (n + unit - 1) / unit * unit;
+    let tile = |rows: i64, of: Rows, stages: i64| {
+        let parts = 1 + i64::from(attn.tensor(of.tensor).rest.is_some());
+        (parts * stages * rows * (up(attn.feature_dim(of), unit_cols) + apart) * 2) as usize
+    };
+    let mut out = Vec::new();
+    for (n, dot) in attn.dots.iter().enumerate() {
+        out.push(StageBytes { name: format!("q{n} tile"), bytes: tile(up(rows, unit_rows), dot.x, 1) });
+        out.push(StageBytes { name: format!("k{n} stages"), bytes: tile(tile_kv, dot.y, 2) });
+    }
+    let stages = if arch == GpuArch::Sm90a { 2 } else { 1 };
+    out.push(StageBytes { name: "v stages".into(), bytes: tile(tile_kv, attn.value, stages) });
+    out
+}
+
+/// Everything as f32 in shared memory; keys and values are read where they lie.
+fn exact(attn: &Attention, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
     let pad = |n: i64| (n + 15) / 16 * 16;
     let bytes = |elements: i64| (elements * 4) as usize;
     let dv = attn.feature_dim(attn.value);
@@ -104,7 +153,7 @@ fn heavy(attn: &Attention) -> bool {
 /// The largest preferred tile that fits and divides the blocks of the mask: query rows, keys, heads.
 fn automatic(attn: &Attention, arch: GpuArch, budget: usize) -> (i64, i64, i64) {
     let (block_q, block_kv) = mask_blocks(attn);
-    let fits = |q: i64, kv: i64| tiles(attn, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
+    let fits = |q: i64, kv: i64| tiles(attn, arch, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
     let most_heads = group::most_heads(attn);
     // The CPU's limits for masks that follow the rows closely: here a tile of 64 rows is the smallest that fills a block.
     let close = largest(attn) != super::PREFERRED[0];

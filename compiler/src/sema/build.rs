@@ -316,12 +316,12 @@ fn declare_outputs(steps: &mut Steps<'_>, key: &PlanKey, body: &Body) -> Result<
             _ => (DType::F32, vector_shape.clone(), (0..vector_shape.len()).collect()),
         };
         let (name, fact, origin) = (fact.name.clone(), Fact::None, Origin::Output);
-        steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
+        steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin, rest: None });
     }
     if merged_by_lse(steps) {
         let (name, layout) = ("lse".into(), (0..vector_shape.len()).collect());
         let (dtype, shape, fact, origin) = (DType::F32, vector_shape, Fact::None, Origin::Output);
-        steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
+        steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin, rest: None });
     }
     Ok(())
 }

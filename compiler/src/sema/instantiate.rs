@@ -508,6 +508,7 @@ fn bind_tensors(
             layout: t.layout.clone(),
             fact: t.fact,
             origin: if updated { Origin::Updated } else { Origin::Host },
+            rest: None,
         });
     }
     Ok(tensors)

@@ -220,7 +220,7 @@ fn declare_output(steps: &mut Steps<'_>, key: &PlanKey, bodies: &[&Body], output
     let layout = query.layout.clone();
     let shape = build::result_shape(steps, body)?;
     let (name, fact, origin) = (output.name.clone(), Fact::None, Origin::Output);
-    steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
+    steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin, rest: None });
     Ok(())
 }
 

@@ -153,7 +153,7 @@ impl Build<'_> {
                 _ => continue,
             };
             let (name, fact, origin) = (fact.name.clone(), Fact::None, Origin::Output);
-            self.steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin });
+            self.steps.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin, rest: None });
         }
         let mut states = Vec::new();
         for (fact, last) in body.states.iter().zip(last) {

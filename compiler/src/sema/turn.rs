@@ -89,7 +89,15 @@ impl<'k> Steps<'k> {
     /// Declares a made tensor under this name, which the kernel's text gave it.
     pub fn declare_named(&mut self, name: &str, dtype: DType, shape: Vec<ExprId>, fact: Fact) -> TensorId {
         let (name, layout) = (name.to_string(), (0..shape.len()).collect());
-        self.tensors.push(attn_ir::Tensor { name, dtype, shape, layout, fact, origin: Origin::Made });
+        self.tensors.push(attn_ir::Tensor {
+            name,
+            dtype,
+            shape,
+            layout,
+            fact,
+            origin: Origin::Made,
+            rest: None,
+        });
         TensorId(self.tensors.len() as u32 - 1)
     }
 

@@ -180,6 +180,19 @@ pub struct FlatRef {
     pub offset: ExprId,
 }
 
+/// What is added to the left operand of a product before it is multiplied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing.
+    #[default]
+    None,
+    /// A tile of the same size.
+    Tile(BufId),
+    /// Nothing; but where a target rounds the left operand to the type of the right one, what rounding leaves is
+    /// multiplied too.
+    Rounding,
+}
+
 /// The right operand of a product.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operand {
@@ -354,7 +367,7 @@ pub enum Stmt {
         /// An i32 workspace tensor and an index into it.
         flag: (TensorId, Vec<ExprId>),
     },
-    /// `c[r, x] = sum_{t<k} a[r, t] * b(t, x)` for r < rows, x < n (n rounded up to 16 is written); with
+    /// `c[r, x] = sum_{t<k} (a[r, t] + rest[r, t]) * b(t, x)` for r < rows, x < n (n rounded up to 16 is written); with
     /// `accumulate` added to `c[r, x] * row_scale[r]` (1 without `row_scale`). Where `skip_zero` holds, terms
     /// with `a[r, t] == 0` are left out, so that NaN and infinity in b do not leak through a zero weight.
     Gemm {
@@ -362,6 +375,8 @@ pub enum Stmt {
         c: BufId,
         /// Left operand.
         a: BufId,
+        /// What is added to it.
+        rest: Rest,
         /// Right operand; with a buffer n <= 32 and k <= its rows.
         b: Operand,
         /// Rows of c.
@@ -665,6 +680,20 @@ pub enum Stmt {
 }
 
 impl Stmt {
+    /// A product with a sum on the left as two products, for targets that multiply one tile at a time.
+    pub fn parts_of_product(&self) -> Option<[Stmt; 2]> {
+        let Stmt::Gemm { rest: Rest::Tile(rest), .. } = *self else { return None };
+        let mut parts = [self.clone(), self.clone()];
+        for (n, part) in parts.iter_mut().enumerate() {
+            let Stmt::Gemm { a, rest: none, row_scale, accumulate, .. } = part else { return None };
+            *none = Rest::None;
+            if n == 1 {
+                (*a, *row_scale, *accumulate) = (rest, None, true);
+            }
+        }
+        Some(parts)
+    }
+
     /// The expressions of the statement itself, without those of its blocks.
     pub fn exprs(&self) -> Vec<ExprId> {
         let panel = |p: &PanelRef| [p.offset, p.panel_stride];

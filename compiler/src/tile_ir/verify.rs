@@ -4,7 +4,7 @@
 //! - I1 Kernel, dims, params, tensors, launches and buffers have names that the text form can carry, unique in
 //!   their kind (params and dims share one, buffers are a launch's own).
 //! - I2 A tensor's layout is a permutation of its dims, the identity for tables and workspace; a table has one
-//!   int variable and origin for each dim and is f32, i32 or bit; workspace is f32 or i32.
+//!   int variable and origin for each dim and is f32, i32 or bit; workspace is f32, f16, bf16, i32 or bit.
 //! - I3 Shapes, origins, requires, table entries and grid extents are expressions over dims and params (and, in
 //!   an entry, the table's variables) without loads.
 //! - I4 A variable is defined at one place in the whole program.
@@ -26,6 +26,7 @@
 //! - I17 A product without `+=` has no row_scale.
 //! - I18 A right operand that lies in a buffer has exactly 32 columns.
 //! - I19 A product with columns of a tensor has no row_scale and skips nothing.
+//! - I20 Both parts of a left operand have one size, and neither is the result.
 //!
 //! Not decided here, but by [`super::interp`] on data: that run-time counts fit, that no two tasks write one
 //! element, that nothing uninitialised is read.

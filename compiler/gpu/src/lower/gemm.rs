@@ -38,7 +38,10 @@ struct Product {
 
 impl Lower<'_> {
     pub(super) fn gemm(&mut self, stmt: &Stmt) -> Result<()> {
-        let Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
+        if let Some(parts) = stmt.parts_of_product() {
+            return parts.iter().try_for_each(|part| self.gemm(part));
+        }
+        let Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero, .. } = stmt else {
             return Ok(());
         };
         let of = if let Operand::Buffer(b) = b { Some(*b) } else { None };

@@ -14,7 +14,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::TensorId;
 use attn_compiler::target::GpuArch;
-use attn_compiler::tile_ir::{Access, BufId, Launch, Operand, Program, RowsRef, Stmt};
+use attn_compiler::tile_ir::{Access, BufId, Launch, Operand, Program, Rest, RowsRef, Stmt};
 
 use crate::report::Why;
 
@@ -201,7 +201,12 @@ impl Look<'_> {
                 }
                 self.put(dst.buf, Place::Half(dtype))
             }
-            Stmt::Gemm { c, a, b, row_scale, .. } => self.product(*c, *a, b, *row_scale),
+            Stmt::Gemm { c, a, rest, b, row_scale, .. } => {
+                if let Rest::Tile(rest) = rest {
+                    self.product(*c, *rest, b, *row_scale)?;
+                }
+                self.product(*c, *a, b, *row_scale)
+            }
             Stmt::Map { dst, reads, .. } => {
                 for (_, b, access) in reads {
                     match access {

@@ -72,7 +72,7 @@ impl Lower<'_> {
     }
 
     /// A stored element in its type for expressions.
-    fn widen(&mut self, dtype: DType, raw: Val) -> Val {
+    pub(super) fn widen(&mut self, dtype: DType, raw: Val) -> Val {
         match dtype {
             DType::F32 | DType::I32 | DType::I64 => raw,
             DType::F64 => self.b.cast(Cast::FTrunc, Ty::F32, raw),

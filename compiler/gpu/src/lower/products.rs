@@ -6,14 +6,14 @@
 
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::ExprId;
-use attn_compiler::tile_ir::{BufId, Operand, RowsRef, Stmt};
+use attn_compiler::tile_ir::{BufId, Operand, Rest, RowsRef, Stmt};
 
 use super::halves::{Filled, Half, PANEL};
 use super::layout::Place;
 use super::roles::Role;
 use super::{Lower, Result};
 use crate::GpuError;
-use crate::simt_ir::{Bin, Inst, Mma, Slot, Val, Wgmma, WgmmaLeft};
+use crate::simt_ir::{Bin, Cast, Inst, Mma, Slot, Ty, Val, Wgmma, WgmmaLeft};
 
 /// Most columns of one wgmma.
 const MOST_COLUMNS: usize = 256;
@@ -69,13 +69,9 @@ impl Lower<'_> {
 
     /// A product on the tensor cores.
     pub(super) fn tensor_product(&mut self, stmt: &Stmt) -> Result<()> {
-        let Stmt::Gemm { c, a, row_scale, accumulate, .. } = stmt else { return Ok(()) };
+        let Stmt::Gemm { c, a, rest, row_scale, accumulate, .. } = stmt else { return Ok(()) };
         let right = self.right_operand(stmt)?;
-        let from_shared = matches!(self.place(*a), Some(Place::Half(_)));
-        if from_shared {
-            let id = self.half_of(*a)?.id;
-            self.touch(&[id], &[]);
-        }
+        let lefts = self.left_parts(*a, *rest)?;
         let (half, empty) = match (self.role, self.next_staged()) {
             (Role::Consumer, _) => self.awaited().map(|(half, empty)| (half, Some(empty)))?,
             (_, Some(half)) => (half, None),
@@ -84,7 +80,7 @@ impl Lower<'_> {
         let bf16 = self.tensor(right.src.tensor)?.dtype == DType::Bf16;
         let sums = self.fragment(*c)?;
         let adds = self.rescale(&sums, *row_scale, *accumulate)?;
-        let product = Product { sums, a: *a, from_shared, half, columns: right.columns, bf16, adds };
+        let product = Product { sums, lefts, half, columns: right.columns, bf16, adds };
         let depth = self.buffer(*a)?.cols;
         match half.panels {
             true => self.wgmma_product(&product, depth)?,
@@ -105,22 +101,39 @@ impl Lower<'_> {
         Ok(true)
     }
 
+    /// What is multiplied on the left, part by part.
+    fn left_parts(&mut self, a: BufId, rest: Rest) -> Result<Vec<Left>> {
+        let mut lefts = Vec::new();
+        for tile in std::iter::once(a).chain(if let Rest::Tile(rest) = rest { Some(rest) } else { None }) {
+            if matches!(self.place(tile), Some(Place::Half(_))) {
+                let half = self.half_of(tile)?;
+                self.touch(&[half.id], &[]);
+                lefts.push(Left::Shared(half));
+            } else {
+                lefts.push(Left::Sums(self.fragment(tile)?));
+            }
+        }
+        if rest == Rest::Rounding {
+            lefts.push(Left::Rest(self.fragment(a)?));
+        }
+        Ok(lefts)
+    }
+
     fn mma_product(&mut self, p: &Product, depth: i64) -> Result<()> {
         if !p.adds {
             let zero = self.b.f32(0.0);
             p.sums.iter().for_each(|s| self.b.set(*s, zero));
         }
         for step in 0..depth / 16 {
-            let left = match p.from_shared {
-                true => self.left_shared(p.a, step)?,
-                false => self.left_registers(p, step)?,
-            };
+            let lefts: Vec<[Val; 4]> = p.lefts.iter().map(|left| self.left_fragment(left, p, step)).collect();
             for pair in 0..p.sums.len() as i64 / 8 {
                 let right = self.right_fragments(p.half, p.columns, step, pair);
                 for (m, b) in right.into_iter().enumerate() {
                     let at = (pair as usize * 2 + m) * 4;
                     let d = [p.sums[at], p.sums[at + 1], p.sums[at + 2], p.sums[at + 3]];
-                    self.b.push(Inst::Mma(Mma { bf16: p.bf16, d, a: left, b }));
+                    for &a in &lefts {
+                        self.b.push(Inst::Mma(Mma { bf16: p.bf16, d, a, b }));
+                    }
                 }
             }
         }
@@ -128,8 +141,7 @@ impl Lower<'_> {
     }
 
     /// The left operand of 16 rows of this warp and columns 16 `step`.. from shared memory.
-    fn left_shared(&mut self, a: BufId, step: i64) -> Result<[Val; 4]> {
-        let half = self.half_of(a)?;
+    fn left_shared(&mut self, half: Half, step: i64) -> [Val; 4] {
         let row = self.b.bin_int(Bin::And, self.lane, 15);
         let first = self.b.bin_int(Bin::Shl, self.warp, 4);
         let row = self.b.bin(Bin::Add, first, row);
@@ -137,18 +149,36 @@ impl Lower<'_> {
         let col = self.b.bin_int(Bin::Shl, right, 3);
         let col = self.b.bin_int(Bin::Add, col, step * 16);
         let at = self.half_element(half, row, col);
-        Ok(self.b.ldmatrix(at, false))
+        self.b.ldmatrix(at, false)
     }
 
-    /// The left operand from sums of this warp, rounded.
-    fn left_registers(&mut self, p: &Product, step: i64) -> Result<[Val; 4]> {
-        let from = self.fragment(p.a)?;
+    /// The left operand for 16 terms in registers.
+    fn left_fragment(&mut self, left: &Left, p: &Product, step: i64) -> [Val; 4] {
+        match left {
+            Left::Shared(half) => self.left_shared(*half, step),
+            Left::Sums(sums) => self.left_registers(sums, p.bf16, step, false),
+            Left::Rest(sums) => self.left_registers(sums, p.bf16, step, true),
+        }
+    }
+
+    /// The left operand from sums of this warp, rounded; or what rounding them leaves, rounded.
+    fn left_registers(&mut self, from: &[Slot], bf16: bool, step: i64, rest: bool) -> [Val; 4] {
         let first = step as usize * 8;
-        let mut pair = |n: usize| {
+        [0, 2, 4, 6].map(|n| {
             let (low, high) = (self.b.get(from[first + n]), self.b.get(from[first + n + 1]));
-            self.b.pack(p.bf16, low, high)
-        };
-        Ok([pair(0), pair(2), pair(4), pair(6)])
+            let both = self.b.pack(bf16, low, high);
+            if !rest {
+                return both;
+            }
+            let [low, high] = [(low, 0), (high, 16)].map(|(x, bit)| {
+                let half = self.b.bin_int(Bin::LShr, both, bit);
+                let half = self.b.cast(Cast::Trunc, Ty::I16, half);
+                let half = if bf16 { half } else { self.b.cast(Cast::Bits, Ty::F16, half) };
+                let rounded = self.widen(if bf16 { DType::Bf16 } else { DType::F16 }, half);
+                self.b.bin(Bin::FSub, x, rounded)
+            });
+            self.b.pack(bf16, low, high)
+        })
     }
 
     /// The right operand for 16 terms and two runs of 8 columns.
@@ -173,29 +203,25 @@ impl Lower<'_> {
     /// One group of products of a warpgroup, waited for.
     fn wgmma_product(&mut self, p: &Product, depth: i64) -> Result<()> {
         // Registers are written before the fence.
-        let mut left = Vec::new();
-        if p.from_shared {
-            let half = self.half_of(p.a)?;
-            let start = self.descriptor(half);
-            // The rows of this warpgroup: 64 of 128 bytes for each number of it.
-            let group = self.b.bin_int(Bin::LShr, self.warp, 2);
-            let skipped = self.b.bin_int(Bin::Mul, group, (PANEL * 128) >> 4);
-            let skipped = self.b.cast(crate::simt_ir::Cast::ZExt, crate::simt_ir::Ty::I64, skipped);
-            let start = self.b.bin(Bin::Add, start, skipped);
+        let mut lefts = Vec::new();
+        for left in &p.lefts {
+            let start = if let Left::Shared(half) = left { Some(self.rows_of_group(*half)) } else { None };
             for step in 0..depth / 16 {
-                left.push(WgmmaLeft::Shared(self.along_terms(start, half, step)));
-            }
-        } else {
-            for step in 0..depth / 16 {
-                left.push(WgmmaLeft::Registers(self.left_registers(p, step)?));
+                lefts.push(match (left, start) {
+                    (Left::Shared(half), Some(start)) => {
+                        WgmmaLeft::Shared(self.along_terms(start, *half, step))
+                    }
+                    _ => WgmmaLeft::Registers(self.left_fragment(left, p, step)),
+                });
             }
         }
         let start = self.descriptor(p.half);
         self.b.push(Inst::Wgmma(Wgmma::Fence));
-        for (step, a) in left.into_iter().enumerate() {
+        for (n_step, a) in lefts.into_iter().enumerate() {
+            let step = n_step as i64 % (depth / 16);
             for (n, d) in p.sums.chunks(MOST_COLUMNS / 2).enumerate() {
-                let b = self.right_descriptor(start, p, step as i64, n as i64);
-                let accumulate = p.adds || step > 0;
+                let b = self.right_descriptor(start, p, step, n as i64);
+                let accumulate = p.adds || n_step > 0;
                 self.b.push(Inst::Wgmma(Wgmma::Product {
                     bf16: p.bf16,
                     d: d.to_vec(),
@@ -209,6 +235,15 @@ impl Lower<'_> {
         self.b.push(Inst::Wgmma(Wgmma::Commit));
         self.b.push(Inst::Wgmma(Wgmma::Wait(0, p.sums.clone())));
         Ok(())
+    }
+
+    /// The descriptor of the rows of this warpgroup in a tile of queries: 64 of 128 bytes for each number of it.
+    fn rows_of_group(&mut self, half: Half) -> Val {
+        let start = self.descriptor(half);
+        let group = self.b.bin_int(Bin::LShr, self.warp, 2);
+        let skipped = self.b.bin_int(Bin::Mul, group, (PANEL * 128) >> 4);
+        let skipped = self.b.cast(Cast::ZExt, Ty::I64, skipped);
+        self.b.bin(Bin::Add, start, skipped)
     }
 
     /// A descriptor moved to the terms 16 `step`.. of a tile with its terms along memory: 32 bytes each within a panel.
@@ -231,11 +266,21 @@ impl Lower<'_> {
     }
 }
 
+/// A left operand.
+enum Left {
+    /// 16-bit rows in shared memory.
+    Shared(Half),
+    /// Sums in registers, to be rounded.
+    Sums(Vec<Slot>),
+    /// What rounding them leaves.
+    Rest(Vec<Slot>),
+}
+
 /// A product that is ready to run.
 struct Product {
     sums: Vec<Slot>,
-    a: BufId,
-    from_shared: bool,
+    /// The left operand is the sum of these.
+    lefts: Vec<Left>,
     half: Half,
     columns: bool,
     bf16: bool,

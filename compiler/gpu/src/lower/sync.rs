@@ -5,7 +5,7 @@
 //! a loop begins with everything touched that its body touches. Deliberately not here: tensors, which no launch both reads
 //! and writes.
 
-use attn_compiler::tile_ir::{BufId, Operand, Stmt};
+use attn_compiler::tile_ir::{BufId, Operand, Rest, Stmt};
 
 use super::Lower;
 
@@ -99,9 +99,10 @@ fn buffers(stmt: &Stmt) -> Vec<BufId> {
         Stmt::PackK { .. } | Stmt::PackV { .. } | Stmt::PrefixSum { .. } | Stmt::TopK { .. } => vec![SCRATCH],
         Stmt::Fill { dst, .. } | Stmt::Math { dst, .. } | Stmt::Random { dst, .. } => vec![*dst],
         Stmt::LoadRows { dst, .. } => vec![dst.buf],
-        Stmt::Gemm { c, a, b, row_scale, .. } => {
+        Stmt::Gemm { c, a, rest, b, row_scale, .. } => {
             let right = if let Operand::Buffer(b) = b { Some(*b) } else { None };
-            with(&[*c, *a, SCRATCH], &[right, *row_scale])
+            let rest = if let Rest::Tile(rest) = rest { Some(*rest) } else { None };
+            with(&[*c, *a, SCRATCH], &[rest, right, *row_scale])
         }
         Stmt::Map { dst, reads, .. } => std::iter::once(*dst).chain(reads.iter().map(|r| r.1)).collect(),
         Stmt::StoreMap { reads, .. } => reads.iter().map(|r| r.1).collect(),

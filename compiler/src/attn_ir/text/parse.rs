@@ -12,7 +12,7 @@ use crate::tile_ir::text::{dtype, fact, layout, ty};
 
 /// Reads a whole attention.
 pub fn parse(text: &str) -> Result<Attention, ParseError> {
-    let mut p = Parser { r: Reader::new(text), pool: Pool::new(), tensors: Vec::new() };
+    let mut p = Parser { r: Reader::new(text), pool: Pool::new(), tensors: Vec::new(), rests: Vec::new() };
     let attention = p.attention()?;
     p.r.end()?;
     Ok(attention)
@@ -24,6 +24,8 @@ struct Parser<'a> {
     r: Reader<'a>,
     pool: Pool,
     tensors: Vec<Tensor>,
+    /// Tensors with a rest, and its name.
+    rests: Vec<(usize, String)>,
 }
 
 impl Parser<'_> {
@@ -38,6 +40,7 @@ impl Parser<'_> {
             let tensor = self.tensor_decl()?;
             self.tensors.push(tensor);
         }
+        self.name_rests()?;
         let index = self.index()?;
         let batch = self.clause("batch")?;
         let n_heads = self.count("heads")?;
@@ -197,7 +200,21 @@ impl Parser<'_> {
         } else {
             Origin::Host
         };
-        Ok(Tensor { name, dtype, shape, layout, fact, origin })
+        if self.r.eat_word("rest")? {
+            self.rests.push((self.tensors.len(), self.r.word()?));
+        }
+        Ok(Tensor { name, dtype, shape, layout, fact, origin, rest: None })
+    }
+
+    /// The rest of a tensor may be declared behind it.
+    fn name_rests(&mut self) -> Result<()> {
+        for (n, name) in std::mem::take(&mut self.rests) {
+            let Some(rest) = self.tensors.iter().position(|t| t.name == name) else {
+                return self.r.error("expected the name of a tensor");
+            };
+            self.tensors[n].rest = Some(TensorId(rest as u32));
+        }
+        Ok(())
     }
 
     fn index(&mut self) -> Result<IndexVars> {

@@ -205,7 +205,8 @@ impl Printer<'_> {
             Origin::Output => " output",
             Origin::Updated => " updated",
         };
-        format!("tensor {}: {}[{}]{layout}{fact}{origin}", t.name, t.dtype, shape.join(", "))
+        let rest = t.rest.map_or_else(String::new, |r| format!(" rest {}", self.0.tensor(r).name));
+        format!("tensor {}: {}[{}]{layout}{fact}{origin}{rest}", t.name, t.dtype, shape.join(", "))
     }
 
     fn rows(&self, rows: Rows) -> String {

@@ -15,10 +15,11 @@ const FULL: &str = "attention full {
   tensor q: bf16[B, 4, Sq, 64] layout [0, 2, 1, 3]
   tensor k: bf16[B, 2, Sk, 64]
   tensor v: bf16[B, 2, Sk, 32]
-  tensor e: f32[Sk, 64]
+  tensor e: bf16[Sk, 64] made rest e_rest
   tensor doc: i32[B, Sk] sorted
   tensor seen: bit[Sk] monotone
   tensor sink: f32[4]
+  tensor e_rest: bf16[Sk, 64] made
   index b, h, i, j, row
   batch B
   heads 4

@@ -350,7 +350,10 @@ impl Emitter<'_, '_> {
     }
 
     fn gemm(&mut self, stmt: &Stmt) -> Result<()> {
-        let Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
+        if let Some(parts) = stmt.parts_of_product() {
+            return parts.iter().try_for_each(|part| self.gemm(part));
+        }
+        let Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero, .. } = stmt else {
             return Err(BackendError::internal("stmt", "only a Gemm comes here", format!("{stmt:?}")));
         };
         if let Operand::Columns(src) | Operand::Rows(src) = b {

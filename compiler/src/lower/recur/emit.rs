@@ -7,7 +7,7 @@ use super::rows::Place;
 use crate::artifact::PANEL;
 use crate::attn_ir::recur::Recurrence;
 use crate::expr::{ExprId, Pool, Ty, VarId};
-use crate::tile_ir::{Access, BufId, Buffer, Operand, Program, Stmt};
+use crate::tile_ir::{Access, BufId, Buffer, Operand, Program, Rest, Stmt};
 
 /// Columns of a block of a state, steps of a chunk.
 pub const LANES: i64 = PANEL as i64;
@@ -135,6 +135,7 @@ impl Emit<'_> {
         Stmt::Gemm {
             c: p.c,
             a: p.a,
+            rest: Rest::None,
             b: Operand::Buffer(p.b),
             rows,
             k,

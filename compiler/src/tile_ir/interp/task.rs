@@ -13,7 +13,9 @@ use super::rows::{finish_softmax, softmax_step, weight_step};
 use crate::artifact::{MathFn, PANEL};
 use crate::expr::eval::{Value, unary};
 use crate::expr::{ExprId, UnaryOp};
-use crate::tile_ir::{Access, BufId, BufRows, Buffer, Launch, Operand, PanelRef, RowsRef, Span, Stmt, text};
+use crate::tile_ir::{
+    Access, BufId, BufRows, Buffer, Launch, Operand, PanelRef, Rest, RowsRef, Span, Stmt, text,
+};
 
 type Done<T = ()> = Result<T, String>;
 
@@ -296,9 +298,10 @@ impl<'m, 'a> Task<'m, 'a> {
     }
 
     fn gemm(&mut self, stmt: &Stmt) -> Done {
-        let Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
+        let Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
             return Ok(());
         };
+        let rest = if let Rest::Tile(rest) = rest { Some(*rest) } else { None };
         let (to, from) = (self.tile(*c).decl, self.tile(*a).decl);
         let rows = self.count(*rows, to.rows.min(from.rows))?;
         let (most_k, most_n) = match b {
@@ -315,7 +318,7 @@ impl<'m, 'a> Task<'m, 'a> {
             };
             let written = if matches!(b, Operand::Columns(_)) { n } else { n.next_multiple_of(16) };
             for x in 0..written {
-                let sum = self.element((r, x, k), *a, skip_zero, &right);
+                let sum = self.element((r, x, k), (*a, rest), skip_zero, &right);
                 let old = if *accumulate { self.get(*c, r, x) } else { Ok(0.0) };
                 let value = sum.and_then(|sum| if *accumulate { Ok(old? * scale + sum) } else { Ok(sum) });
                 match value {
@@ -353,13 +356,13 @@ impl<'m, 'a> Task<'m, 'a> {
     fn element(
         &self,
         (r, x, k): (usize, usize, usize),
-        a: BufId,
+        (a, rest): (BufId, Option<BufId>),
         skip_zero: bool,
         right: &Right<'m, 'a>,
     ) -> Done<f64> {
         let mut sum = 0.0;
         for t in 0..k {
-            let left = self.get(a, r, t)?;
+            let left = self.get(a, r, t)? + rest.map_or(Ok(0.0), |rest| self.get(rest, r, t))?;
             if !(skip_zero && left == 0.0) {
                 sum += left * right(self, t, x)?;
             }

@@ -26,8 +26,8 @@ use crate::expr::eval::Value;
 use crate::expr::print::{float_text, ty_name};
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::{
-    Access, BufId, BufRows, FlatRef, Launch, Operand, PanelRef, Program, ReduceOp, RowsRef, ScalarArg, Span,
-    Stmt, TensorDecl, TensorKind, WeightKind,
+    Access, BufId, BufRows, FlatRef, Launch, Operand, PanelRef, Program, ReduceOp, Rest, RowsRef, ScalarArg,
+    Span, Stmt, TensorDecl, TensorKind, WeightKind,
 };
 
 /// The whole program.
@@ -235,7 +235,7 @@ impl Printer<'_> {
                     e(n)
                 )
             }
-            Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } => {
+            Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero } => {
                 let assign = if *accumulate { "+=" } else { "=" };
                 let right = match b {
                     Operand::Panels(p) => self.panel(p),
@@ -243,7 +243,12 @@ impl Printer<'_> {
                     Operand::Columns(src) => format!("columns({})", self.rows(src)),
                     Operand::Rows(src) => format!("rows({})", self.rows(src)),
                 };
-                let product = format!("{} {assign} {} * {right}", buf(c), buf(a));
+                let left = match rest {
+                    Rest::None => buf(a),
+                    Rest::Tile(rest) => format!("({} + {})", buf(a), buf(rest)),
+                    Rest::Rounding => format!("unrounded({})", buf(a)),
+                };
+                let product = format!("{} {assign} {left} * {right}", buf(c));
                 let sizes = format!("rows = {}, k = {}, n = {}", e(rows), e(k), e(n));
                 format!("gemm {product}, {sizes}{}, skip_zero = {}", scale_by(row_scale), e(skip_zero))
             }

@@ -67,8 +67,8 @@ impl<'a> Verifier<'a> {
         match &decl.kind {
             TensorKind::Input | TensorKind::Output | TensorKind::Updated => Ok(()),
             TensorKind::Workspace => {
-                let fits = matches!(decl.dtype, DType::F32 | DType::I32 | DType::Bit);
-                self.ensure(fits, "I2", "workspace is f32, i32 or bit")
+                let own = [DType::F32, DType::F16, DType::Bf16, DType::I32, DType::Bit];
+                self.ensure(own.contains(&decl.dtype), "I2", "workspace is f32, f16, bf16, i32 or bit")
             }
             TensorKind::Table { vars, origin, value } => self.table(decl, vars, origin, *value),
         }

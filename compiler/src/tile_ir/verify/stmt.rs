@@ -6,7 +6,7 @@ use super::{Checked, Verifier};
 use crate::artifact::{DType, PANEL};
 use crate::expr::{ExprId, Op, TensorId, Ty, VarId};
 use crate::tile_ir::{
-    Access, BufId, BufRows, Buffer, FlatRef, Launch, Operand, PanelRef, Program, RowsRef, Span, Stmt,
+    Access, BufId, BufRows, Buffer, FlatRef, Launch, Operand, PanelRef, Program, Rest, RowsRef, Span, Stmt,
     TensorDecl, TensorKind,
 };
 
@@ -201,10 +201,15 @@ impl<'a> Verifier<'a> {
     }
 
     fn gemm(&self, stmt: &Stmt) -> Checked {
-        let Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
+        let Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
             return Ok(());
         };
         let (to, from) = (self.tile(*c)?, self.tile(*a)?);
+        if let Rest::Tile(rest) = rest {
+            let same = *self.tile(*rest)? == Buffer { name: self.tile(*rest)?.name.clone(), ..from.clone() };
+            self.ensure(same, "I20", "both parts of a left operand have one size")?;
+            self.distinct(&[*c, *a, *rest])?;
+        }
         let (mut most_k, mut most_n) = (from.cols, to.cols);
         match b {
             Operand::Panels(panels) => {

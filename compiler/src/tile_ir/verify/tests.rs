@@ -30,6 +30,7 @@ const GOOD: &str = r#"program good {
   launch main {
     grid g < n
     buffer a[4, 16]
+    buffer a_rest[4, 16]
     buffer s[4, 32]
     buffer m[4, 1]
     buffer sum[4, 1]
@@ -39,9 +40,10 @@ const GOOD: &str = r#"program good {
     fill m = 0.0
     any near over y in 0..rows, z in y..rows: ids[y] == z
     load_rows a <- x[g : r, 0 : x], rows = rows, d = 16
+    fill a_rest = 0.0
     for u in 0..2 {
       let j = u + ids[g]
-      gemm s = a * panel(kp, 0, 512), rows = rows, k = 16, n = 32, skip_zero = bad[g] == 1
+      gemm s = (a + a_rest) * panel(kp, 0, 512), rows = rows, k = 16, n = 32, skip_zero = bad[g] == 1
       if near & j < 3 {
         map s[r < rows, k < 32], e = tile(s), f = row(m): k <= r + j ? e * f : tab[k]
       }
@@ -93,7 +95,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I1", "buffer lse[4, 1]", "buffer lse[4, 1] buffer a[4, 16]"),
     ("I2", "input x: f32[n, 16]", "input x: f32[n, 16] layout [0, 0]"),
     ("I2", "workspace kp: f32[n * 32]", "workspace kp: f32[n, 32] layout [1, 0]"),
-    ("I2", "workspace vp: f32", "workspace vp: f16"),
+    ("I2", "workspace vp: f32", "workspace vp: i8"),
     ("I2", "table tab: f32", "table tab: f64"),
     ("I2", "(t from 0) = float(t)", "(t from 0, w from 0) = float(t)"),
     ("I3", "workspace vp: f32[n * 32]", "workspace vp: f32[ids[0]]"),
@@ -193,6 +195,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I13", "int(e2 + f2) + ids[c2]", "int(e2 + f2) + at[c2]"),
     ("I4", "f2 = row(one)", "f2 = row(one), e2 = tile(z)"),
     ("I18", "buffer w[20, 32]", "buffer w[20, 48]"),
+    ("I20", "buffer a_rest[4, 16]", "buffer a_rest[4, 32]"),
 ];
 
 #[test]

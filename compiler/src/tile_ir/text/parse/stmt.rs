@@ -3,7 +3,7 @@
 use super::super::print::{ACCESSES, MATH_FNS, REDUCTIONS, WEIGHTS};
 use super::{Parser, Result};
 use crate::expr::{ExprId, Ty, VarId};
-use crate::tile_ir::{Access, BandEnd, BufId, BufRows, FlatRef, Operand, Span, Stmt};
+use crate::tile_ir::{Access, BandEnd, BufId, BufRows, FlatRef, Operand, Rest, Span, Stmt};
 
 /// What a map says of its elements.
 struct Elements {
@@ -228,13 +228,30 @@ impl Parser<'_> {
         Ok(Stmt::PackV { dst, src, n, d, flag: (tensor, self.exprs("]")?) })
     }
 
+    /// `a`, `(a + rest)` or `unrounded(a)`
+    fn left_operand(&mut self) -> Result<(BufId, Rest)> {
+        let unrounded = self.r.eat_word("unrounded")?;
+        if !self.r.eat("(")? {
+            return Ok((self.buf()?, Rest::None));
+        }
+        let a = self.buf()?;
+        let rest = if unrounded {
+            Rest::Rounding
+        } else {
+            self.r.expect("+")?;
+            Rest::Tile(self.buf()?)
+        };
+        self.r.expect(")")?;
+        Ok((a, rest))
+    }
+
     fn gemm(&mut self) -> Result<Stmt> {
         let c = self.buf()?;
         let accumulate = self.r.eat("+=")?;
         if !accumulate {
             self.r.expect("=")?;
         }
-        let a = self.buf()?;
+        let (a, rest) = self.left_operand()?;
         self.r.expect("*")?;
         let b = self.operand()?;
         let (rows, k, n) = (self.key("rows")?, self.key("k")?, self.key("n")?);
@@ -245,7 +262,7 @@ impl Parser<'_> {
         }
         self.r.expect_word("skip_zero")?;
         self.r.expect("=")?;
-        Ok(Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero: self.expr()? })
+        Ok(Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero: self.expr()? })
     }
 
     /// `panel(..)`, `columns(..)`, `rows(..)`, or the name of a buffer, which may be one of these.
