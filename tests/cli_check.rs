@@ -64,11 +64,11 @@ fn a_target_that_cannot_run_a_kernel_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let name = file(dir.path(), CAUSAL);
     assert_eq!(attnc(&["check", &name, "--target", "cpu"]).status.code(), Some(0));
-    let tf32 = CAUSAL.replace("return", "numerics { dot = tf32 }\n  return");
-    let tf32 = file(dir.path(), &tf32);
-    let o = attnc(&["check", &tf32, "--target", "sm_80"]);
+    let fp8 = CAUSAL.replace("return", "numerics { dot = fp8 }\n  return");
+    let fp8 = file(dir.path(), &fp8);
+    let o = attnc(&["check", &fp8, "--target", "sm_80"]);
     assert_eq!(o.status.code(), Some(1));
-    assert!(err(&o).contains("sm_80") && err(&o).contains("tf32"), "{}", err(&o));
+    assert!(err(&o).contains("sm_80") && err(&o).contains("fp8"), "{}", err(&o));
     assert_eq!(attnc(&["check", &name, "--target", "tpu"]).status.code(), Some(2));
     let name = file(dir.path(), &CAUSAL.replace("lse", "lsee"));
     let o = attnc(&["check", &name, "--json"]);

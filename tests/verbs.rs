@@ -50,10 +50,9 @@ fn every_shared_specification_is_planned_for_the_cpu() {
 fn what_the_cpu_cannot_run_is_one_diagnostic() {
     let causal = std::fs::read_to_string("dsl-examples/causal.attn").expect("an example");
     let dir = tempfile::tempdir().expect("a folder");
-    for (clause, named) in [
-        ("numerics { dot = tf32 }", "numerics dot = tf32"),
-        ("numerics { dot = int8 }", "numerics dot = int8"),
-    ] {
+    for (clause, named) in
+        [("numerics { dot = fp8 }", "numerics dot = fp8"), ("numerics { dot = int8 }", "numerics dot = int8")]
+    {
         let file = dir.path().join("refused.attn");
         let end = causal.trim_end().strip_suffix('}').expect("a kernel");
         std::fs::write(&file, format!("{end}  {clause}\n}}\n")).expect("a file");

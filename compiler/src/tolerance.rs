@@ -6,7 +6,7 @@
 //! stand in the same places: a gate on the rest alone would pass a kernel that loses them.
 
 use crate::artifact::DType;
-use crate::attn_ir::Measure;
+use crate::attn_ir::{Measure, Products};
 
 /// Gates of one output.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,6 +25,23 @@ impl Gate {
     /// The same for each of `n` runs of elements.
     pub fn in_groups(self, n: usize) -> Gate {
         Gate { groups: n.max(1), ..self }
+    }
+
+    /// The same where products may round so.
+    pub fn of_products(self, products: Products, max_abs_score: f64) -> Gate {
+        if products != Products::Tf32 {
+            return self;
+        }
+        let atol = 2e-3 * score_scale(max_abs_score);
+        match self.rel_l2 {
+            Some(l2) => Gate {
+                atol: self.atol.max(atol),
+                rtol: self.rtol.max(2e-3),
+                rel_l2: Some(l2.max(1e-3)),
+                ..self
+            },
+            None => Gate { atol: self.atol.max(atol), ..self },
+        }
     }
 }
 
@@ -179,6 +196,17 @@ mod tests {
         assert!((output_gate(DType::F32, 40.0).atol - 2e-5).abs() < 1e-12);
         assert_eq!(output_gate(DType::F16, 40.0).atol, 2e-3);
         assert!((lse_gate(DType::F32, 8.0).atol - 2e-5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn products_of_tf32_have_gates_of_their_own() {
+        let (average, log) = (output_gate(DType::F32, 1.0), lse_gate(DType::F32, 1.0));
+        assert_eq!(average.of_products(Products::ByType, 1.0), average);
+        let coarse = average.of_products(Products::Tf32, 1.0);
+        assert_eq!((coarse.atol, coarse.rtol, coarse.rel_l2), (2e-3, 2e-3, Some(1e-3)));
+        assert_eq!(log.of_products(Products::Tf32, 8.0), Gate { atol: 4e-3, ..log });
+        let half = output_gate(DType::Bf16, 1.0);
+        assert_eq!(half.of_products(Products::Tf32, 1.0), half);
     }
 
     #[test]

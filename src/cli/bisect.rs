@@ -62,7 +62,9 @@ fn check(problem: &Problem, printed: &str, inputs: &Inputs, truth: &Results) -> 
         let found = results.get(&output.name).ok_or_else(lost)?.to_f64_vec();
         let wanted = truth.outputs.get(&output.name).ok_or_else(lost)?.to_f64_vec();
         let measure = problem.ir.measure(&output.name);
-        let gate = tolerance::gate(measure, output.dtype, problem.float, truth.max_abs_score, &wanted);
+        let max = truth.max_abs_score;
+        let gate = tolerance::gate(measure, output.dtype, problem.float, max, &wanted)
+            .of_products(problem.ir.products(), max);
         let report = tolerance::check_gate(&found, &wanted, gate);
         if !report.ok {
             let (max_abs, rel_l2) = (report.max_abs, report.rel_l2);

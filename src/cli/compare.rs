@@ -98,8 +98,9 @@ fn with_reference(
         let wanted = reference.outputs.get(name).map_or_else(Vec::new, View::to_f64_vec);
         let (measure, max) = (kernel.measure(name), reference.max_abs_score);
         let shape = reference.outputs.get(name).map_or(&[][..], View::shape);
-        let gate =
-            tolerance::gate(measure, declared.dtype, float, max, &wanted).in_groups(kernel.groups(shape));
+        let gate = tolerance::gate(measure, declared.dtype, float, max, &wanted)
+            .of_products(kernel.products(), max)
+            .in_groups(kernel.groups(shape));
         let report = tolerance::check_gate(&found, &wanted, gate);
         checks.push(Check { output: name.clone(), with: "f64 reference".into(), report });
     }

@@ -234,9 +234,11 @@ fn compare_with(
     let wanted = compare::elements(declared, &given.view()?)?;
     let ours = compare::elements(declared, &tensor.view())?;
     let measure = problem.ir.measure(&declared.name);
-    let mut gate = tolerance::gate(measure, declared.dtype, problem.float, truth.max_abs_score, &wanted);
+    let max = truth.max_abs_score;
+    let mut gate = tolerance::gate(measure, declared.dtype, problem.float, max, &wanted)
+        .of_products(problem.ir.products(), max);
     if given.dtype().size() < tensor.dtype().size() && measure == Measure::Average {
-        gate = tolerance::output_gate(given.dtype(), truth.max_abs_score);
+        gate = tolerance::output_gate(given.dtype(), max);
     }
     if declared.origin == attn_ir::Origin::Updated {
         gate = tolerance::stored_gate(declared.dtype);

@@ -342,6 +342,7 @@ pub fn compare(ir: &Kernel, float: DType, problem: &Problem, out: &[Tensor]) -> 
         assert_eq!(logical.shape(), wanted.shape(), "{}: shape of {}", ir.name, t.name);
         let (got, want) = (logical.to_f64_vec(), wanted.to_f64_vec());
         let gate = tolerance::gate(ir.measure(&t.name), t.dtype, float, truth.max_abs_score, &want)
+            .of_products(ir.products(), truth.max_abs_score)
             .in_groups(ir.groups(wanted.shape()));
         let report = tolerance::check_gate(&got, &want, gate);
         if !report.ok {

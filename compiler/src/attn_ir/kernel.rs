@@ -8,7 +8,8 @@
 
 use super::recur::Recurrence;
 use super::{
-    Attention, Count, Demand, Dim, Origin, OutputKind, Param, Rank, Rows, Tensor, Top, Weight, Write,
+    Attention, Count, Demand, Dim, Origin, OutputKind, Param, Products, Rank, Rows, Tensor, Top, Weight,
+    Write,
 };
 use crate::expr::{ExprId, Pool, TensorId, VarId};
 
@@ -131,6 +132,12 @@ impl Kernel {
             None if self.attentions().any(unbounded) => Measure::Sum,
             None => Measure::Share,
         }
+    }
+
+    /// How the products of its attentions may round: as the one that allows most.
+    pub fn products(&self) -> Products {
+        let tf32 = self.attentions().any(|a| a.numerics.products == Products::Tf32);
+        if tf32 { Products::Tf32 } else { Products::ByType }
     }
 
     /// How many runs of elements of an output of this shape have an error of their own: one for each (b, h) of a

@@ -192,11 +192,23 @@ pub struct IndexVars {
     pub row: VarId,
 }
 
-/// How rounding and reproducibility are asked for (`numerics { ... }`), as far as CPU kernels are concerned.
+/// How products may round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    /// As the types of the inputs and results allow.
+    #[default]
+    ByType,
+    /// `dot = exact`: as f32 (always true of the CPU target).
+    Exact,
+    /// `dot = tf32`: factors may be rounded to 11 bits, where that makes products faster.
+    Tf32,
+}
+
+/// How rounding and reproducibility are asked for (`numerics { ... }`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Numerics {
-    /// `dot = exact`: one rounding on every path (always true of the CPU target).
-    pub exact_dot: bool,
+    /// `dot = ...`
+    pub products: Products,
     /// `split = fixed(n)`: results over keys 0..n, n..2n and so on, each by itself, merged in this order by their lse.
     pub split: Option<i64>,
 }

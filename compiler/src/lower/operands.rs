@@ -5,16 +5,17 @@
 //! `x = hi + rest`, of which `hi` holds the first 8 bits of the significand and `rest` the next 8: their products
 //! `hi hi + rest hi + hi rest` are off by about 2^-17, far below what 16-bit inputs and results round.
 //!
-//! Comes in: a kernel for a target that multiplies so, with 16-bit outputs. Goes out: the kernel that is lowered: what
+//! Comes in: a kernel for a target that multiplies so, with 16-bit outputs or `dot = tf32`. Goes out: the kernel that is lowered: what
 //! makes such rows makes their parts, and rows that something else reads as well are copied. What holds: it means the same up
-//! to that error; infinities stay in `hi` alone. Not here: kernels of f32 (they stay exact), rows of recurrences.
+//! to that error; infinities stay in `hi` alone. Not here: other kernels of f32 and `dot = exact` (they stay exact), rows
+//! of recurrences.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::stored::Stored;
 use crate::artifact::DType;
 use crate::attn_ir::needed::reads;
-use crate::attn_ir::{Attention, Derive, Kernel, Origin, Rows, Step, Tensor};
+use crate::attn_ir::{Attention, Derive, Kernel, Origin, Products, Rows, Step, Tensor};
 use crate::expr::eval::Value;
 use crate::expr::{ExprId, Op, Pool, TensorId, Ty, UnaryOp, VarId};
 
@@ -127,10 +128,19 @@ fn operands(a: &Attention) -> Vec<TensorId> {
     dots.chain([a.value.tensor]).collect()
 }
 
-/// The kernel with the rows of its attentions in 16-bit parts; none if it has no 16-bit output, or nothing to change.
-pub fn prepare(kernel: &Kernel, stored: &Stored) -> Option<Prepared> {
+/// The 16-bit type of a kernel's results; bf16 where its products may round f32; none where they are exact.
+fn float_of(kernel: &Kernel) -> Option<DType> {
+    if kernel.attentions().any(|a| a.numerics.products == Products::Exact) {
+        return None;
+    }
     let half = |t: &Tensor| matches!(t.dtype, DType::F16 | DType::Bf16);
-    let float = kernel.outputs().map(|(_, t)| t).find(|t| half(t))?.dtype;
+    let stored = kernel.outputs().map(|(_, t)| t).find(|t| half(t)).map(|t| t.dtype);
+    stored.or((kernel.products() == Products::Tf32).then_some(DType::Bf16))
+}
+
+/// The kernel with the rows of its attentions in 16-bit parts; none where they stay as they are.
+pub fn prepare(kernel: &Kernel, stored: &Stored) -> Option<Prepared> {
+    let float = float_of(kernel)?;
     let mut kernel = kernel.clone();
     let factors = read_stored(&mut kernel, stored);
     let holds = contents(&kernel);

@@ -209,7 +209,7 @@ pub(crate) fn attend(
         value,
         outputs: Vec::new(),
         tiles: tiles(kernel, steps.family),
-        numerics: Numerics { exact_dot: kernel.numerics.exact_dot, split: kernel.numerics.split },
+        numerics: Numerics { products: kernel.numerics.products, split: kernel.numerics.split },
         params: Vec::new(),
         dims: Vec::new(),
         tensors: Vec::new(),

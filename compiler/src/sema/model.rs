@@ -423,8 +423,8 @@ pub struct ScheduleFact {
 /// `numerics { ... }`
 #[derive(Clone, Debug, Default)]
 pub struct NumericsFact {
-    /// `dot = exact`
-    pub exact_dot: bool,
+    /// `dot = ...`
+    pub products: crate::attn_ir::Products,
     /// `grad = deterministic`
     pub deterministic_grad: bool,
     /// `split = fixed(n)`: keys of a partial result.

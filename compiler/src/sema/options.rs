@@ -3,6 +3,7 @@
 //! Comes in: their clauses. Goes out: facts for the tools. What holds: every option name and value is one that the
 //! language knows. Not here: whether a promise holds or a tile fits, which needs a target.
 
+use crate::attn_ir::Products;
 use crate::diagnostic::{Code, Diagnostic, Span};
 use crate::expr::Ty;
 use crate::expr::eval::Value;
@@ -63,7 +64,8 @@ impl Elab<'_> {
                 unsupported.push(UnsupportedClause { clause, span: span.to(at), nearest: nearest.into() });
             };
             match (name, word) {
-                ("dot", Some("exact")) => fact.exact_dot = true,
+                ("dot", Some("exact")) => fact.products = Products::Exact,
+                ("dot", Some("tf32")) => fact.products = Products::Tf32,
                 ("dot", Some(w)) if DOTS.contains(&w) => {
                     refuse(format!("numerics dot = {w}"), "`dot = exact`")
                 }

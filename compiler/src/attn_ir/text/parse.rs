@@ -2,8 +2,8 @@
 
 use super::OUTPUTS;
 use crate::attn_ir::{
-    Attention, Dim, Dot, Dropout, IndexVars, Numerics, Origin, Output, Param, Rows, Tensor, TileOverride,
-    Weight,
+    Attention, Dim, Dot, Dropout, IndexVars, Numerics, Origin, Output, Param, Products, Rows, Tensor,
+    TileOverride, Weight,
 };
 use crate::expr::eval::Value;
 use crate::expr::parse::{ParseError, Reader};
@@ -57,8 +57,14 @@ impl Parser<'_> {
         let outputs = self.many("output", Self::output)?;
         let tiles =
             TileOverride { tile_q: self.optional_count("tile_q")?, tile_kv: self.optional_count("tile_kv")? };
-        let exact_dot = self.r.eat_word("exact_dot")?;
-        let numerics = Numerics { exact_dot, split: self.optional_count("split")? };
+        let products = if self.r.eat_word("exact_dot")? {
+            Products::Exact
+        } else if self.r.eat_word("tf32_dot")? {
+            Products::Tf32
+        } else {
+            Products::ByType
+        };
+        let numerics = Numerics { products, split: self.optional_count("split")? };
         self.r.expect("}")?;
         let (pool, tensors) = (std::mem::take(&mut self.pool), std::mem::take(&mut self.tensors));
         Ok(Attention {

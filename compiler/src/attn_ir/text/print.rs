@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use super::OUTPUTS;
 use crate::attn_ir::{
-    Attention, Derive, Dim, Kernel, Origin, Param, Rank, Rows, Step, Tensor, Weight, Write as RowWrite,
+    Attention, Derive, Dim, Kernel, Origin, Param, Products, Rank, Rows, Step, Tensor, Weight,
+    Write as RowWrite,
 };
 use crate::expr::print::ty_name;
 use crate::expr::{ExprId, TensorId, VarId};
@@ -52,8 +53,10 @@ pub fn print(a: &Attention) -> String {
     if let Some(n) = a.tiles.tile_kv {
         line(format!("tile_kv {n}"));
     }
-    if a.numerics.exact_dot {
-        line("exact_dot".into());
+    match a.numerics.products {
+        Products::ByType => {}
+        Products::Exact => line("exact_dot".into()),
+        Products::Tf32 => line("tf32_dot".into()),
     }
     if let Some(n) = a.numerics.split {
         line(format!("split {n}"));
