@@ -5,10 +5,10 @@
 //! `x = hi + rest`, of which `hi` holds the first 8 bits of the significand and `rest` the next 8: their products
 //! `hi hi + rest hi + hi rest` are off by about 2^-17, far below what 16-bit inputs and results round.
 //!
-//! Comes in: a kernel for a target that multiplies so, with 16-bit outputs or `dot = tf32`. Goes out: the kernel that is lowered: what
-//! makes such rows makes their parts, and rows that something else reads as well are copied. What holds: it means the same up
-//! to that error; infinities stay in `hi` alone. Not here: other kernels of f32 and `dot = exact` (they stay exact), rows
-//! of recurrences.
+//! Comes in: a kernel for a target that multiplies so, with 16-bit outputs or `dot = tf32`. Goes out: the kernel that is
+//! lowered: what makes such rows makes their parts, and rows that something else reads as well are copied. What holds: it
+//! means the same up to that error for finite rows; an infinity may give NaN (0 times it is among the products). Not here:
+//! other kernels of f32 and `dot = exact` (they stay exact), rows of recurrences.
 
 use std::collections::{BTreeMap, BTreeSet};
 

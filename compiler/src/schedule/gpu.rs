@@ -19,8 +19,9 @@ const PREFERRED_GROUPS: [(i64, i64); 4] = [(128, 128), (128, 64), (64, 64), (64,
 
 /// Rows that a block of warps holds in fragments at most.
 const MOST_ROWS: i64 = 128;
-/// Registers of a thread for tiles in fragments, at most.
+/// Registers of a thread for tiles in fragments, at most; fewer where a score is made of several fragments.
 const MOST_REGISTERS: i64 = 200;
+const MOST_REGISTERS_OF_SEVERAL: i64 = 140;
 
 /// Are all rows that are multiplied 16-bit floats, in whole fragments?
 fn halves(attn: &Attention) -> bool {
@@ -35,7 +36,8 @@ fn halves(attn: &Attention) -> bool {
 fn in_fragments(attn: &Attention, rows: i64, tile_kv: i64) -> bool {
     let columns = attn.feature_dim(attn.value) + attn.dots.len() as i64 * tile_kv;
     // Half a register for each column and row state of two rows.
-    halves(attn) && rows <= MOST_ROWS && columns / 2 + 5 * 2 <= MOST_REGISTERS
+    let most = if attn.dots.len() > 1 { MOST_REGISTERS_OF_SEVERAL } else { MOST_REGISTERS };
+    halves(attn) && rows <= MOST_ROWS && columns / 2 + 5 * 2 <= most
 }
 
 /// Candidates for an attention on an architecture.
@@ -93,16 +95,24 @@ const RESERVED: usize = 1024;
 
 /// Bytes of each buffer of a task with so many rows.
 fn tiles(attn: &Attention, arch: GpuArch, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
-    if in_fragments(attn, rows, tile_kv) {
-        operands(attn, arch, rows, tile_kv)
+    if !in_fragments(attn, rows, tile_kv) {
+        return exact(attn, rows, tile_kv);
+    }
+    let ahead = operands(attn, arch, rows, tile_kv, true);
+    if bytes(&ahead) <= arch.shared_bytes() - RESERVED {
+        ahead
     } else {
-        exact(attn, rows, tile_kv)
+        operands(attn, arch, rows, tile_kv, false)
     }
 }
 
-/// 16-bit operands in shared memory; scores, sums and row state are in registers. Keys have two stages, and on sm_90a
-/// values too.
-fn operands(attn: &Attention, arch: GpuArch, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
+fn bytes(tiles: &[StageBytes]) -> usize {
+    tiles.iter().map(|s| s.bytes).sum()
+}
+
+/// 16-bit operands in shared memory; scores, sums and row state are in registers. Where they are brought ahead, keys have
+/// two stages, and on sm_90a values too.
+fn operands(attn: &Attention, arch: GpuArch, rows: i64, tile_kv: i64, ahead: bool) -> Vec<StageBytes> {
     let (unit_rows, unit_cols) = if arch == GpuArch::Sm90a { (64, 64) } else { (16, 8) };
     // Rows for ldmatrix lie 16 bytes further apart.
     let apart = if arch == GpuArch::Sm90a { 0 } else { 8 };
@@ -114,9 +124,12 @@ fn operands(attn: &Attention, arch: GpuArch, rows: i64, tile_kv: i64) -> Vec<Sta
     let mut out = Vec::new();
     for (n, dot) in attn.dots.iter().enumerate() {
         out.push(StageBytes { name: format!("q{n} tile"), bytes: tile(up(rows, unit_rows), dot.x, 1) });
-        out.push(StageBytes { name: format!("k{n} stages"), bytes: tile(tile_kv, dot.y, 2) });
+        out.push(StageBytes {
+            name: format!("k{n} stages"),
+            bytes: tile(tile_kv, dot.y, if ahead { 2 } else { 1 }),
+        });
     }
-    let stages = if arch == GpuArch::Sm90a { 2 } else { 1 };
+    let stages = if ahead && arch == GpuArch::Sm90a { 2 } else { 1 };
     out.push(StageBytes { name: "v stages".into(), bytes: tile(tile_kv, attn.value, stages) });
     out
 }
@@ -153,17 +166,24 @@ fn heavy(attn: &Attention) -> bool {
 /// The largest preferred tile that fits and divides the blocks of the mask: query rows, keys, heads.
 fn automatic(attn: &Attention, arch: GpuArch, budget: usize) -> (i64, i64, i64) {
     let (block_q, block_kv) = mask_blocks(attn);
-    let fits = |q: i64, kv: i64| tiles(attn, arch, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
+    let ahead = |q: i64, kv: i64| {
+        let known = !in_fragments(attn, q, kv);
+        bytes(&if known { exact(attn, q, kv) } else { operands(attn, arch, q, kv, true) }) <= budget
+    };
+    let alone = |q: i64, kv: i64| bytes(&tiles(attn, arch, q, kv)) <= budget;
+    let fits: [&dyn Fn(i64, i64) -> bool; 2] = [&ahead, &alone];
     let most_heads = group::most_heads(attn);
     // The CPU's limits for masks that follow the rows closely: here a tile of 64 rows is the smallest that fills a block.
     let close = largest(attn) != super::PREFERRED[0];
     let (widest, heavy) = (if close { 64 } else { i64::MAX }, heavy(attn));
     let within = |(q, kv): &(i64, i64)| (*q).max(*kv) <= widest && !(heavy && (*q > 64 || *kv > 32));
-    for (q, kv) in preferred(attn, arch).into_iter().filter(within) {
-        let heads = group::heads_within(most_heads, q);
-        let (q, kv) = (dividing((q / heads).max(1), block_q, 8), dividing(kv, block_kv, PANEL as i64));
-        if fits(q * heads, kv) {
-            return (q, kv, heads);
+    for fits in fits {
+        for (q, kv) in preferred(attn, arch).into_iter().filter(within) {
+            let heads = group::heads_within(most_heads, q);
+            let (q, kv) = (dividing((q / heads).max(1), block_q, 8), dividing(kv, block_kv, PANEL as i64));
+            if fits(q * heads, kv) {
+                return (q, kv, heads);
+            }
         }
     }
     (1, PANEL as i64, 1)
