@@ -84,7 +84,7 @@ impl Lower<'_> {
     }
 
     /// A loop over a span, in the width of its ends.
-    fn over(
+    pub(super) fn over(
         &mut self,
         (var, lo, hi): (VarId, ExprId, ExprId),
         stop: Option<Slot>,
@@ -116,6 +116,9 @@ impl Lower<'_> {
     fn repeat(&mut self, var: VarId, (lo, hi): (ExprId, ExprId), body: &[Stmt]) -> Result<()> {
         if self.role == Role::All && self.pipelined(var, (lo, hi), body)? {
             return Ok(());
+        }
+        if self.role != Role::Producer && self.loads_parts(var, body) {
+            return self.load_parts((var, lo, hi), body);
         }
         let turns = !self.turns && self.takes_turns(body);
         if turns {

@@ -88,6 +88,8 @@ struct Lower<'a> {
     first_group: Val,
     /// Warpgroups take turns in the loop that is written.
     turns: bool,
+    /// The loop that is written loads tiles part by part, and waits behind its end.
+    in_parts: bool,
     /// What the next products read, where it was brought ahead.
     queue: Option<pipeline::Queue>,
     n_stages: u32,
@@ -212,6 +214,7 @@ impl<'a> Lower<'a> {
             rings: Rings::default(),
             first_group: lane,
             turns: false,
+            in_parts: false,
             queue: None,
             n_stages: 0,
             row: lane,
