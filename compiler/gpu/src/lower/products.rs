@@ -69,51 +69,83 @@ impl Lower<'_> {
 
     /// A product on the tensor cores.
     pub(super) fn tensor_product(&mut self, stmt: &Stmt) -> Result<()> {
-        let Stmt::Gemm { c, a, row_scale, accumulate, .. } = stmt else { return Ok(()) };
+        let Stmt::Gemm { row_scale, accumulate, .. } = stmt else { return Ok(()) };
         let right = self.right_operand(stmt)?;
-        let from_shared = matches!(self.place(*a), Some(Place::Half(_)));
-        if from_shared {
-            let id = self.half_of(*a)?.id;
-            self.touch(&[id], &[]);
-        }
+        self.touch_left(stmt)?;
         let (half, empty) = match (self.role, self.next_staged()) {
-            (Role::Consumer, _) => self.awaited().map(|(half, empty)| (half, Some(empty)))?,
+            (Role::Consumer, _) => {
+                let ring = self.next_ring()?;
+                let stage = self.awaited(&ring);
+                (stage.half, Some(stage.empty))
+            }
             (_, Some(half)) => (half, None),
             _ => (self.stage(&right)?, None),
         };
-        let bf16 = self.tensor(right.src.tensor)?.dtype == DType::Bf16;
-        let sums = self.fragment(*c)?;
-        let adds = self.rescale(&sums, *row_scale, *accumulate)?;
-        let product = Product { sums, a: *a, from_shared, half, columns: right.columns, bf16, adds };
-        let depth = self.buffer(*a)?.cols;
+        let product = self.product(stmt, half)?;
+        if *accumulate {
+            self.rescale(&product.sums, *row_scale)?;
+        }
         match half.panels {
-            true => self.wgmma_product(&product, depth)?,
-            false => self.mma_product(&product, depth)?,
+            true => self.wgmma_product(&product)?,
+            false => self.mma_product(&product)?,
         }
         empty.map_or(Ok(()), |empty| self.release(empty))
     }
 
-    /// What the sums hold before the product, if it adds to them.
-    fn rescale(&mut self, sums: &[Slot], row_scale: Option<BufId>, accumulate: bool) -> Result<bool> {
-        let Some(scale) = row_scale.filter(|_| accumulate) else { return Ok(accumulate) };
+    /// A product reads its left operand: says so where that lies in shared memory.
+    pub(super) fn touch_left(&mut self, stmt: &Stmt) -> Result<()> {
+        if let Stmt::Gemm { a, .. } = stmt
+            && matches!(self.place(*a), Some(Place::Half(_)))
+        {
+            let id = self.half_of(*a)?.id;
+            self.touch(&[id], &[]);
+        }
+        Ok(())
+    }
+
+    /// What a product needs to run, once its right operand lies in `half`.
+    pub(super) fn product(&mut self, stmt: &Stmt, half: Half) -> Result<Product> {
+        let Stmt::Gemm { c, a, accumulate, .. } = stmt else {
+            return Err(GpuError::internal("products", "a product", format!("{stmt:?}")));
+        };
+        let right = self.right_operand(stmt)?;
+        let left = match self.place(*a) {
+            Some(Place::Half(_)) => Left::Shared(self.half_of(*a)?),
+            _ => Left::Sums(self.fragment(*a)?),
+        };
+        Ok(Product {
+            sums: self.fragment(*c)?,
+            left,
+            half,
+            columns: right.columns,
+            bf16: self.tensor(right.src.tensor)?.dtype == DType::Bf16,
+            adds: *accumulate,
+            steps: self.buffer(*a)?.cols / 16,
+        })
+    }
+
+    /// Multiplies the rows of sums with a factor for each.
+    pub(super) fn rescale(&mut self, sums: &[Slot], row_scale: Option<BufId>) -> Result<()> {
+        let Some(scale) = row_scale else { return Ok(()) };
         let scale = self.state(scale)?.map(|s| self.b.get(s));
         for (n, slot) in sums.iter().enumerate() {
             let old = self.b.get(*slot);
             let new = self.b.bin(Bin::FMul, old, scale[n / 2 % 2]);
             self.b.set(*slot, new);
         }
-        Ok(true)
+        Ok(())
     }
 
-    fn mma_product(&mut self, p: &Product, depth: i64) -> Result<()> {
+    fn mma_product(&mut self, p: &Product) -> Result<()> {
         if !p.adds {
             let zero = self.b.f32(0.0);
             p.sums.iter().for_each(|s| self.b.set(*s, zero));
         }
-        for step in 0..depth / 16 {
-            let left = match p.from_shared {
-                true => self.left_shared(p.a, step)?,
-                false => self.left_registers(p, step)?,
+        for step in 0..p.steps {
+            let left = match &p.left {
+                Left::Shared(half) => self.left_shared(*half, step),
+                Left::Sums(from) => self.left_rounded(from, step, p.bf16),
+                Left::Pairs(from) => self.left_pairs(from, step),
             };
             for pair in 0..p.sums.len() as i64 / 8 {
                 let right = self.right_fragments(p.half, p.columns, step, pair);
@@ -128,8 +160,7 @@ impl Lower<'_> {
     }
 
     /// The left operand of 16 rows of this warp and columns 16 `step`.. from shared memory.
-    fn left_shared(&mut self, a: BufId, step: i64) -> Result<[Val; 4]> {
-        let half = self.half_of(a)?;
+    fn left_shared(&mut self, half: Half, step: i64) -> [Val; 4] {
         let row = self.b.bin_int(Bin::And, self.lane, 15);
         let first = self.b.bin_int(Bin::Shl, self.warp, 4);
         let row = self.b.bin(Bin::Add, first, row);
@@ -137,18 +168,25 @@ impl Lower<'_> {
         let col = self.b.bin_int(Bin::Shl, right, 3);
         let col = self.b.bin_int(Bin::Add, col, step * 16);
         let at = self.half_element(half, row, col);
-        Ok(self.b.ldmatrix(at, false))
+        self.b.ldmatrix(at, false)
     }
 
     /// The left operand from sums of this warp, rounded.
-    fn left_registers(&mut self, p: &Product, step: i64) -> Result<[Val; 4]> {
-        let from = self.fragment(p.a)?;
+    fn left_rounded(&mut self, from: &[Slot], step: i64, bf16: bool) -> [Val; 4] {
         let first = step as usize * 8;
-        let mut pair = |n: usize| {
-            let (low, high) = (self.b.get(from[first + n]), self.b.get(from[first + n + 1]));
-            self.b.pack(p.bf16, low, high)
-        };
-        Ok([pair(0), pair(2), pair(4), pair(6)])
+        [0, 2, 4, 6].map(|n| self.rounded(from, first + n, bf16))
+    }
+
+    /// Sums `n` and `n + 1`, rounded.
+    pub(super) fn rounded(&mut self, from: &[Slot], n: usize, bf16: bool) -> Val {
+        let (low, high) = (self.b.get(from[n]), self.b.get(from[n + 1]));
+        self.b.pack(bf16, low, high)
+    }
+
+    /// The left operand from sums that were rounded before.
+    fn left_pairs(&mut self, from: &[Slot], step: i64) -> [Val; 4] {
+        let first = step as usize * 4;
+        [0, 1, 2, 3].map(|n| self.b.get(from[first + n]))
     }
 
     /// The right operand for 16 terms and two runs of 8 columns.
@@ -170,45 +208,55 @@ impl Lower<'_> {
         [[a, b], [c, d]]
     }
 
-    /// One group of products of a warpgroup, waited for.
-    fn wgmma_product(&mut self, p: &Product, depth: i64) -> Result<()> {
+    /// Products of a warpgroup, waited for.
+    fn wgmma_product(&mut self, p: &Product) -> Result<()> {
+        self.issue(&[p]);
+        self.b.push(Inst::Wgmma(Wgmma::Wait(0, p.sums.clone())));
+        Ok(())
+    }
+
+    /// Starts products of a warpgroup, in a group of their own. Their sums belong to them until a wait for the group.
+    pub(super) fn issue(&mut self, products: &[&Product]) {
         // Registers are written before the fence.
-        let mut left = Vec::new();
-        if p.from_shared {
-            let half = self.half_of(p.a)?;
-            let start = self.descriptor(half);
-            // The rows of this warpgroup: 64 of 128 bytes for each number of it.
-            let group = self.b.bin_int(Bin::LShr, self.warp, 2);
-            let skipped = self.b.bin_int(Bin::Mul, group, (PANEL * 128) >> 4);
-            let skipped = self.b.cast(crate::simt_ir::Cast::ZExt, crate::simt_ir::Ty::I64, skipped);
-            let start = self.b.bin(Bin::Add, start, skipped);
-            for step in 0..depth / 16 {
-                left.push(WgmmaLeft::Shared(self.along_terms(start, half, step)));
-            }
-        } else {
-            for step in 0..depth / 16 {
-                left.push(WgmmaLeft::Registers(self.left_registers(p, step)?));
-            }
-        }
-        let start = self.descriptor(p.half);
+        let operands: Vec<(Vec<WgmmaLeft>, Val)> =
+            products.iter().map(|p| (self.left_operands(p), self.descriptor(p.half))).collect();
         self.b.push(Inst::Wgmma(Wgmma::Fence));
-        for (step, a) in left.into_iter().enumerate() {
-            for (n, d) in p.sums.chunks(MOST_COLUMNS / 2).enumerate() {
-                let b = self.right_descriptor(start, p, step as i64, n as i64);
-                let accumulate = p.adds || step > 0;
-                self.b.push(Inst::Wgmma(Wgmma::Product {
-                    bf16: p.bf16,
-                    d: d.to_vec(),
-                    a: a.clone(),
-                    b,
-                    trans_b: !p.columns,
-                    accumulate,
-                }));
+        for (p, (left, start)) in products.iter().zip(operands) {
+            for (step, a) in left.into_iter().enumerate() {
+                for (n, d) in p.sums.chunks(MOST_COLUMNS / 2).enumerate() {
+                    let b = self.right_descriptor(start, p, step as i64, n as i64);
+                    self.b.push(Inst::Wgmma(Wgmma::Product {
+                        bf16: p.bf16,
+                        d: d.to_vec(),
+                        a: a.clone(),
+                        b,
+                        trans_b: !p.columns,
+                        accumulate: p.adds || step > 0,
+                    }));
+                }
             }
         }
         self.b.push(Inst::Wgmma(Wgmma::Commit));
-        self.b.push(Inst::Wgmma(Wgmma::Wait(0, p.sums.clone())));
-        Ok(())
+    }
+
+    /// The left operand of a warpgroup's product, for 16 terms each.
+    fn left_operands(&mut self, p: &Product) -> Vec<WgmmaLeft> {
+        match &p.left {
+            Left::Shared(half) => {
+                let start = self.descriptor(*half);
+                // The rows of this warpgroup: 64 of 128 bytes for each number of it.
+                let skipped = self.b.bin_int(Bin::Mul, self.group, (PANEL * 128) >> 4);
+                let skipped = self.b.cast(crate::simt_ir::Cast::ZExt, crate::simt_ir::Ty::I64, skipped);
+                let start = self.b.bin(Bin::Add, start, skipped);
+                (0..p.steps).map(|k| WgmmaLeft::Shared(self.along_terms(start, *half, k))).collect()
+            }
+            Left::Sums(from) => {
+                (0..p.steps).map(|k| WgmmaLeft::Registers(self.left_rounded(from, k, p.bf16))).collect()
+            }
+            Left::Pairs(from) => {
+                (0..p.steps).map(|k| WgmmaLeft::Registers(self.left_pairs(from, k))).collect()
+            }
+        }
     }
 
     /// A descriptor moved to the terms 16 `step`.. of a tile with its terms along memory: 32 bytes each within a panel.
@@ -232,13 +280,26 @@ impl Lower<'_> {
 }
 
 /// A product that is ready to run.
-struct Product {
-    sums: Vec<Slot>,
-    a: BufId,
-    from_shared: bool,
-    half: Half,
-    columns: bool,
-    bf16: bool,
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub sums: Vec<Slot>,
+    pub left: Left,
+    pub half: Half,
+    pub columns: bool,
+    pub bf16: bool,
     /// The sums hold something.
-    adds: bool,
+    pub adds: bool,
+    /// Terms, 16 each.
+    pub steps: i64,
+}
+
+/// Where the left operand of a product lies.
+#[derive(Clone, Debug)]
+pub(super) enum Left {
+    /// 16-bit rows in shared memory.
+    Shared(Half),
+    /// Sums in registers, to be rounded.
+    Sums(Vec<Slot>),
+    /// Pairs of rounded sums in registers.
+    Pairs(Vec<Slot>),
 }
