@@ -311,7 +311,23 @@ fn roles() -> Vec<Fault> {
         fault("a box is not brought", &[ROLES], 99, |l, n| dropped(l[n], "cp.async.bulk.tensor")),
         fault("a descriptor has another swizzle", &[ROLES], 99, |l, n| other_swizzle(l[n])),
         fault("products do not see what was written", &[ROLES], 1, |l, n| dropped(l[n], "fence.proxy.async")),
-        fault("registers are not fenced", &[ROLES], 99, |l, n| dropped(l[n], "wgmma.fence")),
+        fault("registers are not fenced", &[ROLES], 99, |l, n| {
+            // Behind products that are on their way no register was written: there ptxas alone wants a fence.
+            let of_group =
+                |l: &&str| ["wgmma.commit_group", "wgmma.wait_group"].iter().any(|g| l.contains(g));
+            let covered = l[..n].iter().rev().copied().find(of_group).is_some_and(|l| l.contains("commit"));
+            if covered { None } else { dropped(l[n], "wgmma.fence") }
+        }),
+        fault("the last product is not waited for", &[ROLES], 1, |l, n| {
+            let last = l.iter().rposition(|l| l.contains("wgmma.wait_group"));
+            if last == Some(n) { dropped(l[n], "wgmma.wait_group") } else { None }
+        }),
+        fault("a product on its way is not waited for", &[ROLES], 99, |l, n| {
+            replaced(l[n], "wgmma.wait_group.sync.aligned 0", "wgmma.wait_group.sync.aligned 1")
+        }),
+        fault("scores are used while they are computed", &[ROLES], 99, |l, n| {
+            replaced(l[n], "wgmma.wait_group.sync.aligned 1", "wgmma.wait_group.sync.aligned 2")
+        }),
         fault("products are in no group", &[ROLES], 99, |l, n| dropped(l[n], "wgmma.commit_group")),
         fault("products are not waited for", &[ROLES], 99, |l, n| dropped(l[n], "wgmma.wait_group")),
         fault("a warpgroup waits for the other's turn", &[ROLES], 99, |l, n| {

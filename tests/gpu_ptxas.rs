@@ -2,12 +2,14 @@
 //!
 //! Comes in: the gallery in bf16 and f32. What is tested: ptxas takes the PTX without a warning; nothing is spilled to local
 //! memory, no frame is on a stack, a thread has at most 255 registers and a block no more than its multiprocessor; shared
-//! memory is within the architecture's limit; products of 16-bit attention are done by tensor cores. `ATTN_LLVM` and
-//! `ATTN_PTXAS` name the worker and ptxas, `tests/run` sets both. Deliberately not here: results (`gpu_sim.rs`), speed.
+//! memory is within the architecture's limit; products of 16-bit attention are done by tensor cores; the softmax that runs
+//! beside a product is not moved behind the wait for it. `ATTN_LLVM`, `ATTN_PTXAS` and `ATTN_NVDISASM` name the worker,
+//! ptxas and its disassembler, `tests/run` sets them. Deliberately not here: results (`gpu_sim.rs`), speed.
 
 mod common;
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -84,12 +86,22 @@ fn read(said: &str) -> (Vec<Resources>, Vec<String>) {
 
 /// Runs ptxas. Errors: it refuses the text.
 fn assemble(ptx: &str, arch: GpuArch) -> Result<String, String> {
-    let tool = std::env::var_os("ATTN_PTXAS").filter(|n| !n.is_empty());
-    let tool = tool.expect("ATTN_PTXAS names NVIDIA's ptxas (CUDA 12); tests/run installs it and sets it");
+    assemble_to(ptx, arch, Path::new("/dev/null"))
+}
+
+/// A tool of NVIDIA's that a variable names.
+fn tool(variable: &str) -> Command {
+    let tool = std::env::var_os(variable).filter(|n| !n.is_empty());
+    Command::new(
+        tool.unwrap_or_else(|| panic!("{variable} is not set; tests/run installs the tool and sets it")),
+    )
+}
+
+fn assemble_to(ptx: &str, arch: GpuArch, cubin: &Path) -> Result<String, String> {
     let mut file = tempfile::NamedTempFile::with_suffix(".ptx").expect("a scratch file");
     file.write_all(ptx.as_bytes()).expect("room for PTX");
-    let mut command = Command::new(tool);
-    command.args(["-arch", arch.name(), "-v", "-o", "/dev/null"]).arg(file.path());
+    let mut command = tool("ATTN_PTXAS");
+    command.args(["-arch", arch.name(), "-v", "-o"]).arg(cubin).arg(file.path());
     let out = command.output().expect("ptxas starts");
     let said = [String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)].concat();
     if out.status.success() { Ok(said) } else { Err(said) }
@@ -170,6 +182,39 @@ fn every_kernel_is_assembled_without_spills() {
         jobs.into_par_iter().flat_map_iter(|(subject, arch, float)| faults(subject, arch, float)).collect();
     println!("{n} modules assembled in {:.1} s", start.elapsed().as_secs_f64());
     assert!(wrong.is_empty(), "{} faults in {n} modules\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The listing of an entry's machine code.
+fn listing(ptx: &str, arch: GpuArch, entry: &str) -> String {
+    let cubin = tempfile::NamedTempFile::with_suffix(".cubin").expect("a scratch file");
+    assemble_to(ptx, arch, cubin.path()).expect("PTX");
+    let out = tool("ATTN_NVDISASM").arg("-c").arg(cubin.path()).output().expect("nvdisasm starts");
+    let all = String::from_utf8(out.stdout).expect("text");
+    let begin = format!(".section\t.text.{entry},");
+    let from = all.find(&begin).unwrap_or_else(|| panic!("no {begin:?} in a listing of {} bytes", all.len()));
+    let end = all[from + 1..].find(".section\t.text.").map_or(all.len(), |n| from + 1 + n);
+    all[from..end].to_string()
+}
+
+/// The softmax of a tile runs beside the product of the tile before: ptxas moves a wait up over arithmetic, and the
+/// kernel must not let it.
+#[test]
+fn exponentials_stand_before_the_wait_for_the_product_beside_them() {
+    for features in [64, 128] {
+        let subject = subjects().into_iter().find(|s| s.name == "causal/causal").expect("a kernel");
+        let compiled = subject.compile(GpuArch::Sm90a, DType::Bf16, features).expect("code");
+        let code = listing(compiled.ptx(), GpuArch::Sm90a, "attn_attend_mapped");
+        let lines: Vec<&str> = code.lines().collect();
+        let waits = |n: u32| format!("WARPGROUP.DEPBAR.LE gsb0, 0x{n}");
+        let asked = lines.iter().position(|l| l.contains(&waits(1))).expect("a wait for scores alone");
+        // The first of these is that of a tile which nothing waits beside.
+        let mut ends = (asked..lines.len()).filter(|n| lines[*n].contains(&waits(0)));
+        let end = ends.nth(1).expect("a wait for the product");
+        let exponentials = lines[asked..end].iter().filter(|l| l.contains("MUFU.EX2")).count();
+        // Of 64 rows and 128 columns each of 128 threads has 64 elements.
+        assert!(exponentials >= 64, "D = {features}: {exponentials} before line {end}");
+        assert!(lines[asked..end].iter().all(|l| !l.contains("HGMMA")), "D = {features}: another product");
+    }
 }
 
 #[test]

@@ -14,6 +14,9 @@ use crate::simt_ir::{Bin, Cmp, Inst, Slot, Ty, Val};
 impl Lower<'_> {
     /// A block of statements.
     pub(super) fn block(&mut self, stmts: &[Stmt]) -> Result<()> {
+        if self.overlapped(stmts)? {
+            return Ok(());
+        }
         stmts.iter().try_for_each(|stmt| self.stmt(stmt))
     }
 
@@ -120,24 +123,13 @@ impl Lower<'_> {
         if self.role != Role::Producer && self.loads_parts(var, body) {
             return self.load_parts((var, lo, hi), body);
         }
-        let turns = !self.turns && self.takes_turns(body);
-        if turns {
-            // Nobody waits for the other warpgroup in its turn.
-            self.barrier();
-            self.first_turn()?;
-            self.begin_turn()?;
-            self.turns = true;
-        }
+        let begun = self.begin_order(body)?;
         let before = self.sync;
         // What the end of the body touched is touched when it begins again.
         self.sync = before.or(touched(body));
         self.over((var, lo, hi), None, |l| l.block(body))?;
         self.sync = self.sync.or(before);
-        if turns {
-            self.turns = false;
-            self.last_turn()?;
-        }
-        Ok(())
+        if begun { self.end_order() } else { Ok(()) }
     }
 
     fn choose(&mut self, cond: ExprId, then: &[Stmt], otherwise: &[Stmt]) -> Result<()> {
@@ -149,16 +141,6 @@ impl Lower<'_> {
         self.sync = self.sync.or(after);
         self.b.push(Inst::If { cond, then, otherwise });
         Ok(())
-    }
-
-    /// Weights between the products: the other warpgroup may multiply.
-    fn in_turns(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        if !self.turns {
-            return f(self);
-        }
-        self.end_turn()?;
-        f(self)?;
-        self.begin_turn()
     }
 
     fn any(&mut self, var: VarId, over: &[Span], cond: ExprId) -> Result<()> {

@@ -16,6 +16,11 @@ use super::{Lower, Result};
 use crate::GpuError;
 use crate::simt_ir::{Bin, Cmp, Inst, Slot, Space, Ty, Un, Val};
 
+/// The column of a register behind the first of its thread.
+const fn column_of(n: usize) -> i64 {
+    (n / 4 * 8 + n % 2) as i64
+}
+
 impl Lower<'_> {
     /// Where a tile lies, if this launch has fragments.
     pub(super) fn place(&self, b: BufId) -> Option<Place> {
@@ -60,9 +65,14 @@ impl Lower<'_> {
         [self.row, self.b.bin_int(Bin::Add, self.row, 8)]
     }
 
-    /// The column of a register.
+    /// The column of a register. One that does not change in a loop would take a register all through it: its constant is
+    /// added last ([`Lower::constants_last`]).
     fn column(&mut self, n: usize) -> Val {
-        self.b.bin_int(Bin::Add, self.col, (n / 4 * 8 + n % 2) as i64)
+        // Numbers that are drawn for columns keep those in registers anyway.
+        match self.draws {
+            true => self.b.bin_int(Bin::Add, self.col, column_of(n)),
+            false => self.and_constant(self.col, column_of(n)),
+        }
     }
 
     pub(super) fn fill_registers(&mut self, dst: BufId, value: f64) -> Result<()> {
@@ -136,9 +146,12 @@ impl Lower<'_> {
         let partial = self.b.cmp(Cmp::Slt, cols, all);
         self.when(partial, |l| {
             let none = l.b.f32(f32::NEG_INFINITY);
+            // Against constants, as in `column`.
+            let left = l.b.bin(Bin::Sub, cols, l.col);
             for (n, slot) in slots.iter().enumerate() {
-                let (c, x) = (l.column(n), l.b.get(*slot));
-                let inside = l.b.cmp(Cmp::Slt, c, cols);
+                let x = l.b.get(*slot);
+                let (c, end) = if l.draws { (l.column(n), cols) } else { (l.b.i32(column_of(n)), left) };
+                let inside = l.b.cmp(Cmp::Slt, c, end);
                 let x = l.b.select(inside, x, none);
                 l.b.set(*slot, x);
             }

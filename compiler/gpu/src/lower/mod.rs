@@ -7,7 +7,8 @@
 //! The parts: [`scalar`] and [`math`] expressions, [`memory`] elements of tensors, [`control`] statements that hold others,
 //! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] their products; [`layout`] which launches keep
 //! tiles in registers, [`fragments`] statements on those, [`halves`] 16-bit rows in shared memory, [`products`] on the
-//! tensor cores, [`pipeline`] loops that bring their operands ahead; [`select`] choosing and summing along vectors.
+//! tensor cores, [`pipeline`] loops that bring their operands ahead, [`roles`] warps that do so for others, [`overlap`] in
+//! which order those multiply; [`select`] choosing and summing along vectors.
 
 mod control;
 mod fragments;
@@ -16,6 +17,7 @@ mod halves;
 pub(crate) mod layout;
 mod math;
 mod memory;
+mod overlap;
 mod pipeline;
 mod products;
 mod roles;
@@ -31,13 +33,14 @@ use attn_compiler::artifact::{ArgLayout, DType, TensorMapSpec};
 use attn_compiler::expr::range::{Range, RangeEnv};
 use attn_compiler::expr::{ExprId, Pool, TensorId, VarId, print};
 use attn_compiler::target::GpuArch;
-use attn_compiler::tile_ir::{BufId, Buffer, Launch, Program, TensorDecl};
+use attn_compiler::tile_ir::{BufId, Buffer, Launch, Program, Stmt, TensorDecl};
 
 use crate::GpuError;
 use crate::simt_ir::{Bin, Builder, Cast, Cmp, Inst, Kernel, Op, Slot, Ty, Val};
 
 use halves::Half;
 use layout::{Layouts, Place};
+use overlap::Order;
 use roles::{Rings, Role};
 use sync::Sync;
 
@@ -69,6 +72,10 @@ struct Lower<'a> {
     b: Builder,
     memo: FxHashMap<Key, Val>,
     trail: Vec<Key>,
+    /// Values that are another one and a constant.
+    sums: FxHashMap<Val, (Val, i64)>,
+    /// The launch draws random numbers.
+    draws: bool,
     ranges: FxHashMap<VarId, Range>,
     /// Argument words that became parameters, in order.
     words: Vec<u32>,
@@ -84,12 +91,14 @@ struct Lower<'a> {
     /// What this warp does, and the rings between roles.
     role: Role,
     rings: Rings,
+    /// The number of the warpgroup.
+    group: Val,
     /// This thread computes in the first of the warpgroups that do.
     first_group: Val,
-    /// Warpgroups take turns in the loop that is written.
-    turns: bool,
     /// The loop that is written loads tiles part by part, and waits behind its end.
     in_parts: bool,
+    /// How products follow each other in the loop that is written, if it has an order.
+    order: Option<Order>,
     /// What the next products read, where it was brought ahead.
     queue: Option<pipeline::Queue>,
     n_stages: u32,
@@ -139,7 +148,7 @@ pub struct Lowered {
 
 /// The kernel of one launch, for any strides.
 pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<Lowered> {
-    let (mut lower, _) = Lower::new(program, launch, arch);
+    let mut lower = Lower::new(program, launch, arch);
     if let Some(layouts) = &lower.layouts {
         lower.threads = layouts.warps * WARP as u32;
         lower.make_registers();
@@ -162,18 +171,28 @@ pub fn mapped_launch(program: &Program, launch: &Launch, arch: GpuArch) -> Resul
     if !roles::possible(program, launch, arch) {
         return Ok(None);
     }
-    let (mut lower, seven) = Lower::new(program, launch, arch);
+    let mut lower = Lower::new(program, launch, arch);
     let Some(layouts) = &lower.layouts else { return Ok(None) };
     lower.threads = layouts.warps * WARP as u32;
     lower.place_buffers()?;
     lower.known_ranges();
     lower.coordinates()?;
-    lower.with_roles(seven)?;
+    lower.with_roles()?;
     if !lower.fits() {
         return Ok(None);
     }
     let threads = lower.threads + roles::producers(lower.threads);
     lower.finish(&format!("{}_mapped", entry_name(&launch.name)), threads).map(Some)
+}
+
+/// Does a statement draw random numbers, at any depth?
+fn draws(stmts: &[Stmt]) -> bool {
+    stmts.iter().any(|stmt| match stmt {
+        Stmt::For { body, .. } => draws(body),
+        Stmt::If { then, otherwise, .. } => draws(then) || draws(otherwise),
+        Stmt::Random { .. } => true,
+        _ => false,
+    })
 }
 
 /// Entry names are made of letters, digits and `_`.
@@ -183,8 +202,8 @@ fn entry_name(launch: &str) -> String {
 }
 
 impl<'a> Lower<'a> {
-    /// Nothing written yet; also the constant 7.
-    fn new(program: &'a Program, launch: &'a Launch, arch: GpuArch) -> (Lower<'a>, Val) {
+    /// Nothing written yet.
+    fn new(program: &'a Program, launch: &'a Launch, arch: GpuArch) -> Lower<'a> {
         let n_scalars = program.dims.len() + program.params.len();
         let layout = ArgLayout::new(program.tensors.iter().map(|t| t.shape.len()), n_scalars);
         let mut b = Builder::new();
@@ -192,7 +211,8 @@ impl<'a> Lower<'a> {
         let (five, seven) = (b.i32(5), b.i32(7));
         let warp = b.bin(Bin::LShr, tid, five);
         let lane = b.bin_int(Bin::And, tid, WARP - 1);
-        let lower = Lower {
+        let group = b.def(Ty::I32, Op::Bin(Bin::LShr, tid, seven));
+        Lower {
             program,
             launch,
             layout,
@@ -201,6 +221,8 @@ impl<'a> Lower<'a> {
             b,
             memo: FxHashMap::default(),
             trail: Vec::new(),
+            sums: FxHashMap::default(),
+            draws: draws(&launch.body),
             ranges: FxHashMap::default(),
             words: Vec::new(),
             places: Vec::new(),
@@ -212,9 +234,10 @@ impl<'a> Lower<'a> {
             halves: FxHashMap::default(),
             role: Role::All,
             rings: Rings::default(),
+            group,
             first_group: lane,
-            turns: false,
             in_parts: false,
+            order: None,
             queue: None,
             n_stages: 0,
             row: lane,
@@ -222,8 +245,7 @@ impl<'a> Lower<'a> {
             tid,
             lane,
             warp,
-        };
-        (lower, seven)
+        }
     }
 
     /// The kernel as it was written.

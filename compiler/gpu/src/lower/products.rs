@@ -69,49 +69,78 @@ impl Lower<'_> {
 
     /// A product on the tensor cores.
     pub(super) fn tensor_product(&mut self, stmt: &Stmt) -> Result<()> {
-        let Stmt::Gemm { c, a, rest, row_scale, accumulate, .. } = stmt else { return Ok(()) };
+        let Stmt::Gemm { row_scale, accumulate, .. } = stmt else { return Ok(()) };
         let right = self.right_operand(stmt)?;
-        let lefts = self.left_parts(*a, *rest)?;
+        self.touch_left(stmt)?;
         let (half, empty) = match (self.role, self.next_staged()) {
-            (Role::Consumer, _) => self.awaited().map(|(half, empty)| (half, Some(empty)))?,
+            (Role::Consumer, _) => {
+                let ring = self.next_ring()?;
+                let stage = self.awaited(&ring);
+                (stage.half, Some(stage.empty))
+            }
             (_, Some(half)) => (half, None),
             _ => (self.stage(&right)?, None),
         };
-        let bf16 = self.tensor(right.src.tensor)?.dtype == DType::Bf16;
-        let sums = self.fragment(*c)?;
-        let adds = self.rescale(&sums, *row_scale, *accumulate)?;
-        let product = Product { sums, lefts, half, columns: right.columns, bf16, adds };
-        let depth = self.buffer(*a)?.cols;
+        let product = self.product(stmt, half)?;
+        if *accumulate {
+            self.rescale(&product.sums, *row_scale)?;
+        }
         match half.panels {
-            true => self.wgmma_product(&product, depth)?,
-            false => self.mma_product(&product, depth)?,
+            true => self.wgmma_product(&product)?,
+            false => self.mma_product(&product)?,
         }
         empty.map_or(Ok(()), |empty| self.release(empty))
     }
 
-    /// What the sums hold before the product, if it adds to them.
-    fn rescale(&mut self, sums: &[Slot], row_scale: Option<BufId>, accumulate: bool) -> Result<bool> {
-        let Some(scale) = row_scale.filter(|_| accumulate) else { return Ok(accumulate) };
+    /// A product reads its left operand: says so where that lies in shared memory.
+    pub(super) fn touch_left(&mut self, stmt: &Stmt) -> Result<()> {
+        let Stmt::Gemm { a, rest, .. } = stmt else { return Ok(()) };
+        for tile in tiles_of(*a, *rest) {
+            if matches!(self.place(tile), Some(Place::Half(_))) {
+                let id = self.half_of(tile)?.id;
+                self.touch(&[id], &[]);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a product needs to run, once its right operand lies in `half`.
+    pub(super) fn product(&mut self, stmt: &Stmt, half: Half) -> Result<Product> {
+        let Stmt::Gemm { c, a, rest, accumulate, .. } = stmt else {
+            return Err(GpuError::internal("products", "a product", format!("{stmt:?}")));
+        };
+        let right = self.right_operand(stmt)?;
+        Ok(Product {
+            sums: self.fragment(*c)?,
+            lefts: self.left_parts(*a, *rest)?,
+            half,
+            columns: right.columns,
+            bf16: self.tensor(right.src.tensor)?.dtype == DType::Bf16,
+            adds: *accumulate,
+            steps: self.buffer(*a)?.cols / 16,
+        })
+    }
+
+    /// Multiplies the rows of sums with a factor for each.
+    pub(super) fn rescale(&mut self, sums: &[Slot], row_scale: Option<BufId>) -> Result<()> {
+        let Some(scale) = row_scale else { return Ok(()) };
         let scale = self.state(scale)?.map(|s| self.b.get(s));
         for (n, slot) in sums.iter().enumerate() {
             let old = self.b.get(*slot);
             let new = self.b.bin(Bin::FMul, old, scale[n / 2 % 2]);
             self.b.set(*slot, new);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// What is multiplied on the left, part by part.
     fn left_parts(&mut self, a: BufId, rest: Rest) -> Result<Vec<Left>> {
         let mut lefts = Vec::new();
-        for tile in std::iter::once(a).chain(if let Rest::Tile(rest) = rest { Some(rest) } else { None }) {
-            if matches!(self.place(tile), Some(Place::Half(_))) {
-                let half = self.half_of(tile)?;
-                self.touch(&[half.id], &[]);
-                lefts.push(Left::Shared(half));
-            } else {
-                lefts.push(Left::Sums(self.fragment(tile)?));
-            }
+        for tile in tiles_of(a, rest) {
+            lefts.push(match self.place(tile) {
+                Some(Place::Half(_)) => Left::Shared(self.half_of(tile)?),
+                _ => Left::Sums(self.fragment(tile)?),
+            });
         }
         if rest == Rest::Rounding {
             lefts.push(Left::Rest(self.fragment(a)?));
@@ -119,13 +148,13 @@ impl Lower<'_> {
         Ok(lefts)
     }
 
-    fn mma_product(&mut self, p: &Product, depth: i64) -> Result<()> {
+    fn mma_product(&mut self, p: &Product) -> Result<()> {
         if !p.adds {
             let zero = self.b.f32(0.0);
             p.sums.iter().for_each(|s| self.b.set(*s, zero));
         }
-        for step in 0..depth / 16 {
-            let lefts: Vec<[Val; 4]> = p.lefts.iter().map(|left| self.left_fragment(left, p, step)).collect();
+        for step in 0..p.steps {
+            let lefts: Vec<[Val; 4]> = p.lefts.iter().map(|l| self.left_fragment(l, p.bf16, step)).collect();
             for pair in 0..p.sums.len() as i64 / 8 {
                 let right = self.right_fragments(p.half, p.columns, step, pair);
                 for (m, b) in right.into_iter().enumerate() {
@@ -153,32 +182,34 @@ impl Lower<'_> {
     }
 
     /// The left operand for 16 terms in registers.
-    fn left_fragment(&mut self, left: &Left, p: &Product, step: i64) -> [Val; 4] {
+    fn left_fragment(&mut self, left: &Left, bf16: bool, step: i64) -> [Val; 4] {
+        let (first, pairs) = (step as usize * 8, step as usize * 4);
         match left {
             Left::Shared(half) => self.left_shared(*half, step),
-            Left::Sums(sums) => self.left_registers(sums, p.bf16, step, false),
-            Left::Rest(sums) => self.left_registers(sums, p.bf16, step, true),
+            Left::Sums(sums) => [0, 2, 4, 6].map(|n| self.rounded(sums, first + n, bf16)),
+            Left::Rest(sums) => [0, 2, 4, 6].map(|n| self.left_by_rounding(sums, first + n, bf16)),
+            Left::Pairs(from) => [0, 1, 2, 3].map(|n| self.b.get(from[pairs + n])),
         }
     }
 
-    /// The left operand from sums of this warp, rounded; or what rounding them leaves, rounded.
-    fn left_registers(&mut self, from: &[Slot], bf16: bool, step: i64, rest: bool) -> [Val; 4] {
-        let first = step as usize * 8;
-        [0, 2, 4, 6].map(|n| {
-            let (low, high) = (self.b.get(from[first + n]), self.b.get(from[first + n + 1]));
-            let both = self.b.pack(bf16, low, high);
-            if !rest {
-                return both;
-            }
-            let [low, high] = [(low, 0), (high, 16)].map(|(x, bit)| {
-                let half = self.b.bin_int(Bin::LShr, both, bit);
-                let half = self.b.cast(Cast::Trunc, Ty::I16, half);
-                let half = if bf16 { half } else { self.b.cast(Cast::Bits, Ty::F16, half) };
-                let rounded = self.widen(if bf16 { DType::Bf16 } else { DType::F16 }, half);
-                self.b.bin(Bin::FSub, x, rounded)
-            });
-            self.b.pack(bf16, low, high)
-        })
+    /// Sums `n` and `n + 1`, rounded.
+    pub(super) fn rounded(&mut self, from: &[Slot], n: usize, bf16: bool) -> Val {
+        let (low, high) = (self.b.get(from[n]), self.b.get(from[n + 1]));
+        self.b.pack(bf16, low, high)
+    }
+
+    /// What rounding sums `n` and `n + 1` leaves, rounded.
+    fn left_by_rounding(&mut self, from: &[Slot], n: usize, bf16: bool) -> Val {
+        let both = self.rounded(from, n, bf16);
+        let [low, high] = [(from[n], 0), (from[n + 1], 16)].map(|(slot, bit)| {
+            let half = self.b.bin_int(Bin::LShr, both, bit);
+            let half = self.b.cast(Cast::Trunc, Ty::I16, half);
+            let half = if bf16 { half } else { self.b.cast(Cast::Bits, Ty::F16, half) };
+            let rounded = self.widen(if bf16 { DType::Bf16 } else { DType::F16 }, half);
+            let x = self.b.get(slot);
+            self.b.bin(Bin::FSub, x, rounded)
+        });
+        self.b.pack(bf16, low, high)
     }
 
     /// The right operand for 16 terms and two runs of 8 columns.
@@ -200,48 +231,58 @@ impl Lower<'_> {
         [[a, b], [c, d]]
     }
 
-    /// One group of products of a warpgroup, waited for.
-    fn wgmma_product(&mut self, p: &Product, depth: i64) -> Result<()> {
+    /// Products of a warpgroup, waited for.
+    fn wgmma_product(&mut self, p: &Product) -> Result<()> {
+        self.issue(&[p]);
+        self.b.push(Inst::Wgmma(Wgmma::Wait(0, p.sums.clone())));
+        Ok(())
+    }
+
+    /// Starts products of a warpgroup, in a group of their own. Their sums belong to them until a wait for the group.
+    pub(super) fn issue(&mut self, products: &[&Product]) {
         // Registers are written before the fence.
-        let mut lefts = Vec::new();
-        for left in &p.lefts {
-            let start = if let Left::Shared(half) = left { Some(self.rows_of_group(*half)) } else { None };
-            for step in 0..depth / 16 {
-                lefts.push(match (left, start) {
-                    (Left::Shared(half), Some(start)) => {
-                        WgmmaLeft::Shared(self.along_terms(start, *half, step))
-                    }
-                    _ => WgmmaLeft::Registers(self.left_fragment(left, p, step)),
-                });
-            }
-        }
-        let start = self.descriptor(p.half);
+        let operands: Vec<(Vec<WgmmaLeft>, Val)> =
+            products.iter().map(|p| (self.left_operands(p), self.descriptor(p.half))).collect();
         self.b.push(Inst::Wgmma(Wgmma::Fence));
-        for (n_step, a) in lefts.into_iter().enumerate() {
-            let step = n_step as i64 % (depth / 16);
-            for (n, d) in p.sums.chunks(MOST_COLUMNS / 2).enumerate() {
-                let b = self.right_descriptor(start, p, step, n as i64);
-                let accumulate = p.adds || n_step > 0;
-                self.b.push(Inst::Wgmma(Wgmma::Product {
-                    bf16: p.bf16,
-                    d: d.to_vec(),
-                    a: a.clone(),
-                    b,
-                    trans_b: !p.columns,
-                    accumulate,
-                }));
+        for (p, (left, start)) in products.iter().zip(operands) {
+            for (k, a) in left.into_iter().enumerate() {
+                let step = k as i64 % p.steps;
+                for (n, d) in p.sums.chunks(MOST_COLUMNS / 2).enumerate() {
+                    let b = self.right_descriptor(start, p, step, n as i64);
+                    self.b.push(Inst::Wgmma(Wgmma::Product {
+                        bf16: p.bf16,
+                        d: d.to_vec(),
+                        a: a.clone(),
+                        b,
+                        trans_b: !p.columns,
+                        accumulate: p.adds || k > 0,
+                    }));
+                }
             }
         }
         self.b.push(Inst::Wgmma(Wgmma::Commit));
-        self.b.push(Inst::Wgmma(Wgmma::Wait(0, p.sums.clone())));
-        Ok(())
+    }
+
+    /// The left operand of a warpgroup's product, for 16 terms each, part by part.
+    fn left_operands(&mut self, p: &Product) -> Vec<WgmmaLeft> {
+        let mut out = Vec::new();
+        for left in &p.lefts {
+            let start =
+                if let Left::Shared(half) = left { Some((*half, self.rows_of_group(*half))) } else { None };
+            for step in 0..p.steps {
+                out.push(match start {
+                    Some((half, start)) => WgmmaLeft::Shared(self.along_terms(start, half, step)),
+                    None => WgmmaLeft::Registers(self.left_fragment(left, p.bf16, step)),
+                });
+            }
+        }
+        out
     }
 
     /// The descriptor of the rows of this warpgroup in a tile of queries: 64 of 128 bytes for each number of it.
     fn rows_of_group(&mut self, half: Half) -> Val {
         let start = self.descriptor(half);
-        let group = self.b.bin_int(Bin::LShr, self.warp, 2);
-        let skipped = self.b.bin_int(Bin::Mul, group, (PANEL * 128) >> 4);
+        let skipped = self.b.bin_int(Bin::Mul, self.group, (PANEL * 128) >> 4);
         let skipped = self.b.cast(Cast::ZExt, Ty::I64, skipped);
         self.b.bin(Bin::Add, start, skipped)
     }
@@ -266,24 +307,36 @@ impl Lower<'_> {
     }
 }
 
-/// A left operand.
-enum Left {
+/// The tiles of a left operand.
+fn tiles_of(a: BufId, rest: Rest) -> impl Iterator<Item = BufId> {
+    let rest = if let Rest::Tile(rest) = rest { Some(rest) } else { None };
+    std::iter::once(a).chain(rest)
+}
+
+/// A product that is ready to run.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub sums: Vec<Slot>,
+    /// The left operand is the sum of these.
+    pub lefts: Vec<Left>,
+    pub half: Half,
+    pub columns: bool,
+    pub bf16: bool,
+    /// The sums hold something.
+    pub adds: bool,
+    /// Terms, 16 each.
+    pub steps: i64,
+}
+
+/// Where the left operand of a product lies.
+#[derive(Clone, Debug)]
+pub(super) enum Left {
     /// 16-bit rows in shared memory.
     Shared(Half),
     /// Sums in registers, to be rounded.
     Sums(Vec<Slot>),
     /// What rounding them leaves.
     Rest(Vec<Slot>),
-}
-
-/// A product that is ready to run.
-struct Product {
-    sums: Vec<Slot>,
-    /// The left operand is the sum of these.
-    lefts: Vec<Left>,
-    half: Half,
-    columns: bool,
-    bf16: bool,
-    /// The sums hold something.
-    adds: bool,
+    /// Pairs of rounded sums in registers.
+    Pairs(Vec<Slot>),
 }

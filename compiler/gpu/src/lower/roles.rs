@@ -4,7 +4,8 @@
 //! own goes through the same control as the others and, for each product, brings the right operand into one of two stages as
 //! soon as that is free; the others wait for what they read and say when they have read it (FlashAttention 3, Shah et al.
 //! 2024). What holds: both go through the same products in the same order, as all conditions are uniform; a stage is
-//! overwritten only after every warp that reads it has arrived at its `empty` barrier.
+//! overwritten only after every warp that reads it has arrived at its `empty` barrier. Not here: in which order the others
+//! multiply ([`super::overlap`]).
 //!
 //! The tile's rows behind the last that exists are 0, since maps give 0 out of range: so a product is only taken if its
 //! count of rows is what is left of the tensor, cut to the tile.
@@ -52,6 +53,15 @@ pub(super) struct Ring {
     count: Slot,
 }
 
+/// The stage that a ring has for one tile, and the places of its barriers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RingStage {
+    pub half: Half,
+    full: Val,
+    pub empty: Val,
+    parity: Val,
+}
+
 /// Rings and maps of a launch, by the order of its products in the text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rings {
@@ -76,6 +86,9 @@ const fn registers(groups: u32) -> Option<(u32, u32)> {
     }
 }
 
+/// Values that were named so far.
+pub(super) type Named = Vec<(attn_compiler::expr::VarId, ExprId)>;
+
 /// Can a launch be written with roles?
 pub(super) fn possible(program: &Program, launch: &Launch, arch: GpuArch) -> bool {
     let layouts = Layouts::of(program, launch, arch).ok();
@@ -85,7 +98,7 @@ pub(super) fn possible(program: &Program, launch: &Launch, arch: GpuArch) -> boo
 }
 
 /// Does every product read rows that a map can describe?
-fn mapped(program: &Program, stmts: &[Stmt], lets: &mut Vec<(attn_compiler::expr::VarId, ExprId)>) -> bool {
+fn mapped(program: &Program, stmts: &[Stmt], lets: &mut Named) -> bool {
     stmts.iter().all(|stmt| match stmt {
         Stmt::Let { var, value } => {
             lets.push((*var, *value));
@@ -100,12 +113,12 @@ fn mapped(program: &Program, stmts: &[Stmt], lets: &mut Vec<(attn_compiler::expr
 }
 
 /// Is the count `min(size - first, tile)` of the tensor's own rows?
-fn whole_rows(
-    program: &Program,
-    src: &RowsRef,
-    count: ExprId,
-    lets: &[(attn_compiler::expr::VarId, ExprId)],
-) -> bool {
+fn whole_rows(program: &Program, src: &RowsRef, count: ExprId, lets: &Named) -> bool {
+    rows_left(program, src, count, lets).is_some()
+}
+
+/// The tile of a count `min(size - first, tile)` of a tensor's own rows.
+pub(super) fn rows_left(program: &Program, src: &RowsRef, count: ExprId, lets: &Named) -> Option<ExprId> {
     let pool = &program.pool;
     let named = |id: ExprId| match pool.op(id) {
         E::Var(v) => lets.iter().rev().find(|(w, _)| w == v).map_or(id, |(_, value)| *value),
@@ -119,33 +132,23 @@ fn whole_rows(
     };
     let rank = tensor.shape.len();
     match *pool.op(named(count)) {
-        E::Binary(BinaryOp::Min, a, b) => (2..=5).contains(&rank) && (is_left(a) || is_left(b)),
-        _ => false,
+        E::Binary(BinaryOp::Min, a, b) if (2..=5).contains(&rank) => match (is_left(a), is_left(b)) {
+            (true, _) => Some(b),
+            (_, true) => Some(a),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
-/// What a statement of a loop over tiles is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Scores,
-    Weights,
-    Values,
-}
-
-/// The kinds of the statements of a block, in order.
-fn kinds_of(stmts: &[Stmt], out: &mut Vec<Kind>) {
-    for stmt in stmts {
-        match stmt {
-            Stmt::For { body, .. } => kinds_of(body, out),
-            Stmt::If { then, otherwise, .. } => {
-                kinds_of(then, out);
-                kinds_of(otherwise, out);
-            }
-            Stmt::Gemm { b: Operand::Columns(_), .. } => out.push(Kind::Scores),
-            Stmt::Gemm { .. } => out.push(Kind::Values),
-            Stmt::SoftmaxStep { .. } | Stmt::WeightStep { .. } => out.push(Kind::Weights),
-            _ => {}
-        }
+impl Rings {
+    /// The number of a map.
+    pub fn map_of(&mut self, spec: TensorMapSpec) -> u32 {
+        let known = self.maps.iter().position(|m| *m == spec);
+        known.unwrap_or_else(|| {
+            self.maps.push(spec);
+            self.maps.len() - 1
+        }) as u32
     }
 }
 
@@ -169,11 +172,7 @@ impl Lower<'_> {
                         box_rows: right.rows as u32,
                         box_cols: PANEL as u32,
                     };
-                    let known = self.rings.maps.iter().position(|m| *m == spec);
-                    let map = known.unwrap_or_else(|| {
-                        self.rings.maps.push(spec);
-                        self.rings.maps.len() - 1
-                    }) as u32;
+                    let map = self.rings.map_of(spec);
                     let zero = self.b.i32(0);
                     let count = self.b.slot(zero);
                     self.rings.rings.push(Ring { half, full: 0, empty: 0, map, count });
@@ -214,13 +213,18 @@ impl Lower<'_> {
     }
 
     /// Writes the launch with roles: the warps that compute come first.
-    pub(super) fn with_roles(&mut self, seven: Val) -> Result<()> {
+    pub(super) fn with_roles(&mut self) -> Result<()> {
         let body = &self.launch.body;
         self.make_rings(body)?;
         self.make_barriers()?;
         let groups = self.threads / 128;
         let registers = registers(groups);
-        let group = self.b.def(Ty::I32, Op::Bin(Bin::LShr, self.tid, seven));
+        // Descriptors are made from it: known to be the same for a warp, they take no register of each lane. Beside random
+        // numbers ptxas spills more with it than without.
+        if !self.draws {
+            self.group = self.b.def(Ty::I32, Op::Uniform(self.group));
+        }
+        let group = self.group;
         let last = self.b.i32(i64::from(groups));
         let brings = self.b.cmp(Cmp::Eq, group, last);
         let producer = self.scoped(|l| {
@@ -249,16 +253,15 @@ impl Lower<'_> {
     }
 
     /// The ring of the next product in the text.
-    fn next_ring(&mut self) -> Result<Ring> {
+    pub(super) fn next_ring(&mut self) -> Result<Ring> {
         let missing = || GpuError::internal("roles", "every product has a ring", "gemm");
         let ring = self.rings.rings.get(self.rings.next).cloned().ok_or_else(missing)?;
         self.rings.next += 1;
         Ok(ring)
     }
 
-    /// Stage, barriers and parity of a ring's turn, and moves it on.
-    fn turn(&mut self, ring: &Ring) -> (Half, Val, Val, Val) {
-        let n = self.b.get(ring.count);
+    /// The stage of the `n`-th tile of a ring.
+    fn stage_of(&mut self, ring: &Ring, n: Val) -> RingStage {
         let stage = self.b.bin_int(Bin::And, n, 1);
         let round = self.b.bin_int(Bin::LShr, n, 1);
         let parity = self.b.bin_int(Bin::And, round, 1);
@@ -266,16 +269,30 @@ impl Lower<'_> {
         let bar = self.b.bin_int(Bin::Shl, stage, 3);
         let full = self.b.bin_int(Bin::Add, bar, i64::from(ring.full));
         let empty = self.b.bin_int(Bin::Add, bar, i64::from(ring.empty));
+        RingStage { half: Half { stage: Some(skipped), ..ring.half }, full, empty, parity }
+    }
+
+    /// The stage of a ring's next tile, and moves it on.
+    fn next_stage(&mut self, ring: &Ring) -> RingStage {
+        let n = self.b.get(ring.count);
+        let stage = self.stage_of(ring, n);
         let next = self.b.bin_int(Bin::Add, n, 1);
         self.b.set(ring.count, next);
-        (Half { stage: Some(skipped), ..ring.half }, full, empty, parity)
+        stage
+    }
+
+    /// The stage of the last tile that a ring was moved on by.
+    pub(super) fn last_stage(&mut self, ring: &Ring) -> RingStage {
+        let n = self.b.get(ring.count);
+        let last = self.b.bin_int(Bin::Sub, n, 1);
+        self.stage_of(ring, last)
     }
 
     /// Brings the right operand of a product as soon as its stage is free.
     pub(super) fn produce(&mut self, stmt: &Stmt) -> Result<()> {
         let ring = self.next_ring()?;
         let right = self.right_operand(stmt)?;
-        let (half, full, empty, parity) = self.turn(&ring);
+        let RingStage { half, full, empty, parity } = self.next_stage(&ring);
         let other = self.b.bin_int(Bin::Xor, parity, 1);
         self.b.push(Inst::Mbar(Mbar::Wait { at: empty, parity: other }));
         let (rank, col, src) = (right.src.index.len(), right.src.col_dim, right.src);
@@ -298,12 +315,11 @@ impl Lower<'_> {
         })
     }
 
-    /// Waits for the right operand of a product; the barrier at which it is said to be read.
-    pub(super) fn awaited(&mut self) -> Result<(Half, Val)> {
-        let ring = self.next_ring()?;
-        let (half, full, empty, parity) = self.turn(&ring);
-        self.b.push(Inst::Mbar(Mbar::Wait { at: full, parity }));
-        Ok((half, empty))
+    /// Waits for the right operand of a product.
+    pub(super) fn awaited(&mut self, ring: &Ring) -> RingStage {
+        let stage = self.next_stage(ring);
+        self.b.push(Inst::Mbar(Mbar::Wait { at: stage.full, parity: stage.parity }));
+        stage
     }
 
     /// This warp has read a stage.
@@ -314,19 +330,6 @@ impl Lower<'_> {
             l.b.push(Inst::Mbar(Mbar::Arrive { at: empty }));
             Ok(())
         })
-    }
-
-    /// Two warpgroups take turns at the tensor cores: while one multiplies, the other is at its softmax (FlashAttention 3,
-    /// section 3.1). Does this loop have that form: scores, then weights, then a product of them?
-    pub(super) fn takes_turns(&self, body: &[Stmt]) -> bool {
-        let mut kinds = Vec::new();
-        kinds_of(body, &mut kinds);
-        let scores = kinds.iter().take_while(|k| **k == Kind::Scores).count();
-        let pattern = scores > 0
-            && kinds.get(scores) == Some(&Kind::Weights)
-            && kinds.len() > scores + 1
-            && kinds[scores + 1..].iter().all(|k| *k == Kind::Values);
-        self.role == Role::Consumer && self.threads == 256 && pattern
     }
 
     /// This warpgroup's turn begins.

@@ -260,20 +260,35 @@ impl Lower<'_> {
             x = self.b.cast(Cast::SExt, Ty::I64, x);
             y = self.b.cast(Cast::SExt, Ty::I64, y);
         }
-        let op = match op {
-            Add => Bin::Add,
-            Sub => Bin::Sub,
-            Mul => Bin::Mul,
-            Min => Bin::SMin,
-            Max => Bin::SMax,
-            IDiv | Mod => {
-                let v = self.floored(op == IDiv, (a, x), (b, y));
-                return Ok(self.fitted(v, id));
-            }
+        let v = match op {
+            Add => self.constants_last(Bin::Add, x, y),
+            Sub => self.constants_last(Bin::Sub, x, y),
+            Mul => self.b.bin(Bin::Mul, x, y),
+            Min => self.b.bin(Bin::SMin, x, y),
+            Max => self.b.bin(Bin::SMax, x, y),
+            IDiv | Mod => self.floored(op == IDiv, (a, x), (b, y)),
             _ => return Err(self.ill_typed(id)),
         };
-        let v = self.b.bin(op, x, y);
         Ok(self.fitted(v, id))
+    }
+
+    /// A sum or difference, with the constants of columns added last: else each column plus its constant is a value of its
+    /// own that does not change in a loop, and takes a register all through it.
+    pub(super) fn constants_last(&mut self, op: Bin, x: Val, y: Val) -> Val {
+        let (a, of_x) = self.sums.get(&x).copied().unwrap_or((x, 0));
+        let (b, of_y) = self.sums.get(&y).copied().unwrap_or((y, 0));
+        let base = self.b.bin(op, a, b);
+        match if op == Bin::Add { of_x + of_y } else { of_x - of_y } {
+            0 => base,
+            constant => self.and_constant(base, constant),
+        }
+    }
+
+    /// A value plus a constant, which is remembered.
+    pub(super) fn and_constant(&mut self, base: Val, constant: i64) -> Val {
+        let v = self.b.bin_int(Bin::Add, base, constant);
+        self.sums.insert(v, (base, constant));
+        v
     }
 
     /// Floored quotient or remainder; 0 where the divisor is 0.

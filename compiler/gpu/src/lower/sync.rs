@@ -71,6 +71,12 @@ impl Lower<'_> {
     }
 }
 
+/// Does a block of statements touch a tile?
+pub(super) fn touches(stmts: &[Stmt], buf: BufId) -> bool {
+    let all = touched(stmts);
+    (all.read | all.written) & bit(buf) != 0
+}
+
 /// All that a block of statements touches.
 pub(super) fn touched(stmts: &[Stmt]) -> Sync {
     stmts.iter().fold(Sync::default(), |all, stmt| {

@@ -288,6 +288,13 @@ impl Printer<'_> {
                 self.line(&format!("{clamp} = llvm.mlir.constant(31 : i32) : i32"));
                 format!("nvvm.shfl.sync bfly {all}, %v{}, {by}, {clamp} : {ty} -> {ty}", a.0)
             }
+            Op::Uniform(a) => {
+                let (all, lane, clamp) = (self.temp(), self.temp(), self.temp());
+                self.line(&format!("{all} = llvm.mlir.constant(-1 : i32) : i32"));
+                self.line(&format!("{lane} = llvm.mlir.constant(0 : i32) : i32"));
+                self.line(&format!("{clamp} = llvm.mlir.constant(31 : i32) : i32"));
+                format!("nvvm.shfl.sync idx {all}, %v{}, {lane}, {clamp} : {ty} -> {ty}", a.0)
+            }
         };
         self.line(&format!("%v{d} = {text}"));
     }

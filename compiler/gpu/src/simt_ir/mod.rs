@@ -207,6 +207,9 @@ pub enum Op {
     },
     /// The value of the lane whose number differs in the bits of the mask; all lanes of the warp (I32 or F32).
     Shfl(Val, u32),
+    /// The value (I32) of lane 0; all lanes of the warp. Where they have the same, the machine so knows it, and computes
+    /// what follows from it once for the warp.
+    Uniform(Val),
 }
 
 /// An instruction.

@@ -205,20 +205,24 @@ impl Verifier<'_> {
             Mbar::FenceInit => vec![],
             Mbar::Init { at, .. } | Mbar::ArriveExpect { at, .. } | Mbar::Arrive { at } => vec![*at],
             Mbar::Wait { at, parity } => vec![*at, *parity],
-            Mbar::Copy { dst, map, coords, bar } => {
-                if *map >= self.kernel.n_maps || !(1..=5).contains(&coords.len()) {
-                    return Err(self.broken(
-                        "S7",
-                        "a map of the kernel, 1 to 5 coordinates",
-                        &format!("{inst:?}"),
-                    ));
-                }
-                [&[*dst, *bar], &coords[..]].concat()
-            }
+            Mbar::Copy { dst, map, coords, bar } => return self.boxed(*map, coords, &[*dst, *bar], inst),
         };
+        self.places(&places, inst)
+    }
+
+    /// A box of a tensor: its map, coordinates, and places in shared memory.
+    fn boxed(&mut self, map: u32, coords: &[Val], places: &[Val], inst: &Inst) -> Result<(), GpuError> {
+        if map >= self.kernel.n_maps || !(1..=5).contains(&coords.len()) {
+            return Err(self.broken("S7", "a map of the kernel, 1 to 5 coordinates", &format!("{inst:?}")));
+        }
+        self.places(&[places, coords].concat(), inst)
+    }
+
+    /// Values in I32.
+    fn places(&mut self, places: &[Val], inst: &Inst) -> Result<(), GpuError> {
         for v in places {
-            self.used(v, inst)?;
-            self.typed(v, Ty::I32, inst)?;
+            self.used(*v, inst)?;
+            self.typed(*v, Ty::I32, inst)?;
         }
         Ok(())
     }
@@ -323,6 +327,10 @@ impl Verifier<'_> {
                 self.at_most(Spread::Warp, control, judge, op)?;
                 matches!(ty, Ty::I32 | Ty::F32) && self.ty(*x) == ty && (1..32).contains(mask)
             }
+            Op::Uniform(x) => {
+                self.at_most(Spread::Warp, control, judge, op)?;
+                ty == Ty::I32 && self.ty(*x) == ty
+            }
         };
         if !good {
             return Err(self.broken(
@@ -334,6 +342,7 @@ impl Verifier<'_> {
         Ok(match op {
             Op::Tid => Spread::Lane,
             Op::Get(slot) => self.slots[slot.0 as usize],
+            Op::Uniform(_) => spread.min(Spread::Warp),
             // The number of the warp is made of the thread's by a shift of 5, that of the warpgroup by a shift of 7.
             Op::Bin(Bin::LShr, x, by) if self.is_tid(*x) && self.is_int(*by, 5) => Spread::Warp,
             Op::Bin(Bin::LShr, x, by) if self.is_tid(*x) && self.is_int(*by, 7) => Spread::Group,
@@ -371,7 +380,9 @@ fn operands(op: &Op) -> Vec<Val> {
         Op::Int(_) | Op::Float(_) | Op::Param(_) | Op::Tid | Op::Ctaid | Op::SharedBase | Op::Get(_) => {
             vec![]
         }
-        Op::Un(_, a) | Op::Cast(_, a) | Op::Load(_, a) | Op::Shfl(a, _) => vec![*a],
+        Op::Un(_, a) | Op::Cast(_, a) | Op::Load(_, a) | Op::Shfl(a, _) | Op::Uniform(a) => {
+            vec![*a]
+        }
         Op::Bin(_, a, b) | Op::Cmp(_, a, b) => vec![*a, *b],
         Op::Pack { low, high, .. } => vec![*low, *high],
         Op::Select(a, b, c) | Op::Fma(a, b, c) => vec![*a, *b, *c],
