@@ -120,8 +120,8 @@ impl Lower<'_> {
         if self.role == Role::All && self.pipelined(var, (lo, hi), body)? {
             return Ok(());
         }
-        if self.role != Role::Producer && self.loads_parts(var, body) {
-            return self.load_parts((var, lo, hi), body);
+        if self.role != Role::Producer && self.parts((var, lo, hi), body)? {
+            return Ok(());
         }
         let begun = self.begin_order(body)?;
         let before = self.sync;

@@ -16,6 +16,17 @@ use super::{Lower, Result};
 use crate::GpuError;
 use crate::simt_ir::{Bin, Cmp, Inst, Slot, Space, Ty, Un, Val};
 
+/// Where rows of a fragment go.
+pub(super) struct RowStore {
+    slots: Vec<Slot>,
+    to: Rows,
+    d: Val,
+    /// The factor of each of the two rows.
+    scale: Option<[Slot; 2]>,
+    /// Whether two columns can be stored together, and are bf16.
+    pairs: Option<(Val, bool)>,
+}
+
 /// The column of a register behind the first of its thread.
 const fn column_of(n: usize) -> i64 {
     (n / 4 * 8 + n % 2) as i64
@@ -61,7 +72,7 @@ impl Lower<'_> {
     }
 
     /// The two rows of this thread.
-    fn own_rows(&mut self) -> [Val; 2] {
+    pub(super) fn own_rows(&mut self) -> [Val; 2] {
         [self.row, self.b.bin_int(Bin::Add, self.row, 8)]
     }
 
@@ -297,27 +308,43 @@ impl Lower<'_> {
         (rows, d): (ExprId, ExprId),
         row_scale: Option<BufId>,
     ) -> Result<()> {
-        let (slots, width) = (self.fragment(src.buf)?, self.buffer(src.buf)?.cols);
         let own = self.stored_rows(src, rows)?;
+        let to = self.row_store(dst, src.buf, d, row_scale)?;
+        for (half, (inside, at)) in own.into_iter().enumerate() {
+            self.when(inside, |l| l.store_row(&to, half, at))?;
+        }
+        Ok(())
+    }
+
+    /// Where rows of a fragment go.
+    pub(super) fn row_store(
+        &mut self,
+        dst: &RowsRef,
+        buf: BufId,
+        d: ExprId,
+        row_scale: Option<BufId>,
+    ) -> Result<RowStore> {
+        let (slots, width) = (self.fragment(buf)?, self.buffer(buf)?.cols);
         let (d, to) = (self.count(d, width)?, self.rows(dst)?);
         let scale = row_scale.map(|v| self.state(v)).transpose()?;
         let pairs = self.pairs_fit(to, d);
-        for (half, (inside, at)) in own.into_iter().enumerate() {
-            self.when(inside, |l| {
-                let start = l.row_start(to, at);
-                let scale = scale.map(|s| l.b.get(s[half]));
-                let mut values = Vec::new();
-                for (n, slot) in slots.iter().enumerate().filter(|(n, _)| n / 2 % 2 == half) {
-                    let x = l.b.get(*slot);
-                    values.push((n, scale.map_or(x, |s| l.times_scale(x, s))));
-                }
-                let Some((cond, bf16)) = pairs else { return l.store_each(to, start, d, &values) };
-                let otherwise = l.scoped(|l| l.store_each(to, start, d, &values))?;
-                let then = l.scoped(|l| l.store_pairs(to, start, d, (&values, bf16)))?;
-                l.b.push(Inst::If { cond, then, otherwise });
-                Ok(())
-            })?;
+        Ok(RowStore { slots, to, d, scale, pairs })
+    }
+
+    /// Stores one of this thread's two rows as row `at`.
+    pub(super) fn store_row(&mut self, store: &RowStore, half: usize, at: Val) -> Result<()> {
+        let (to, d) = (store.to, store.d);
+        let start = self.row_start(to, at);
+        let scale = store.scale.map(|s| self.b.get(s[half]));
+        let mut values = Vec::new();
+        for (n, slot) in store.slots.iter().enumerate().filter(|(n, _)| n / 2 % 2 == half) {
+            let x = self.b.get(*slot);
+            values.push((n, scale.map_or(x, |s| self.times_scale(x, s))));
         }
+        let Some((cond, bf16)) = store.pairs else { return self.store_each(to, start, d, &values) };
+        let otherwise = self.scoped(|l| l.store_each(to, start, d, &values))?;
+        let then = self.scoped(|l| l.store_pairs(to, start, d, (&values, bf16)))?;
+        self.b.push(Inst::If { cond, then, otherwise });
         Ok(())
     }
 
@@ -377,15 +404,19 @@ impl Lower<'_> {
         let slots = self.state(src.buf)?;
         let own = self.stored_rows(src, rows)?;
         let to = self.rows(dst)?;
-        let (zero, quad) = (self.b.i32(0), self.b.bin_int(Bin::And, self.lane, 3));
-        let leads = self.b.cmp(Cmp::Eq, quad, zero);
         for (slot, (inside, at)) in slots.into_iter().zip(own) {
-            let own = self.b.bin(Bin::And, leads, inside);
-            self.when(own, |l| {
-                let (addr, x) = (l.row_start(to, at), l.b.get(slot));
-                l.store_number(to.dtype, addr, x)
-            })?;
+            self.when(inside, |l| l.store_state_of(to, at, slot))?;
         }
         Ok(())
+    }
+
+    /// Stores the value of a row, which four lanes have, as row `at`.
+    pub(super) fn store_state_of(&mut self, to: Rows, at: Val, slot: Slot) -> Result<()> {
+        let (zero, quad) = (self.b.i32(0), self.b.bin_int(Bin::And, self.lane, 3));
+        let leads = self.b.cmp(Cmp::Eq, quad, zero);
+        self.when(leads, |l| {
+            let (addr, x) = (l.row_start(to, at), l.b.get(slot));
+            l.store_number(to.dtype, addr, x)
+        })
     }
 }

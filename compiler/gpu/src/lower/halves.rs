@@ -6,7 +6,7 @@
 //! c ^ (r mod 8): the 128-byte swizzle. What holds: rows and columns behind the last are 0. Rows that lie at multiples of
 //! 16 bytes without gaps are copied asynchronously, 16 bytes at a time; others element by element.
 
-use attn_compiler::expr::{BinaryOp, ExprId, Op as E, VarId};
+use attn_compiler::expr::ExprId;
 use attn_compiler::tile_ir::{BufId, BufRows, RowsRef, Stmt};
 
 use super::memory::Rows;
@@ -136,40 +136,6 @@ impl Lower<'_> {
         if !self.in_parts {
             self.arrived(half, 0);
         }
-        Ok(())
-    }
-
-    /// Does a loop only load rows into tiles, each time others: those from `var * rows` on?
-    pub(super) fn loads_parts(&self, var: VarId, body: &[Stmt]) -> bool {
-        let pool = self.pool();
-        let own = |first: ExprId, rows: ExprId| match *pool.op(first) {
-            E::Binary(BinaryOp::Mul, a, b) => {
-                (b == rows && *pool.op(a) == E::Var(var)) || (a == rows && *pool.op(b) == E::Var(var))
-            }
-            _ => false,
-        };
-        self.layouts.is_some()
-            && body.iter().all(|stmt| match stmt {
-                Stmt::LoadRows { dst, rows, .. } => dst.first.is_some_and(|first| own(first, *rows)),
-                _ => false,
-            })
-    }
-
-    /// Such a loop: all copies are on their way before the first is waited for.
-    pub(super) fn load_parts(&mut self, over: (VarId, ExprId, ExprId), body: &[Stmt]) -> Result<()> {
-        let mut tiles = Vec::new();
-        for stmt in body {
-            if let Stmt::LoadRows { dst, .. } = stmt {
-                tiles.push(self.half_of(dst.buf)?);
-            }
-        }
-        let Some(&last) = tiles.last() else { return Ok(()) };
-        let ids: Vec<BufId> = tiles.iter().map(|half| half.id).collect();
-        self.touch(&[], &ids);
-        self.in_parts = true;
-        self.over(over, None, |l| l.block(body))?;
-        self.in_parts = false;
-        self.arrived(last, 0);
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //!
 //! The parts: [`scalar`] and [`math`] expressions, [`memory`] elements of tensors, [`control`] statements that hold others,
 //! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] their products; [`layout`] which launches keep
-//! tiles in registers, [`fragments`] statements on those, [`halves`] 16-bit rows in shared memory, [`products`] on the
+//! tiles in registers, [`fragments`] statements on those, [`parts`] loops over heads that share a tile, [`halves`] 16-bit rows in shared memory, [`products`] on the
 //! tensor cores, [`pipeline`] loops that bring their operands ahead, [`roles`] warps that do so for others, [`overlap`] in
 //! which order those multiply; [`select`] choosing and summing along vectors.
 
@@ -18,6 +18,7 @@ pub(crate) mod layout;
 mod math;
 mod memory;
 mod overlap;
+mod parts;
 mod pipeline;
 mod products;
 mod roles;
