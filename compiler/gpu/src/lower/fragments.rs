@@ -405,16 +405,17 @@ impl Lower<'_> {
         let own = self.stored_rows(src, rows)?;
         let to = self.rows(dst)?;
         for (slot, (inside, at)) in slots.into_iter().zip(own) {
-            self.when(inside, |l| l.store_state_of(to, at, slot))?;
+            self.store_state_of(to, (inside, at), slot)?;
         }
         Ok(())
     }
 
-    /// Stores the value of a row, which four lanes have, as row `at`.
-    pub(super) fn store_state_of(&mut self, to: Rows, at: Val, slot: Slot) -> Result<()> {
+    /// Stores the value of a row, which four lanes have, as row `at` if that is there.
+    pub(super) fn store_state_of(&mut self, to: Rows, (inside, at): (Val, Val), slot: Slot) -> Result<()> {
         let (zero, quad) = (self.b.i32(0), self.b.bin_int(Bin::And, self.lane, 3));
         let leads = self.b.cmp(Cmp::Eq, quad, zero);
-        self.when(leads, |l| {
+        let own = self.b.bin(Bin::And, leads, inside);
+        self.when(own, |l| {
             let (addr, x) = (l.row_start(to, at), l.b.get(slot));
             l.store_number(to.dtype, addr, x)
         })

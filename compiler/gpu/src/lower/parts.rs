@@ -92,7 +92,7 @@ impl Lower<'_> {
                     }
                     Stmt::StoreVec { dst, src, .. } => {
                         let (to, slot) = (l.rows(dst)?, l.state(src.buf)?[half]);
-                        l.store_state_of(to, at, slot)
+                        l.store_state_of(to, (inside, at), slot)
                     }
                     _ => Ok(()),
                 })
