@@ -8,7 +8,9 @@
 //! Control is structured. A [`Inst::Bar`], a shuffle and a fragment operation must be reached by all threads (of the
 //! block; of the warp) or none: conditions around them are *uniform* ([`verify`]).
 
+pub mod interp;
 pub mod mlir;
+pub mod text;
 pub mod verify;
 
 /// A value: the n-th that was made.
