@@ -254,7 +254,7 @@ impl<'k> Block<'k, '_> {
             Inst::Bar => return self.bar(w, inst, mask),
             Inst::WarpBar => whole(mask)?,
             Inst::NamedBar { wait, id, threads } => {
-                return self.named_bar(w, inst, (*wait, *id, *threads), mask);
+                return self.named_bar(w, (*wait, *id, *threads), mask);
             }
             Inst::Mma(op) => self.mma(w, op, mask)?,
             Inst::LdMatrix(op) => self.ldmatrix(w, op, mask)?,

@@ -176,7 +176,10 @@ impl Verifier<'_> {
                 self.at_most(Spread::Warp, control, judge, inst)?;
                 self.used(load.addr, inst)?;
                 self.typed(load.addr, Ty::I32, inst)?;
-                load.dst.iter().try_for_each(|v| self.define(*v, Spread::Lane, made))
+                load.dst.iter().try_for_each(|v| {
+                    self.define(*v, Spread::Lane, made)?;
+                    self.typed(*v, Ty::I32, inst)
+                })
             }
             Inst::Async(Async::Copy { dst, src, bytes }) => {
                 for v in [dst, src, bytes] {

@@ -89,13 +89,7 @@ impl<'k> Block<'k, '_> {
     }
 
     /// So many threads, of which this warp waits or not.
-    pub fn named_bar(
-        &mut self,
-        w: usize,
-        inst: &'k Inst,
-        (wait, id, threads): (bool, u32, u32),
-        mask: u32,
-    ) -> Exec<Flow> {
+    pub fn named_bar(&mut self, w: usize, (wait, id, threads): (bool, u32, u32), mask: u32) -> Exec<Flow> {
         whole(mask)?;
         let new = || Named { threads, arrived: 0, waiting: Vec::new() };
         let named = self.barriers.named.entry(id).or_insert_with(new);
@@ -103,9 +97,6 @@ impl<'k> Block<'k, '_> {
             return trouble(format!("others meet at barrier {id} as {} threads", named.threads));
         }
         named.arrived += WARP;
-        if named.waiting.contains(&w) {
-            return trouble(format!("warp {w} waits at {} already", text::place(self.kernel, inst)));
-        }
         if named.arrived < threads {
             if wait {
                 named.waiting.push(w);

@@ -30,6 +30,18 @@ fn everything() -> Kernel {
     b.fma(f, f, f);
     b.pack(true, f, f);
     b.pack(false, f, f);
+    instructions(&mut b, v, f, yes);
+    // Its instructions are dropped: the value stays without a definition.
+    b.open();
+    b.i64(5);
+    b.close();
+    let mut kernel = b.finish("everything", 4, 128, 65536);
+    kernel.n_maps = 2;
+    kernel
+}
+
+/// Every instruction that is no value.
+fn instructions(b: &mut Builder, v: Val, f: Val, yes: Val) {
     let slots: Vec<Slot> = (0..8).map(|n| b.empty_slot(if n == 7 { Ty::I64 } else { Ty::F32 })).collect();
     b.set(slots[3], f);
     b.store(Space::Global, v, f);
@@ -82,13 +94,6 @@ fn everything() -> Kernel {
         b.push(Inst::NamedBar { wait, id: 3, threads: 96 });
         b.push(Inst::Registers { count: 240, more });
     }
-    // Its instructions are dropped: the value stays without a definition.
-    b.open();
-    b.i64(5);
-    b.close();
-    let mut kernel = b.finish("everything", 4, 128, 65536);
-    kernel.n_maps = 2;
-    kernel
 }
 
 #[test]
