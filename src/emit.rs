@@ -10,7 +10,8 @@ use attn_compiler::diagnostic::{Internal, SourceMap, Unsupported};
 use attn_compiler::pipeline::{self, CompileError, Observer, Plan, Stage};
 use attn_compiler::target::{GpuArch, Target};
 use attn_compiler_gpu::report::{self, LaunchReport};
-use attn_compiler_gpu::{GpuCode, GpuError};
+use attn_compiler_gpu::simt_ir::text;
+use attn_compiler_gpu::{GpuCode, GpuError, Kernels};
 
 use crate::error::Error;
 use crate::llvm;
@@ -25,7 +26,10 @@ pub fn emit(map: &SourceMap, plan: &Plan, observer: &mut dyn Observer) -> Result
             .map_err(|err| Error::of_compile(map, err)),
         Target::Gpu(arch) => {
             let start = Instant::now();
-            let code = gpu_code(map, plan, *arch)?;
+            let kernels = gpu_kernels(map, plan, *arch)?;
+            observer.stage(Stage::Simt, start.elapsed(), &|| text::print_module(&kernels.kernels));
+            let start = Instant::now();
+            let code = GpuCode::of(kernels);
             observer.stage(Stage::Mlir, start.elapsed(), &|| code.mlir.clone());
             let start = Instant::now();
             let ptx = llvm::to_ptx(&code.mlir, *arch)?;
@@ -35,12 +39,20 @@ pub fn emit(map: &SourceMap, plan: &Plan, observer: &mut dyn Observer) -> Result
     }
 }
 
-/// The MLIR of a plan for a GPU, and how its launches are launched.
+/// The SIMT IR of a plan for a GPU, and how its launches are launched.
 ///
 /// # Errors
 /// An operation without code, or a bug of ours.
+pub fn gpu_kernels(map: &SourceMap, plan: &Plan, arch: GpuArch) -> Result<Kernels, Error> {
+    attn_compiler_gpu::kernels(&plan.program, arch).map_err(|err| Error::of_compile(map, refused(arch, err)))
+}
+
+/// The MLIR of a plan for a GPU, and how its launches are launched.
+///
+/// # Errors
+/// Those of [`gpu_kernels`].
 pub fn gpu_code(map: &SourceMap, plan: &Plan, arch: GpuArch) -> Result<GpuCode, Error> {
-    attn_compiler_gpu::emit(&plan.program, arch).map_err(|err| Error::of_compile(map, refused(arch, err)))
+    gpu_kernels(map, plan, arch).map(GpuCode::of)
 }
 
 /// Where the tiles of each launch of a plan lie on a GPU, and what its products run on.

@@ -37,6 +37,7 @@ pub mod nvidia;
 mod plan;
 pub mod ring;
 pub mod schedules;
+pub mod simt;
 mod target;
 
 pub use attn_compiler as compiler;

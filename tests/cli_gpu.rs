@@ -40,12 +40,13 @@ fn ok(line: &str) -> Vec<u8> {
 fn every_stage_of_a_gpu_kernel_is_written() {
     let dir = tempfile::tempdir().expect("a folder");
     for (target, product) in [("sm_80", "HMMA"), ("sm_90a", "MMA")] {
-        let kinds = ["mlir", "llvm-ir", "ptx", "cubin", "sass"];
+        let kinds = ["simt", "mlir", "llvm-ir", "ptx", "cubin", "sass"];
         let files = kinds.map(|kind| format!("{kind}={}", dir.path().join(kind).display()));
         let build = format!("build {CAUSAL} --target {target} --dtype bf16 --at D=64");
         assert!(ok(&format!("{build} --emit={}", files.join(","))).is_empty());
-        let [mlir, llvm, ptx, cubin, sass] =
+        let [simt, mlir, llvm, ptx, cubin, sass] =
             kinds.map(|kind| std::fs::read(dir.path().join(kind)).expect(kind));
+        assert!(text(&simt).contains("kernel attn_attend {"));
         assert!(text(&mlir).contains("llvm.func"));
         assert!(text(&llvm).contains("nvptx64") && text(&llvm).contains("define"));
         assert!(text(&ptx).contains(&format!(".target {target}")));
@@ -65,7 +66,7 @@ fn a_plain_build_shows_registers_and_a_timed_one_its_stages() {
     assert_eq!((spilled, stack), (0, 0), "{said}");
     let out = attnc(&format!("build {CAUSAL} --target sm_90a --time-passes --emit=schedule"));
     assert!(out.status.success(), "{}", text(&out.stderr));
-    for stage in ["lower", "mlir", "ptx", "text to PTX", "ptxas"] {
+    for stage in ["lower", "simt", "mlir", "ptx", "text to PTX", "ptxas"] {
         assert!(
             text(&out.stderr).lines().any(|l| l.trim_start().starts_with(stage)),
             "{stage}: {}",

@@ -16,6 +16,8 @@ use attn_compiler::sema;
 use attn_compiler::syntax;
 use attn_compiler::target::{GpuArch, Target};
 use attn_compiler::tile_ir;
+use attn_compiler_gpu::kernels;
+use attn_compiler_gpu::simt_ir::text;
 use common::examples::{example_key, examples};
 use common::gpu::subjects_of;
 use common::{front, root};
@@ -144,6 +146,29 @@ attention swa(window: int = 64) {
   return weight @ v, lse
 }
 ";
+
+/// Examples whose SIMT IR is kept, by the name of the snapshot: products of warps, those of warpgroups whose operands come by
+/// tensor maps, exact products; feature dims of 16 and 64.
+const SIMT: [(&str, &str, GpuArch, DType, i64); 3] = [
+    ("bidirectional", "bidirectional", GpuArch::Sm80, DType::Bf16, 16),
+    ("bidirectional.sm_90a", "bidirectional", GpuArch::Sm90a, DType::Bf16, 64),
+    ("block_diagonal", "block_diagonal", GpuArch::Sm80, DType::F32, 16),
+];
+
+#[test]
+fn simt() {
+    for (snap, name, arch, float, features) in SIMT {
+        let path = root().join(format!("dsl-examples/{name}.attn"));
+        let source = std::fs::read_to_string(&path).expect("an example");
+        let subject = &subjects_of(&path, &source, true)[0];
+        let plan = pipeline::plan(&subject.spec, &subject.key(arch, float, features), &mut ());
+        let plan = plan.unwrap_or_else(|e| panic!("{snap}: {e}"));
+        let made = kernels(&plan.program, arch).unwrap_or_else(|e| panic!("{snap}: {e}"));
+        // Of two forms of a launch the last.
+        let kernel = made.kernels.last().expect("a kernel");
+        snapshot("simt", snap, &source, &text::print(kernel));
+    }
+}
 
 /// Examples whose PTX for sm_80 is kept: products on tensor cores, exact products, a recurrence; feature dims of 16.
 const PTX: [(&str, DType); 3] =

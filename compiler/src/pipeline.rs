@@ -45,6 +45,8 @@ pub enum Stage {
     Pass(&'static str),
     /// `clif`, `asm`, and the code.
     Emit,
+    /// `simt`, of kernels for a GPU.
+    Simt,
     /// `mlir`, of kernels for a GPU.
     Mlir,
     /// `ptx`, made by the LLVM worker.
@@ -62,6 +64,7 @@ impl Stage {
             Stage::Lower => "lower",
             Stage::Pass(name) => name,
             Stage::Emit => "emit",
+            Stage::Simt => "simt",
             Stage::Mlir => "mlir",
             Stage::Ptx => "ptx",
         }

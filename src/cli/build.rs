@@ -39,7 +39,7 @@ use super::ui::{self, Failure, Ui};
 pub struct Args {
     #[command(flatten)]
     kernel: KernelArgs,
-    /// What to write: ast, attnir, schedule, schedule-file, tile; for a CPU clif, asm; for a GPU mlir, llvm-ir, ptx, cubin, sass; to standard output, or to a file
+    /// What to write: ast, attnir, schedule, schedule-file, tile; for a CPU clif, asm; for a GPU simt, mlir, llvm-ir, ptx, cubin, sass; to standard output, or to a file
     #[arg(long, value_name = "KIND[=PATH],...", value_delimiter = ',', value_parser = parse_emit)]
     emit: Vec<Emit>,
     /// Write the kernel as a package, one file that a program loads without attnc's compiler
@@ -70,6 +70,7 @@ enum Kind {
     Schedule,
     ScheduleFile,
     Tile,
+    Simt,
     Mlir,
     LlvmIr,
     Clif,
@@ -79,7 +80,7 @@ enum Kind {
     Sass,
 }
 
-const KINDS: [(&str, Kind); 12] = [
+const KINDS: [(&str, Kind); 13] = [
     ("ast", Kind::Ast),
     ("attnir", Kind::AttnIr),
     ("schedule", Kind::Schedule),
@@ -87,6 +88,7 @@ const KINDS: [(&str, Kind); 12] = [
     ("tile", Kind::Tile),
     ("clif", Kind::Clif),
     ("asm", Kind::Asm),
+    ("simt", Kind::Simt),
     ("mlir", Kind::Mlir),
     ("llvm-ir", Kind::LlvmIr),
     ("ptx", Kind::Ptx),
@@ -239,6 +241,7 @@ impl Work {
             Kind::Sass => self.machine.sass(artifact()?, &plan?.target)?,
             Kind::Clif => listing(plan?, Listing { clif: true, asm: false })?,
             Kind::Asm => listing(plan?, Listing { clif: false, asm: true })?,
+            Kind::Simt => device_code::simt(plan?, map)?,
             Kind::Mlir => device_code::mlir(plan?, map)?,
             Kind::LlvmIr => device_code::llvm_ir(plan?, map)?,
         };

@@ -1,4 +1,4 @@
-//! What `attnc build` writes of a kernel for a GPU below the tile IR: MLIR, LLVM IR, PTX, machine code, its listing, and
+//! What `attnc build` writes of a kernel for a GPU below the tile IR: SIMT IR, MLIR, LLVM IR, PTX, machine code, its listing, and
 //! what each launch takes of a GPU.
 //!
 //! Comes in: a plan, an artifact. Goes out: texts and bytes. What holds: ptxas runs at most once; a text for another target
@@ -12,6 +12,7 @@ use attn_compiler::artifact::Artifact;
 use attn_compiler::diagnostic::SourceMap;
 use attn_compiler::pipeline::Plan;
 use attn_compiler::target::{GpuArch, Target};
+use attn_compiler_gpu::simt_ir::text;
 use attnc::nvidia::{self, Assembled};
 use attnc::{ErrorKind, emit, llvm};
 
@@ -100,6 +101,11 @@ pub fn arch(target: &Target, kind: &str) -> Result<GpuArch, Failure> {
 pub fn ptx(artifact: &Artifact, target: &Target) -> Result<String, Failure> {
     arch(target, "ptx")?;
     Ok(String::from_utf8_lossy(&artifact.code).into_owned())
+}
+
+/// The SIMT IR of a plan for a GPU. Errors: the target is none, or something has no code.
+pub fn simt(plan: &Plan, map: &SourceMap) -> Result<String, Failure> {
+    Ok(text::print_module(&emit::gpu_kernels(map, plan, arch(&plan.target, "simt")?)?.kernels))
 }
 
 /// The module of a plan for a GPU. Errors: the target is none, or something has no code.

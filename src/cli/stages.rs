@@ -16,7 +16,8 @@ use super::ui::Failure;
 pub fn names() -> Vec<&'static str> {
     let before = [Stage::Front, Stage::AttnIr, Stage::Tabulate, Stage::Schedule, Stage::Lower];
     let passes = PASSES.iter().map(|p| Stage::Pass(p.name));
-    before.into_iter().chain(passes).chain([Stage::Emit, Stage::Mlir, Stage::Ptx]).map(Stage::name).collect()
+    let after = [Stage::Emit, Stage::Simt, Stage::Mlir, Stage::Ptx];
+    before.into_iter().chain(passes).chain(after).map(Stage::name).collect()
 }
 
 /// One stage that ran.
@@ -76,6 +77,7 @@ impl Stages {
                 Stage::Schedule => "schedule",
                 Stage::Lower | Stage::Pass(_) => "tile",
                 Stage::Emit => "asm",
+                Stage::Simt => "simt",
                 Stage::Mlir => "mlir",
                 Stage::Ptx => "ptx",
             };

@@ -131,12 +131,12 @@ fn test_kernel(
         for case in &all {
             bar.set_message(format!("{} {} {dtype}", spec.name, case.label));
             let verdict = match check(ui, args, chosen, case, dtype, &options, &mut plans) {
-                Ok((checks, problem)) => {
-                    if args.bisect && checks.iter().any(|c| !c.report.ok) {
+                Ok((ran, problem)) => {
+                    if args.bisect && is_wrong(&ran) {
                         let found = bar.suspend(|| bisect::bisect(&problem));
                         ui.note(&format!("{} ({}, {dtype}): {}", spec.name, case.label, found?));
                     }
-                    Verdict::Checked(checks)
+                    ran.map_or_else(Verdict::Stopped, Verdict::Checked)
                 }
                 Err(failure) => Verdict::Stopped(failure),
             };
@@ -167,7 +167,15 @@ fn dtypes<'a>(spec: &CheckedKernel, asked: &'a [DType]) -> &'a [DType] {
     if any_float { asked } else { &asked[..asked.len().min(1)] }
 }
 
-/// Runs one case and compares every output. Cases with the same plan key share a plan.
+/// Some stage of the compiler is: results leave their gates, or a device found a fault.
+fn is_wrong(ran: &Result<Vec<Check>, Failure>) -> bool {
+    match ran {
+        Ok(checks) => checks.iter().any(|c| !c.report.ok),
+        Err(failure) => failure.status() == Status::Bug,
+    }
+}
+
+/// Runs one case and compares every output; what became of it. Cases with the same plan key share a plan.
 fn check(
     ui: &Ui,
     args: &Args,
@@ -176,7 +184,7 @@ fn check(
     dtype: DType,
     options: &RunOptions<'_>,
     plans: &mut HashMap<String, Planned>,
-) -> Result<(Vec<Check>, Problem), Failure> {
+) -> Result<(Result<Vec<Check>, Failure>, Problem), Failure> {
     let chosen = chosen.with_params(&case.params);
     let mut at: BTreeMap<String, i64> = args.kernel.at.iter().cloned().collect();
     at.extend(case.dims.clone());
@@ -198,9 +206,9 @@ fn check(
         }
     };
     let mut outputs = problem.outputs()?;
-    execute_once(&problem, &plan, &mut outputs, options)?;
-    let (checks, _) = compare::verify(&problem, &outputs)?;
-    Ok((checks, problem))
+    let ran = execute_once(&problem, &plan, &mut outputs, options)
+        .and_then(|()| compare::verify(&problem, &outputs).map(|(checks, _)| checks));
+    Ok((ran, problem))
 }
 
 fn progress(ui: &Ui) -> ProgressBar {

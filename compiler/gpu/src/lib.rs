@@ -1,11 +1,12 @@
 //! The GPU backend: a verified tile IR program to the MLIR text of its kernels.
 //!
-//! Comes in: `tile_ir::Program` and an architecture. Goes out: [`GpuCode`]: one module in MLIR's `llvm` and `nvvm` dialects
-//! and how each launch is launched. What holds: every element of a tensor that an expression reads is in range whatever
+//! Comes in: `tile_ir::Program` and an architecture. Goes out: [`Kernels`] of the SIMT IR, and [`GpuCode`]: one module in MLIR's
+//! `llvm` and `nvvm` dialects; with either how each launch is launched. What holds: every element of a tensor that an expression reads is in range whatever
 //! the indices are; barriers are reached by whole blocks. Deliberately not here: LLVM, which runs in a process of its own
 //! (`compiler/gpu/worker`), and any knowledge of attention.
 //!
 //! The line: [`lower`] writes a [`simt_ir::Kernel`] for each launch, [`simt_ir::verify`] checks it, [`simt_ir::mlir`] prints it.
+//! Beside it [`simt_ir::text`] writes and reads kernels, and [`simt_ir::interp`] executes them: what they mean.
 //! [`report`] says of each launch where tiles lie and what products run on.
 
 pub mod lower;
@@ -19,7 +20,16 @@ use attn_compiler::tile_ir::Program;
 /// Version that is part of every cache key of a GPU kernel: a hash of this backend's sources (see `build.rs`).
 pub const VERSION: &str = env!("ATTN_GPU_SOURCES");
 
-/// The kernels of a program.
+/// The kernels of a program, verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernels {
+    /// Of every launch one, or two: for any strides, then that with tensor maps.
+    pub kernels: Vec<simt_ir::Kernel>,
+    /// How to launch each, in order.
+    pub launches: Vec<DeviceLaunch>,
+}
+
+/// The code of a program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GpuCode {
     /// One module with an entry for each launch.
@@ -64,8 +74,23 @@ impl GpuError {
 /// The MLIR text of a verified program's kernels.
 ///
 /// # Errors
-/// An operation without code, a tile that does not fit shared memory, or an invariant of ours that broke.
+/// As [`kernels`].
 pub fn emit(program: &Program, arch: GpuArch) -> Result<GpuCode, GpuError> {
+    Ok(GpuCode::of(kernels(program, arch)?))
+}
+
+impl GpuCode {
+    /// The MLIR text of kernels.
+    pub fn of(kernels: Kernels) -> GpuCode {
+        GpuCode { mlir: simt_ir::mlir::module(&kernels.kernels), launches: kernels.launches }
+    }
+}
+
+/// The kernels of a verified program.
+///
+/// # Errors
+/// An operation without code, a tile that does not fit shared memory, or an invariant of ours that broke.
+pub fn kernels(program: &Program, arch: GpuArch) -> Result<Kernels, GpuError> {
     let mut kernels = Vec::new();
     let mut launches = Vec::new();
     for launch in &program.launches {
@@ -83,7 +108,7 @@ pub fn emit(program: &Program, arch: GpuArch) -> Result<GpuCode, GpuError> {
         }
         launches.push(device);
     }
-    Ok(GpuCode { mlir: simt_ir::mlir::module(&kernels), launches })
+    Ok(Kernels { kernels, launches })
 }
 
 fn device_launch(lowered: &lower::Lowered) -> DeviceLaunch {

@@ -13,7 +13,7 @@ const MOST_STRIDE: u64 = 1 << 40;
 
 /// What a tensor map describes: the column dim first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MapArgs {
+pub struct MapArgs {
     /// f16 or bf16.
     pub dtype: DType,
     /// Address of element 0.

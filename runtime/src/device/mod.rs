@@ -6,11 +6,14 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod machine;
 mod maps;
 pub mod resident;
 mod seam;
 mod sim;
 mod span;
+
+use std::sync::Arc;
 
 use attn_ptx_sim::Module;
 
@@ -18,12 +21,14 @@ pub use attn_ptx_sim::{BankConflict, Report};
 
 #[cfg(feature = "cuda")]
 pub use cuda::Gpu;
+pub use maps::MapArgs;
 pub use seam::LaunchReport;
 
 use crate::bind::{Call, RunContext};
 use crate::error::RuntimeError;
 use crate::kernel::RunOptions;
 use crate::signature::Signature;
+use machine::Machine;
 
 /// Where the kernels of an artifact run.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +42,8 @@ pub enum Device {
     /// A GPU of this machine.
     #[cfg(feature = "cuda")]
     Cuda(Gpu),
+    /// A machine from outside, which knows the kernels.
+    Machine(Arc<dyn Machine>),
     /// Nowhere: sizes, workspace and code can be asked for, a run is an error.
     Absent,
 }
@@ -48,6 +55,8 @@ pub(crate) enum Program {
     /// Of a GPU.
     #[cfg(feature = "cuda")]
     Cuda(cuda::Module),
+    /// Known to a machine from outside.
+    Machine(Arc<dyn Machine>),
     /// Of nothing that is here.
     Absent,
 }
@@ -72,6 +81,7 @@ impl Program {
                 let text = ptx_text(&artifact.code)?;
                 Ok(Program::Cuda(cuda::Module::load(gpu, &artifact.target, text, &artifact.launches)?))
             }
+            Device::Machine(machine) => Ok(Program::Machine(Arc::clone(machine))),
             Device::Host | Device::Absent => Ok(Program::Absent),
         }
     }
@@ -81,7 +91,7 @@ impl Program {
         match self {
             #[cfg(feature = "cuda")]
             Program::Cuda(module) => Some(module.log.as_str()).filter(|log| !log.is_empty()),
-            Program::Simulated(_) | Program::Absent => None,
+            Program::Simulated(_) | Program::Machine(_) | Program::Absent => None,
         }
     }
 
@@ -101,6 +111,9 @@ impl Program {
             #[cfg(feature = "cuda")]
             Program::Cuda(module) => {
                 seam::run(sig, ctx, call, &mut cuda::GpuMemory::new(module)?, options.on_launch)
+            }
+            Program::Machine(machine) => {
+                seam::run(sig, ctx, call, &mut machine::Run::new(machine), options.on_launch)
             }
             Program::Absent => Err(RuntimeError::unsupported(format!(
                 "kernel `{0}` was compiled for {1} and not loaded on a device; run it with target `cuda` on a machine \

@@ -52,7 +52,7 @@ impl DeviceSpace {
             Device::Simulator => Place::Simulator(Mutex::default()),
             #[cfg(feature = "cuda")]
             Device::Cuda(gpu) => Place::Cuda(super::cuda::Stream::new(gpu)?),
-            Device::Host | Device::Absent => {
+            Device::Host | Device::Machine(_) | Device::Absent => {
                 return Err(RuntimeError::unsupported(
                     "tensors stay on a GPU or in the simulator; kernels for the CPU read the host's memory as it is",
                 ));

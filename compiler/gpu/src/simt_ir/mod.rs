@@ -1,14 +1,20 @@
 //! The SIMT IR: one kernel as every thread of a block executes it. Shared addresses, barriers and fragments are explicit.
 //!
-//! Comes in: nothing; `lower` builds it through [`Builder`]. Goes out: a [`Kernel`], which `verify` checks and `mlir`
-//! prints. What holds: a value ([`Val`]) is computed once, where it stands, and may be used in what follows and in the
-//! blocks inside; what changes in a loop is a [`Slot`]. Ints wrap; floats are rounded once for each operation, nothing is
-//! contracted. Deliberately not here: what a tile is, which thread works on what.
+//! Comes in: nothing; `lower` builds it through [`Builder`]. Goes out: a [`Kernel`], which `verify` checks, `mlir` prints for
+//! LLVM, `text` writes and reads back, and `interp` executes: what an instruction means stands there. What holds: a value
+//! ([`Val`]) is computed once, where it stands, and may be used in what follows and in the blocks inside; what changes in a
+//! loop is a [`Slot`]. Ints wrap; floats are rounded once for each operation, nothing is contracted. Deliberately not here:
+//! what a tile is, which thread works on what.
+//!
+//! To add an instruction: its variant, and an arm in each of the five (`text/parse.rs` goes by words; the others do not
+//! compile without it).
 //!
 //! Control is structured. A [`Inst::Bar`], a shuffle and a fragment operation must be reached by all threads (of the
 //! block; of the warp) or none: conditions around them are *uniform* ([`verify`]).
 
+pub mod interp;
 pub mod mlir;
+pub mod text;
 pub mod verify;
 
 /// A value: the n-th that was made.

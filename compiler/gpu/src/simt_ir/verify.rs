@@ -8,7 +8,6 @@
 //! | S4 | Addresses are I64 in global and I32 in shared memory |
 //! | S5 | Barriers, shuffles, fragment operations stand where control is uniform: no condition around them depends on the thread in a way that splits a warp (for shuffles and fragments) or the block (for barriers) |
 //! | S6 | Parameters are among those of the kernel, block sizes a multiple of 32 and at most 1024 |
-//!
 //! | S7 | Maps are among those of the kernel, barriers have numbers 1 to 15 and whole warps |
 //!
 //! S5 is decided by how far values differ: the same for the block, for a warpgroup, for a warp, or for each lane.
@@ -177,7 +176,10 @@ impl Verifier<'_> {
                 self.at_most(Spread::Warp, control, judge, inst)?;
                 self.used(load.addr, inst)?;
                 self.typed(load.addr, Ty::I32, inst)?;
-                load.dst.iter().try_for_each(|v| self.define(*v, Spread::Lane, made))
+                load.dst.iter().try_for_each(|v| {
+                    self.define(*v, Spread::Lane, made)?;
+                    self.typed(*v, Ty::I32, inst)
+                })
             }
             Inst::Async(Async::Copy { dst, src, bytes }) => {
                 for v in [dst, src, bytes] {
@@ -259,12 +261,14 @@ impl Verifier<'_> {
 
     /// How far the conditions of the breaks of a loop differ, as known so far.
     fn breaks(&self, body: &[Inst]) -> Spread {
+        // A value that is nowhere defined is told of where it is used.
+        let spread = |v: &Val| self.spread.get(v.0 as usize).copied().unwrap_or(Spread::Block);
         let of = |inst: &Inst| match inst {
-            Inst::BreakIf(v) => self.spread[v.0 as usize],
+            Inst::BreakIf(v) => spread(v),
             Inst::If { cond, then, otherwise } => {
                 let inner = self.breaks(then).max(self.breaks(otherwise));
                 let leaves = has_break(then) || has_break(otherwise);
-                if leaves { inner.max(self.spread[cond.0 as usize]) } else { Spread::Block }
+                if leaves { inner.max(spread(cond)) } else { Spread::Block }
             }
             _ => Spread::Block,
         };
