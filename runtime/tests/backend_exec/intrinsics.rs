@@ -2,7 +2,9 @@
 
 use attn_compiler::artifact::{DType, Intrinsic, MathFn};
 use attn_compiler::expr::{ExprId, TensorId, Ty};
-use attn_compiler::tile_ir::{BufId, Operand, PanelRef, Program, RowsRef, Stmt, TensorKind, WeightKind};
+use attn_compiler::tile_ir::{
+    BufId, Operand, PanelRef, Program, Rest, RowsRef, Stmt, TensorKind, WeightKind,
+};
 
 use crate::build;
 use crate::exec::{Arg, HostTensor, Loaded};
@@ -165,12 +167,33 @@ fn products_choose_by_skip_zero() {
             let k = s.p.pool.int(32);
             let skip_zero = constant.map_or(s.bool_arg, |x| s.p.pool.bool(x));
             let (c, a) = (BufId(0), BufId(1));
-            let c = s.calls(Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate, skip_zero }, flag);
+            let c = s.calls(
+                Stmt::Gemm { c, a, rest: Rest::None, b, rows, k, n, row_scale, accumulate, skip_zero },
+                flag,
+            );
             let scale = row_scale.map_or(0, |_| c.buffers[4]);
             let (to, from) = (c.buffers[0], c.buffers[1]);
             c.assert(want, &[to, 48, from, 32, c.panel, 64, 6, 32, 40, scale, u64::from(accumulate)]);
         }
     }
+}
+
+/// The CPU multiplies one tile at a time: the second adds to what the first gave, which is not scaled again.
+#[test]
+fn a_sum_on_the_left_is_two_products() {
+    let mut s = setup();
+    let (b, rows, n) = (Operand::Panels(s.panel()), s.rows, s.cols);
+    let (k, skip_zero) = (s.p.pool.int(32), s.p.pool.bool(false));
+    let (c, a, rest, row_scale) = (BufId(0), BufId(1), Rest::Tile(BufId(2)), Some(BufId(4)));
+    let stmt = Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate: true, skip_zero };
+    let [first, second] = stmt.parts_of_product().expect("two products");
+    let of = |stmt: &Stmt| match stmt {
+        Stmt::Gemm { a, rest, row_scale, accumulate, .. } => (a.0, *rest, *row_scale, *accumulate),
+        _ => panic!("{stmt:?}"),
+    };
+    assert_eq!(of(&first), (1, Rest::None, row_scale, true));
+    assert_eq!(of(&second), (2, Rest::None, None, true));
+    assert!(first.parts_of_product().is_none());
 }
 
 #[test]
@@ -181,7 +204,18 @@ fn products_with_rows_of_a_tensor() {
         let (k, no) = (s.p.pool.int(9), s.p.pool.bool(false));
         let (c, a) = (BufId(0), BufId(1));
         let b = Operand::Columns(src);
-        let stmt = Stmt::Gemm { c, a, b, rows, k, n, row_scale: None, accumulate: flag, skip_zero: no };
+        let stmt = Stmt::Gemm {
+            c,
+            a,
+            rest: Rest::None,
+            b,
+            rows,
+            k,
+            n,
+            row_scale: None,
+            accumulate: flag,
+            skip_zero: no,
+        };
         let c = s.calls(stmt, flag);
         let (to, from) = (c.buffers[0], c.buffers[1]);
         c.assert(Intrinsic::GemmColumns, &[to, 48, from, 32, c.q, F16, 45, 5, 6, 9, 40, u64::from(flag)]);
@@ -191,7 +225,10 @@ fn products_with_rows_of_a_tensor() {
         let k = s.p.pool.int(9);
         let (c, a, row_scale) = (BufId(0), BufId(1), Some(BufId(4)));
         let b = Operand::Rows(src);
-        let c = s.calls(Stmt::Gemm { c, a, b, rows, k, n, row_scale, accumulate: true, skip_zero }, flag);
+        let c = s.calls(
+            Stmt::Gemm { c, a, rest: Rest::None, b, rows, k, n, row_scale, accumulate: true, skip_zero },
+            flag,
+        );
         let (to, from, scale) = (c.buffers[0], c.buffers[1], c.buffers[4]);
         let want = [to, 48, from, 32, c.q, F16, 45, 5, 6, 9, 40, scale, 1, u64::from(flag)];
         c.assert(Intrinsic::GemmRows, &want);

@@ -306,6 +306,10 @@ impl<'k> Block<'k, '_> {
                 let a = of(a);
                 std::array::from_fn(|l| a[l ^ (*by as usize & 31)])
             }
+            Op::Uniform(a) => {
+                whole(mask)?;
+                [of(a)[0]; 32]
+            }
         })
     }
 

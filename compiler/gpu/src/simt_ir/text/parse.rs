@@ -235,6 +235,7 @@ impl Parser<'_, '_> {
                 self.r.expect(",")?;
                 Op::Shfl(v, self.count()?)
             }
+            "uniform" => Op::Uniform(self.val()?),
             _ => {
                 if let Some(op) = by_name(&UNS, word) {
                     Op::Un(op, self.val()?)

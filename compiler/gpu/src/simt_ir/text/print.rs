@@ -241,6 +241,7 @@ fn op_text(op: &Op) -> String {
         Op::Get(slot) => format!("get {}", slot_name(*slot)),
         Op::Pack { bf16, low, high } => format!("pack {} {}, {}", half(*bf16), val(*low), val(*high)),
         Op::Shfl(a, mask) => format!("shfl {}, {mask}", val(*a)),
+        Op::Uniform(a) => format!("uniform {}", val(*a)),
     }
 }
 

@@ -15,7 +15,9 @@ fn everything() -> Kernel {
         b.i64(x);
     }
     let yes = b.bool(true);
-    for op in [Op::Param(3), Op::Tid, Op::Ctaid, Op::SharedBase, Op::Get(Slot(0)), Op::Shfl(f, 16)] {
+    for op in
+        [Op::Param(3), Op::Tid, Op::Ctaid, Op::SharedBase, Op::Get(Slot(0)), Op::Shfl(f, 16), Op::Uniform(v)]
+    {
         b.def(Ty::I32, op);
     }
     BINS.iter().for_each(|(_, op)| _ = b.bin(*op, v, v));
