@@ -233,7 +233,7 @@ fn absent_optional_inputs_are_neutral() {
     assert_eq!(a.weight, Weight::Softmax { sink: None });
     assert_eq!(a.tensors.iter().filter(|t| t.origin == Origin::Host).count(), 3);
     assert_eq!((a.tiles.tile_q, a.tiles.tile_kv), (Some(8), Some(128)));
-    assert_eq!(a.numerics.products, attn_ir::Products::Exact);
+    assert_eq!(a.numerics.products, attn_compiler::attn_ir::Products::Exact);
     k.present = ["bias", "keep", "hide", "lo", "sink"].map(String::from).into();
     let a = planned(OPTIONAL, &k);
     assert_eq!(text(&a, a.score), "dot + bias[0, h, row, j]", "`i` means the row in a dim of the queries");
