@@ -90,6 +90,20 @@ fn explain_takes_registers_from_ptxas() {
 }
 
 #[test]
+fn explain_says_in_which_order_loops_multiply() {
+    for (target, orders) in [
+        ("sm_80", serde_json::json!([])),
+        ("sm_90a", serde_json::json!([{ "turns": true, "overlaps": true }])),
+    ] {
+        let said = ok(&format!(
+            "explain {CAUSAL} --target {target} --dtype bf16 --at B=1,H=8,Sq=1024,Sk=1024,D=128 --json"
+        ));
+        let json: serde_json::Value = serde_json::from_slice(&said).expect("JSON");
+        assert_eq!(json["gpu"]["launches"][0]["orders"], orders, "{target}");
+    }
+}
+
+#[test]
 fn missing_tools_are_named_with_their_remedy() {
     let build = format!("build {CAUSAL} --target sm_80 --at D=64");
     for (kind, missing, remedy) in [

@@ -310,7 +310,16 @@ fn roles() -> Vec<Fault> {
         }),
         fault("a box is not brought", &[ROLES], 99, |l, n| dropped(l[n], "cp.async.bulk.tensor")),
         fault("a descriptor has another swizzle", &[ROLES], 99, |l, n| other_swizzle(l[n])),
-        fault("products do not see what was written", &[ROLES], 1, |l, n| dropped(l[n], "fence.proxy.async")),
+        fault("products or boxes do not see what was written", &[ROLES], 99, |l, n| {
+            dropped(l[n], "fence.proxy.async")
+        }),
+        fault("a box leaves before it is laid", &[ROLES], 99, |l, n| {
+            computes(l, n).then(|| dropped(l[n], "bar.warp.sync"))?
+        }),
+        fault("a block ends while its boxes are read", &[ROLES], 99, |l, n| {
+            dropped(l[n], "cp.async.bulk.wait_group")
+        }),
+        fault("boxes are in no group", &[ROLES], 99, |l, n| dropped(l[n], "cp.async.bulk.commit_group")),
         fault("registers are not fenced", &[ROLES], 99, |l, n| {
             // Behind products that are on their way no register was written: there ptxas alone wants a fence.
             let of_group =

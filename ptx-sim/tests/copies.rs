@@ -221,6 +221,38 @@ fn reductions_into_a_tensor() {
 }
 
 #[test]
+fn stores_into_a_tensor() {
+    // A box of 8 x 4 words at the corner of a tensor of 64 x 16: what hangs over is not written, nor does it wrap around.
+    let lay =
+        "add.u32 %r3, %r0, 2000; shl.b32 %r4, %r0, 2; add.s32 %r4, %r4, %r1; st.shared.u32 [%r4], %r3;\n";
+    let fence = "fence.proxy.async;\n";
+    let sync = "bar.warp.sync -1;\n";
+    let store = "@!%p0 bra E;\ncp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%rd0, {60, 14}], [%r1];\n\
+                 cp.async.bulk.commit_group;\n";
+    let wait = "cp.async.bulk.wait_group 0;\n";
+    let dump: String = [956, 959, 960, 1020, 892]
+        .iter()
+        .enumerate()
+        .map(|(n, word)| {
+            format!("ld.global.u32 %r5, [%rd1+{}]; st.global.u32 [%rd2+{}], %r5;\n", word * 4, n * 4)
+        })
+        .collect();
+    let got = |lines: &[&str], words_out: usize| {
+        run(&(lines.concat() + "E:"), &rows(8, 4, Swizzle::None), &words(1024), words_out, 1)
+    };
+    // (60, 14) and (63, 14), the word behind them in memory, (60, 15), (60, 13).
+    assert_eq!(got(&[lay, fence, sync, store, wait, &dump], 5), Ok(vec![2000, 2003, 961, 2008, 893]));
+    let fault = |lines: &[&str]| got(lines, 0).expect_err("a fault");
+    assert_eq!(fault(&[lay, sync, store, wait]), FaultKind::MissingProxyFence);
+    assert_eq!(fault(&[lay, fence, store, wait]), FaultKind::Race);
+    assert_eq!(fault(&[lay, fence, sync, store]), FaultKind::PendingAtExit);
+    // The place of a box is free once it was read, not before.
+    let again = "st.shared.u32 [%r1], %r3;\n";
+    assert_eq!(got(&[lay, fence, sync, store, "cp.async.bulk.wait_group.read 0;\n", again], 0), Ok(vec![]));
+    assert_eq!(fault(&[lay, fence, sync, store, again, wait]), FaultKind::Race);
+}
+
+#[test]
 fn phases_and_parities() {
     // Lane 0 drives a barrier of two arrivals and writes down what tests say.
     let test = |parity: u32, n: u32| {

@@ -33,9 +33,12 @@ pub fn json(launch: &LaunchReport) -> Json {
             "name": t.name, "rows": t.shape.0, "cols": t.shape.1, "registers": t.registers, "shared_bytes": t.shared_bytes,
         })
     };
+    let order =
+        |o: &attn_compiler_gpu::report::LoopOrder| json!({ "turns": o.turns, "overlaps": o.overlaps });
     json!({
         "name": launch.name, "entry": launch.entry, "products": products, "dtype": dtype, "why": why,
         "threads": launch.threads, "shared_bytes": launch.shared_bytes, "tile_registers": launch.tile_registers(),
         "tiles": launch.tiles.iter().map(tile).collect::<Vec<_>>(), "other_shared_bytes": launch.other_bytes(),
+        "orders": launch.orders.iter().map(order).collect::<Vec<_>>(),
     })
 }

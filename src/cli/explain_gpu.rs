@@ -223,6 +223,9 @@ impl Report {
             if let Products::Exact(why) = &l.launch.products {
                 out += &format!("  {} multiplies in exact f32: {why}\n", l.launch.name);
             }
+            for order in &l.launch.orders {
+                out += &format!("  {} {order}\n", l.launch.name);
+            }
         }
         out += "  assumed: blocks that run together read the same rows from memory once, and a tensor that fits half of the \
                 L2 comes once; bounds are work by peak, at full clocks\n";

@@ -141,6 +141,26 @@ pub enum Products {
     Exact(Why),
 }
 
+/// How the products of a loop over tiles follow each other, where warps have roles and it is not one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopOrder {
+    /// Two warpgroups take turns at the tensor cores.
+    pub turns: bool,
+    /// The softmax of a tile runs beside the product of the tile before with its values.
+    pub overlaps: bool,
+}
+
+impl fmt::Display for LoopOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.overlaps, self.turns) {
+            (true, true) => "weighs a tile beside the product of the one before, two warpgroups in turns",
+            (true, false) => "weighs a tile beside the product of the one before",
+            (false, true) => "multiplies with two warpgroups in turns",
+            (false, false) => "multiplies and weighs one after the other",
+        })
+    }
+}
+
 /// One tile of a launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tile {
@@ -169,6 +189,8 @@ pub struct LaunchReport {
     pub tiles: Vec<Tile>,
     /// What its products run on.
     pub products: Products,
+    /// The orders of its loops that have one.
+    pub orders: Vec<LoopOrder>,
 }
 
 impl LaunchReport {
@@ -193,10 +215,11 @@ pub fn launches(program: &Program, arch: GpuArch) -> Result<Vec<LaunchReport>, G
 
 fn of(program: &Program, launch: &Launch, arch: GpuArch) -> Result<LaunchReport, GpuError> {
     // The form that runs where strides allow it.
-    let kernel = match lower::mapped_launch(program, launch, arch)? {
-        Some(mapped) => mapped.kernel,
-        None => lower::launch(program, launch, arch)?.kernel,
+    let lowered = match lower::mapped_launch(program, launch, arch)? {
+        Some(mapped) => mapped,
+        None => lower::launch(program, launch, arch)?,
     };
+    let kernel = lowered.kernel;
     let layouts = Layouts::of(program, launch, arch);
     let tile = |n: usize| {
         let (b, place) = (&launch.buffers[n], layouts.as_ref().ok().map(|l| l.places[&BufId(n as u32)]));
@@ -219,6 +242,7 @@ fn of(program: &Program, launch: &Launch, arch: GpuArch) -> Result<LaunchReport,
             Ok(_) => Products::TensorCores(multiplied(program, &launch.body).unwrap_or(DType::F16)),
             Err(why) => Products::Exact(why.clone()),
         },
+        orders: lowered.orders,
     })
 }
 

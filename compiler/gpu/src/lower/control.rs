@@ -67,6 +67,7 @@ impl Lower<'_> {
             Stmt::Mark { dst, at, rows, cols, first } => self.mark(*dst, *at, (*rows, *cols), *first),
             Stmt::Random { .. } if self.layouts.is_some() => self.random_registers(stmt),
             Stmt::Random { .. } => self.random(stmt),
+            Stmt::StoreRows { .. } if self.by_map.is_some() && self.stored_by_map(stmt)? => Ok(()),
             Stmt::StoreRows { dst, src, rows, d, row_scale } if self.layouts.is_some() => {
                 self.store_registers(dst, src, (*rows, *d), *row_scale)
             }

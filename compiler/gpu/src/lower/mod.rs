@@ -8,7 +8,7 @@
 //! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] their products; [`layout`] which launches keep
 //! tiles in registers, [`fragments`] statements on those, [`parts`] loops over heads that share a tile, [`halves`] 16-bit rows in shared memory, [`products`] on the
 //! tensor cores, [`pipeline`] loops that bring their operands ahead, [`roles`] warps that do so for others, [`overlap`] in
-//! which order those multiply; [`select`] choosing and summing along vectors.
+//! which order those multiply, [`store`] results that leave by maps; [`select`] choosing and summing along vectors.
 
 mod control;
 mod fragments;
@@ -25,6 +25,7 @@ mod roles;
 mod scalar;
 mod select;
 mod steps;
+mod store;
 mod sync;
 mod tiles;
 
@@ -37,6 +38,7 @@ use attn_compiler::target::GpuArch;
 use attn_compiler::tile_ir::{BufId, Buffer, Launch, Program, Stmt, TensorDecl};
 
 use crate::GpuError;
+use crate::report::LoopOrder;
 use crate::simt_ir::{Bin, Builder, Cast, Cmp, Inst, Kernel, Op, Slot, Ty, Val};
 
 use halves::Half;
@@ -92,6 +94,8 @@ struct Lower<'a> {
     /// What this warp does, and the rings between roles.
     role: Role,
     rings: Rings,
+    /// The store that goes by a tensor map.
+    by_map: Option<store::ByMap<'a>>,
     /// The number of the warpgroup.
     group: Val,
     /// This thread computes in the first of the warpgroups that do.
@@ -100,6 +104,8 @@ struct Lower<'a> {
     in_parts: bool,
     /// How products follow each other in the loop that is written, if it has an order.
     order: Option<Order>,
+    /// The orders of all loops that have one.
+    orders: Vec<LoopOrder>,
     /// What the next products read, where it was brought ahead.
     queue: Option<pipeline::Queue>,
     n_stages: u32,
@@ -145,6 +151,8 @@ pub struct Lowered {
     pub words: Vec<u32>,
     /// Tensor maps.
     pub maps: Vec<TensorMapSpec>,
+    /// In which order loops multiply and weigh.
+    pub orders: Vec<LoopOrder>,
 }
 
 /// The kernel of one launch, for any strides.
@@ -235,10 +243,12 @@ impl<'a> Lower<'a> {
             halves: FxHashMap::default(),
             role: Role::All,
             rings: Rings::default(),
+            by_map: None,
             group,
             first_group: lane,
             in_parts: false,
             order: None,
+            orders: Vec::new(),
             queue: None,
             n_stages: 0,
             row: lane,
@@ -256,7 +266,7 @@ impl<'a> Lower<'a> {
         }
         let mut kernel = self.b.finish(name, self.words.len() as u32, threads, self.shared_bytes);
         kernel.n_maps = self.rings.maps.len() as u32;
-        Ok(Lowered { kernel, words: self.words, maps: self.rings.maps })
+        Ok(Lowered { kernel, words: self.words, maps: self.rings.maps, orders: self.orders })
     }
 }
 

@@ -19,6 +19,7 @@ use super::roles::{Ring, Role};
 use super::sync::touches;
 use super::{Lower, Result};
 use crate::GpuError;
+use crate::report::LoopOrder;
 use crate::simt_ir::{Bin, Cmp, Inst, Mbar, Slot, Val, Wgmma};
 
 /// Most registers that tiles and waiting weights may take of a thread's, where one or two warpgroups compute.
@@ -205,6 +206,7 @@ impl Lower<'_> {
                 self.begin_turn()?;
             }
         }
+        self.orders.push(LoopOrder { turns: order.turns, overlaps: order.waiting.is_some() });
         self.order = Some(order);
         Ok(true)
     }

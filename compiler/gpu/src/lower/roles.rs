@@ -216,6 +216,7 @@ impl Lower<'_> {
     pub(super) fn with_roles(&mut self) -> Result<()> {
         let body = &self.launch.body;
         self.make_rings(body)?;
+        self.plan_store()?;
         self.make_barriers()?;
         let groups = self.threads / 128;
         let registers = registers(groups);
@@ -246,7 +247,8 @@ impl Lower<'_> {
             l.first_group = l.b.cmp(Cmp::Eq, group, zero);
             l.make_registers();
             l.clear_partial(body)?;
-            l.block(body)
+            l.block(body)?;
+            l.end_store()
         })?;
         self.b.push(Inst::If { cond: brings, then: producer, otherwise: consumer });
         Ok(())

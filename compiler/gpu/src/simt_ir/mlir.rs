@@ -7,7 +7,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Async, Bin, Cast, Cmp, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Un, Val, Wgmma, WgmmaLeft,
+    Async, Bin, Bulk, Cast, Cmp, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Un, Val, Wgmma,
+    WgmmaLeft,
 };
 
 /// Name of the dynamic shared memory.
@@ -193,6 +194,7 @@ impl Printer<'_> {
                 self.asm(&format!("setmaxnreg.{way}.sync.aligned.u32 {count};"), "", &[], &[], "");
             }
             Inst::Mbar(op) => self.mbar(op),
+            Inst::Bulk(op) => self.bulk(op),
         }
     }
 
@@ -509,6 +511,32 @@ impl Printer<'_> {
                 types.extend(vec!["i32"; n]);
                 let constraints = format!("r,l,r,{}~{{memory}}", "r,".repeat(n));
                 self.asm(&text, &constraints, &args, &types, "");
+            }
+        }
+    }
+
+    fn bulk(&mut self, op: &Bulk) {
+        match op {
+            Bulk::Store { src, map, coords } => {
+                let src = self.shared_address(*src);
+                let n = coords.len();
+                let places: Vec<String> = (0..n).map(|k| format!("${}", k + 2)).collect();
+                let text = format!(
+                    "cp.async.bulk.tensor.{n}d.global.shared::cta.bulk_group [$1, {{{}}}], [$0];",
+                    places.join(", ")
+                );
+                let mut args = vec![src, format!("%m{map}")];
+                args.extend(coords.iter().map(|c| format!("%v{}", c.0)));
+                let mut types = vec!["i32", "!llvm.ptr"];
+                types.extend(vec!["i32"; n]);
+                let constraints = format!("r,l,{}~{{memory}}", "r,".repeat(n));
+                self.asm(&text, &constraints, &args, &types, "");
+            }
+            Bulk::Commit => {
+                self.asm("cp.async.bulk.commit_group;", "~{memory}", &[], &[], "");
+            }
+            Bulk::WaitRead(n) => {
+                self.asm(&format!("cp.async.bulk.wait_group.read {n};"), "~{memory}", &[], &[], "");
             }
         }
     }

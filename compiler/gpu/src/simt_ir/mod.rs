@@ -263,6 +263,8 @@ pub enum Inst {
     },
     /// Barriers in shared memory, and copies that arrive at them.
     Mbar(Mbar),
+    /// Stores that the machine makes from shared memory.
+    Bulk(Bulk),
     /// All four warps of a warpgroup give registers away or take some (`setmaxnreg`).
     Registers {
         /// Registers of a thread afterwards, a multiple of 8.
@@ -367,6 +369,24 @@ pub enum Mbar {
         /// Place of the barrier.
         bar: Val,
     },
+}
+
+/// Asynchronous stores of boxes, in groups of a thread's own.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Bulk {
+    /// A box from shared memory to a tensor (`cp.async.bulk.tensor`); what lies out of range is not written.
+    Store {
+        /// Shared offset, a multiple of 128.
+        src: Val,
+        /// Which of the kernel's maps.
+        map: u32,
+        /// Coordinates in I32, the column first.
+        coords: Vec<Val>,
+    },
+    /// Ends a group.
+    Commit,
+    /// Waits until at most so many groups may still read shared memory.
+    WaitRead(u32),
 }
 
 /// Left operand of a warpgroup's product.

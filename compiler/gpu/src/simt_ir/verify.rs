@@ -12,7 +12,7 @@
 //!
 //! S5 is decided by how far values differ: the same for the block, for a warpgroup, for a warp, or for each lane.
 
-use super::{Async, Bin, Cast, Cmp, Inst, Kernel, Mbar, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft};
+use super::{Async, Bin, Bulk, Cast, Cmp, Inst, Kernel, Mbar, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft};
 use crate::GpuError;
 
 /// How far a value may differ between threads.
@@ -199,6 +199,8 @@ impl Verifier<'_> {
             }
             Inst::Registers { .. } => self.at_most(Spread::Group, control, judge, inst),
             Inst::Mbar(op) => self.mbar(op, inst),
+            Inst::Bulk(Bulk::Store { src, map, coords }) => self.boxed(*map, coords, &[*src], inst),
+            Inst::Bulk(Bulk::Commit | Bulk::WaitRead(_)) => Ok(()),
         }
     }
 
