@@ -25,7 +25,7 @@ mod values;
 mod warp;
 mod wgmma;
 
-use super::{Async, Inst, Kernel, Mbar, Op, Space, Ty, Val, text, verify};
+use super::{Async, Bulk, Inst, Kernel, Mbar, Op, Space, Ty, Val, text, verify};
 pub use copies::{MapError, TensorMap};
 use shared::Shared;
 use sync::Barriers;
@@ -265,6 +265,8 @@ impl<'k> Block<'k, '_> {
                 self.tma_load(w, *map, coords, [*dst, *bar], mask)?;
             }
             Inst::Mbar(op) => return self.mbar(w, op, mask),
+            Inst::Bulk(Bulk::Store { src, map, coords }) => self.tma_store(w, *map, coords, *src, mask)?,
+            Inst::Bulk(Bulk::Commit | Bulk::WaitRead(_)) => {}
             Inst::Registers { count, .. } => {
                 whole(mask)?;
                 if !count.is_multiple_of(8) || !(24..=256).contains(count) {

@@ -1,7 +1,7 @@
-//! Copies from global to shared memory: 16 bytes, and boxes of tensors. They are performed at once.
+//! Copies between global and shared memory: 16 bytes, and boxes of tensors. They are performed at once.
 //!
-//! Comes in: places, tensor maps. Goes out: bytes in shared memory, bytes that have come to a barrier. What holds: what lies
-//! outside of a tensor comes as 0; a box counts as a whole.
+//! Comes in: places, tensor maps. Goes out: bytes in memory, bytes that have come to a barrier. What holds: what lies
+//! outside of a tensor comes as 0 and is not written; a box that comes counts as a whole.
 
 use super::values::lanes;
 use super::{Block, Exec, Val, aligned, blame, trouble};
@@ -57,6 +57,15 @@ impl TensorMap {
         Ok(TensorMap { base, dims: dims.to_vec(), strides: strides.to_vec(), box_dims: box_dims.to_vec() })
     }
 
+    /// The first column of a box that the tensor has, and the bytes of a row from there on that it has.
+    fn columns(&self, first: i64) -> (u64, std::ops::Range<usize>) {
+        let size = self.dims[0] as i64;
+        let (lo, hi) = (first.clamp(0, size), (first + i64::from(self.box_dims[0])).clamp(0, size));
+        let byte = |column: i64| (column - first) as usize * ELEMENT as usize;
+        // Outside of the tensor both ends are one.
+        (lo as u64, if lo < hi { byte(lo)..byte(hi) } else { 0..0 })
+    }
+
     /// The address of the row at these coordinates of the outer dims; none outside of the tensor.
     fn row(&self, mut n: u32, coords: &[i64]) -> Option<u64> {
         let mut at = self.base;
@@ -77,7 +86,7 @@ pub(super) const fn swizzle(at: u32) -> u32 {
     at ^ ((at >> 7 & 7) << 4)
 }
 
-impl Block<'_, '_> {
+impl<'b> Block<'_, 'b> {
     /// 16 bytes, of which the first are read and the others become 0.
     pub fn copy16(&mut self, w: usize, [dst, src, bytes]: [Val; 3], mask: u32) -> Exec<()> {
         let [dst, src, n] = [dst, src, bytes].map(|v| *self.warps[w].val(v));
@@ -102,15 +111,10 @@ impl Block<'_, '_> {
         [dst, bar]: [Val; 2],
         mask: u32,
     ) -> Exec<()> {
-        let launch = self.launch;
-        let Some(map) = launch.maps.get(map as usize) else { return trouble("the launch has no such map") };
-        if map.dims.len() != coords.len() {
-            return trouble(format!("{} coordinates for a map of {} dims", coords.len(), map.dims.len()));
-        }
+        let map = self.map_of(map, coords)?;
         let [dst, bar] = [dst, bar].map(|v| *self.warps[w].val(v));
         for l in lanes(mask) {
-            let coords: Vec<i64> =
-                coords.iter().map(|v| i64::from(self.warps[w].val(*v)[l] as u32 as i32)).collect();
+            let coords = self.coords(w, coords, l);
             let loaded = self.load_box(map, &coords, dst[l] as u32).and_then(|bytes| {
                 self.shared.mbar(bar[l] as u32)?.expect(-i64::from(bytes));
                 Ok(())
@@ -120,31 +124,74 @@ impl Block<'_, '_> {
         Ok(())
     }
 
-    /// Bytes of the box.
-    fn load_box(&mut self, map: &TensorMap, coords: &[i64], dst: u32) -> Result<u32, String> {
-        if !dst.is_multiple_of(BOX_ALIGN) {
-            return Err(format!("a box at shared offset {dst}, which is no multiple of {BOX_ALIGN}"));
+    /// A box of shared memory to a tensor, for each lane that executes it.
+    pub fn tma_store(&mut self, w: usize, map: u32, coords: &[Val], src: Val, mask: u32) -> Exec<()> {
+        let map = self.map_of(map, coords)?;
+        let src = *self.warps[w].val(src);
+        for l in lanes(mask) {
+            let coords = self.coords(w, coords, l);
+            blame(l, self.store_box(map, &coords, src[l] as u32))?;
         }
-        let (size, first) = (map.dims[0] as i64, coords[0]);
-        let (lo, hi) = (first.clamp(0, size), (first + i64::from(map.box_dims[0])).clamp(0, size));
+        Ok(())
+    }
+
+    /// A map of the launch, of as many dims as there are coordinates.
+    fn map_of(&self, map: u32, coords: &[Val]) -> Exec<&'b TensorMap> {
+        let launch = self.launch;
+        let Some(map) = launch.maps.get(map as usize) else { return trouble("the launch has no such map") };
+        if map.dims.len() != coords.len() {
+            return trouble(format!("{} coordinates for a map of {} dims", coords.len(), map.dims.len()));
+        }
+        Ok(map)
+    }
+
+    /// The coordinates of a lane.
+    fn coords(&self, w: usize, coords: &[Val], l: usize) -> Vec<i64> {
+        coords.iter().map(|v| i64::from(self.warps[w].val(*v)[l] as u32 as i32)).collect()
+    }
+
+    /// Rows of a box in shared memory, if it lies well.
+    fn box_rows(&self, map: &TensorMap, at: u32) -> Result<u32, String> {
+        if !at.is_multiple_of(BOX_ALIGN) {
+            return Err(format!("a box at shared offset {at}, which is no multiple of {BOX_ALIGN}"));
+        }
         // At most four dims of at most 256.
         let n_rows: u64 = map.box_dims[1..].iter().map(|n| u64::from(*n)).product();
-        let bytes = n_rows * u64::from(ROW);
-        let room = u64::from(self.kernel.shared_bytes);
-        if u64::from(dst) + bytes > room {
-            return Err(format!("a box of {bytes} bytes at shared offset {dst} of {room}"));
+        let (bytes, room) = (n_rows * u64::from(ROW), u64::from(self.kernel.shared_bytes));
+        if u64::from(at) + bytes > room {
+            return Err(format!("a box of {bytes} bytes at shared offset {at} of {room}"));
         }
-        for n in 0..n_rows as u32 {
+        Ok(n_rows as u32)
+    }
+
+    fn store_box(&mut self, map: &TensorMap, coords: &[i64], src: u32) -> Result<(), String> {
+        let (lo, bytes) = map.columns(coords[0]);
+        for n in 0..self.box_rows(map, src)? {
+            let Some(at) = map.row(n, coords).filter(|_| !bytes.is_empty()) else { continue };
             let mut row = [0; ROW as usize];
-            if let Some(at) = map.row(n, coords).filter(|_| lo < hi) {
-                let from = (lo - first) as usize * ELEMENT as usize;
-                let to = (hi - first) as usize * ELEMENT as usize;
-                self.global.read(at.wrapping_add(lo as u64 * ELEMENT), &mut row[from..to])?;
+            // Pieces of which nothing is written need not hold anything.
+            for k in bytes.start as u32 / 16..(bytes.end as u32).div_ceil(16) {
+                let place = (k * 16) as usize;
+                self.shared.read(swizzle(src + n * ROW + k * 16), 16, &mut row[place..place + 16])?;
+            }
+            self.global.write(at.wrapping_add(lo * ELEMENT), &row[bytes.clone()])?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of the box.
+    fn load_box(&mut self, map: &TensorMap, coords: &[i64], dst: u32) -> Result<u32, String> {
+        let (lo, bytes) = map.columns(coords[0]);
+        let n_rows = self.box_rows(map, dst)?;
+        for n in 0..n_rows {
+            let mut row = [0; ROW as usize];
+            if let Some(at) = map.row(n, coords).filter(|_| !bytes.is_empty()) {
+                self.global.read(at.wrapping_add(lo * ELEMENT), &mut row[bytes.clone()])?;
             }
             for (k, chunk) in (0..).zip(row.chunks(16)) {
                 self.shared.write(swizzle(dst + n * ROW + k * 16), 16, chunk)?;
             }
         }
-        Ok(bytes as u32)
+        Ok(n_rows * ROW)
     }
 }

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use attn_compiler::expr::parse::{ParseError, Reader, Token};
 
 use super::{BINS, CASTS, CMPS, TYPES, UNS, by_name};
-use crate::simt_ir::{Async, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft};
+use crate::simt_ir::{
+    Async, Bulk, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
+};
 
 /// Deepest nesting of blocks that text may have.
 const MAX_BLOCKS: usize = 64;
@@ -174,6 +176,14 @@ impl Parser<'_, '_> {
                 let more = self.either("more", "fewer")?;
                 Inst::Registers { count: self.count()?, more }
             }
+            "tma_store" => {
+                self.r.expect_word("map")?;
+                let (map, coords) = (self.count()?, self.vals()?);
+                self.r.expect("<-")?;
+                Inst::Bulk(Bulk::Store { src: self.place_in(Space::Shared)?, map, coords })
+            }
+            "commit_stores" => Inst::Bulk(Bulk::Commit),
+            "wait_stores" => Inst::Bulk(Bulk::WaitRead(self.count()?)),
             _ => match (self.wgmma(&word)?, self.mbar(&word)?) {
                 (Some(op), _) => Inst::Wgmma(op),
                 (_, Some(op)) => Inst::Mbar(op),

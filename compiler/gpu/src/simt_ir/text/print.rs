@@ -29,7 +29,9 @@ use std::fmt::Write;
 use attn_compiler::expr::print::float_text;
 
 use super::{BINS, CASTS, CMPS, TYPES, UNS, name_of};
-use crate::simt_ir::{Async, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft};
+use crate::simt_ir::{
+    Async, Bulk, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
+};
 
 /// The whole kernel.
 pub fn print(kernel: &Kernel) -> String {
@@ -156,6 +158,11 @@ impl<'a> Printer<'a> {
                 format!("registers {} {count}", if *more { "more" } else { "fewer" })
             }
             Inst::Mbar(op) => mbar(op),
+            Inst::Bulk(Bulk::Store { src, map, coords }) => {
+                format!("tma_store map {map} {} <- {}", vals(coords), at(Space::Shared, *src))
+            }
+            Inst::Bulk(Bulk::Commit) => "commit_stores".into(),
+            Inst::Bulk(Bulk::WaitRead(n)) => format!("wait_stores {n}"),
         }
     }
 }

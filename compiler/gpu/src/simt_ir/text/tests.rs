@@ -1,7 +1,7 @@
 //! Every instruction and operation in one kernel, there and back; what is no text.
 
 use super::*;
-use crate::simt_ir::{Async, Builder, Inst, Kernel, Mbar, Mma, Op, Slot, Space, Val, Wgmma, WgmmaLeft};
+use crate::simt_ir::{Async, Builder, Bulk, Inst, Kernel, Mbar, Mma, Op, Slot, Space, Val, Wgmma, WgmmaLeft};
 
 /// A kernel that holds every instruction; it makes no sense.
 fn everything() -> Kernel {
@@ -91,6 +91,9 @@ fn instructions(b: &mut Builder, v: Val, f: Val, yes: Val) {
         Mbar::Copy { dst: v, map: 1, coords: vec![v, f, v], bar: yes },
     ] {
         b.push(Inst::Mbar(op));
+    }
+    for op in [Bulk::Store { src: v, map: 2, coords: vec![v, f] }, Bulk::Commit, Bulk::WaitRead(0)] {
+        b.push(Inst::Bulk(op));
     }
     for (wait, more) in [(true, false), (false, true)] {
         b.push(Inst::NamedBar { wait, id: 3, threads: 96 });
