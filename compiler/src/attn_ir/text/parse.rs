@@ -55,7 +55,8 @@ impl Parser<'_> {
         let tiles =
             TileOverride { tile_q: self.optional_count("tile_q")?, tile_kv: self.optional_count("tile_kv")? };
         let exact_dot = self.r.eat_word("exact_dot")?;
-        let numerics = Numerics { exact_dot, split: self.optional_count("split")? };
+        let split = self.optional_count("split")?;
+        let numerics = Numerics { exact_dot, split, batch_invariant: self.r.eat_word("batch_invariant")? };
         self.r.expect("}")?;
         let (pool, tensors) = (std::mem::take(&mut self.pool), std::mem::take(&mut self.tensors));
         Ok(Attention {
