@@ -2,7 +2,7 @@
 //! and compared with the f64 reference at the tolerances of math.md.
 //!
 //! Comes in: their texts, with few heads. What is tested: lengths 1 to 300, Sq != Sk, grouped heads; bf16 at all of them, f16
-//! and f32 at two; two orders of warps, blocks and copies for each, twenty for the kernels of [`SCHEDULES`], which are of every
+//! and f32 at two; few queries over runs of many keys; two orders of warps, blocks and copies for each, twenty for the kernels of [`SCHEDULES`], which are of every
 //! distinct schedule; that no order changes a bit. `ATTN_SIM_SWEEP=1` takes every dtype at all lengths, in twenty orders each.
 //! `ATTN_LLVM` names the worker, `tests/run` sets it. Deliberately not here: what ptxas says (`gpu_ptxas.rs`), whether faults
 //! are noticed (`gpu_mutants.rs`), GPUs.
@@ -10,6 +10,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Instant;
 
 use attn_compiler::artifact::DType;
@@ -18,7 +19,7 @@ use attn_compiler::target::GpuArch;
 use attn_runtime::Tensor;
 use common::compare;
 use common::examples::Point;
-use common::gpu::{Compiled, Subject, subjects};
+use common::gpu::{Compiled, Subject, subjects, subjects_of};
 use rayon::prelude::*;
 
 /// What is executed: the portable target and the one with instructions of its own.
@@ -64,6 +65,48 @@ const SCHEDULES: [&str; 29] = [
     "moba/moba",
     "nsa/nsa",
 ];
+
+/// Few queries, and keys that fall into runs: two with a rest, some that are no multiple, a tile's end.
+const RUNS: [(i64, i64); 3] = [(1, 600), (5, 1100), (17, 521)];
+/// As [`RUNS`] for exact products.
+const FEW_RUNS: [(i64, i64); 1] = [(2, 600)];
+
+/// Kernels whose keys fall into runs: a sink for each head, weights that are not normalised, the largest score.
+const RUNNING: &str = "attention sunk {
+  dims B, Hq, Hkv, Sq, Sk, D
+  input q    : float[B, Hq, Sq, D]
+  input k, v : float[B, Hkv, Sk, D]
+  input sink : f32[Hq]
+  heads grouped
+  align bottom_right
+  score  = dot(q, k) / sqrt(D)
+  mask   = j <= i
+  weight = softmax(score, sink = sink[h])
+  return weight @ v, lse
+}
+attention summed {
+  dims B, Hq, Hkv, Sq, Sk, D
+  input q    : float[B, Hq, Sq, D]
+  input k, v : float[B, Hkv, Sk, D]
+  input keep : bit[B, Sk]
+  heads grouped
+  score  = dot(q, k) / sqrt(D)
+  mask   = keep[b, j]
+  weight = sigmoid(score)
+  return weight @ v
+}
+attention topped {
+  dims B, Hq, Hkv, Sq, Sk, D
+  input q    : float[B, Hq, Sq, D]
+  input k, v : float[B, Hkv, Sk, D]
+  heads grouped
+  align bottom_right
+  score  = dot(q, k) / sqrt(D)
+  mask   = j < i - 300
+  weight = softmax(score, sink = 0.25)
+  return weight @ v, lse, max_logit
+}
+";
 
 /// Whether everything is to be run.
 fn sweep() -> bool {
@@ -254,6 +297,28 @@ fn every_schedule_in_twenty_orders() {
         }
     }
     all("twenty orders", jobs);
+}
+
+/// The runs of a query tile are merged by another launch.
+#[test]
+fn runs_of_keys() {
+    let own = subjects_of(Path::new("runs.attn"), RUNNING, false);
+    let all_others = subjects();
+    let named = ["causal/causal", "gqa_decode/gqa_decode", "minilm/minilm"];
+    let others = all_others.iter().filter(|s| named.contains(&s.name.as_str()) && s.at(1, 600, 64).is_some());
+    let mut jobs: Vec<Job<'_>> = Vec::new();
+    for subject in own.iter().chain(others) {
+        for arch in ARCHS {
+            let key = subject.key(arch, DType::Bf16, FEATURES);
+            let plan = pipeline::plan(&subject.spec, &key, &mut ()).unwrap_or_else(|e| panic!("{e}"));
+            let fills = plan.attends.iter().any(|a| a.schedule.fill.is_some());
+            assert!(fills, "{}: {}", subject.name, plan.schedule_text());
+        }
+        jobs.push((subject, DType::Bf16, &RUNS[..], 3));
+        jobs.push((subject, DType::F32, &FEW_RUNS[..], 2));
+    }
+    assert!(jobs.len() >= 10);
+    all("runs of keys", jobs);
 }
 
 #[test]

@@ -51,13 +51,18 @@ pub fn of(study: &Study, launch: &Launch, report: &LaunchReport) -> Result<Optio
     }))
 }
 
-/// Has steps of a softmax or of another weight: an attention.
+/// Has products with keys: an attention. What merges its runs has steps of a softmax too.
 pub fn weighs(stmts: &[Stmt]) -> bool {
+    let is_weight = |stmt: &Stmt| matches!(stmt, Stmt::SoftmaxStep { .. } | Stmt::WeightStep { .. });
+    let is_score = |stmt: &Stmt| matches!(stmt, Stmt::Gemm { b: Operand::Columns(_), .. });
+    any(stmts, &is_weight) && any(stmts, &is_score)
+}
+
+fn any(stmts: &[Stmt], is: &dyn Fn(&Stmt) -> bool) -> bool {
     stmts.iter().any(|stmt| match stmt {
-        Stmt::SoftmaxStep { .. } | Stmt::WeightStep { .. } => true,
-        Stmt::For { body, .. } => weighs(body),
-        Stmt::If { then, otherwise, .. } => weighs(then) || weighs(otherwise),
-        _ => false,
+        Stmt::For { body, .. } => any(body, is),
+        Stmt::If { then, otherwise, .. } => any(then, is) || any(otherwise, is),
+        _ => is(stmt),
     })
 }
 

@@ -120,6 +120,8 @@ pub struct Report<'a> {
     pub executed_flops: f64,
     /// Bytes by tensor.
     pub moved: Vec<Moved>,
+    /// Into how many runs the keys fall at these sizes, where sizes say.
+    pub runs: Option<i64>,
     /// Promises.
     pub verdicts: Vec<Verdict>,
     /// What is worth a look.
@@ -200,6 +202,7 @@ fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
         useful_flops: mask.pairs.map(|n| work::flops(attention, n)),
         executed_flops: work::flops(attention, 1) * mask.executed,
         moved,
+        runs: runs(study)?,
         verdicts: spec.ensures.iter().map(|e| verdict(study, spec, e, &mask)).collect(),
         warnings: Vec::new(),
         ring: ring_work::count(study)?,
@@ -213,6 +216,15 @@ fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
     let flops = report.useful_flops.unwrap_or(report.executed_flops);
     report.roofline = roofline(study, args, flops, &report.moved)?;
     Ok(report)
+}
+
+/// Into how many runs the keys of the attention fall, where sizes say.
+fn runs(study: &Study) -> Result<Option<i64>, Failure> {
+    let (attention, schedule) = (&study.attend().attention, &study.attend().schedule);
+    let Some(fill) = schedule.fill else { return Ok(None) };
+    let mut pool = attention.pool.clone();
+    let runs = fill.runs(attention, &mut pool, (schedule.tile_q, schedule.heads));
+    Ok(Some(study.scalars()?.size(&pool, runs) as i64))
 }
 
 /// Tiles and pairs of a mask over every (b, h) where it differs.

@@ -46,6 +46,7 @@ struct Line {
     /// Bytes that blocks ask for.
     asked: f64,
     registers: u32,
+    blocks: f64,
     residence: Residence,
     waves: f64,
     bounds: Option<Bounds>,
@@ -90,6 +91,10 @@ pub fn report(
         let registers = found.map_or(guess, |f| f.registers);
         let block = Block { threads: report.threads, registers, shared: report.shared_bytes };
         let blocks = executed::tasks(study, launch)?;
+        if blocks == 0.0 && !device_counts::weighs(&launch.body) {
+            // It is not launched.
+            continue;
+        }
         let residence = model::residence(&machine, &block);
         let counts = device_counts::of(study, launch, &report)?;
         let together = machine.sms * f64::from(residence.blocks.max(1));
@@ -99,6 +104,7 @@ pub fn report(
             bound: counts.is_none(),
             asked: 0.0,
             registers,
+            blocks,
             residence,
             waves: model::waves(&machine, blocks, residence.blocks),
             bounds: None,
@@ -274,6 +280,7 @@ impl Report {
         let mut table = Table::new(&[
             "  launch",
             "products on",
+            "blocks",
             "threads",
             "registers",
             "shared",
@@ -291,6 +298,7 @@ impl Report {
             table.row([
                 format!("  {}", l.launch.name),
                 on.to_string(),
+                l.blocks.to_string(),
                 l.launch.threads.to_string(),
                 format!("{guess}{}", l.registers),
                 l.launch.shared_bytes.to_string(),

@@ -26,7 +26,8 @@ pub fn json(r: &Report<'_>) -> Json {
         "dims": r.study.sizes(), "conventions": r.spec.conventions(),
         "schedule": {
             "text": s.to_string(), "origin": origin.word(), "origin_file": origin.path(),
-            "tile_q": s.tile_q, "tile_kv": s.tile_kv, "heads": s.heads, "order": s.order.name(), "direct": s.direct, "sram_bytes": s.sram_bytes(),
+            "tile_q": s.tile_q, "tile_kv": s.tile_kv, "heads": s.heads, "order": s.order.name(), "direct": s.direct, "runs": r.runs,
+            "sram_bytes": s.sram_bytes(),
             "budget_bytes": s.budget, "caches": caches,
             "buffers": s.sram.iter().map(|b| json!({ "name": b.name, "bytes": b.bytes })).collect::<Vec<_>>(),
         },
@@ -117,9 +118,14 @@ fn words(value: Value) -> String {
 fn schedule(r: &Report<'_>) -> String {
     let s = &r.study.attend().schedule;
     let origin = r.study.picked.origin_of(&r.study.attend().attention.name);
+    let runs = match r.runs {
+        Some(1) => "  the keys are one run at these sizes\n".to_string(),
+        Some(n) => format!("  the keys fall into {n} runs at these sizes, whose results are merged\n"),
+        None => String::new(),
+    };
     if matches!(r.study.plan.target, Target::Gpu(_)) {
         // What lies where on a GPU stands in its model.
-        return format!("Schedule\n  {s}\n  from {origin}\n");
+        return format!("Schedule\n  {s}\n  from {origin}\n{runs}");
     }
     let mut table = Table::new(&["  buffer", "bytes", "of L1", "of L2"]);
     let share = |bytes: usize, cache: Option<usize>| {
@@ -131,7 +137,7 @@ fn schedule(r: &Report<'_>) -> String {
     };
     s.sram.iter().for_each(|b| row(&b.name, b.bytes));
     row("together", s.sram_bytes());
-    format!("Schedule\n  {s}\n  from {origin}\n  budget {} bytes of L2\n{table}", s.budget)
+    format!("Schedule\n  {s}\n  from {origin}\n{runs}  budget {} bytes of L2\n{table}", s.budget)
 }
 
 fn percent(part: f64, whole: f64) -> String {

@@ -31,6 +31,8 @@ pub struct Machine {
     pub shared: u32,
 }
 
+/// Bytes that a multiprocessor takes from the L2 in a clock.
+const FROM_L2: f64 = 64.0;
 /// ex2 that a multiprocessor does in a clock.
 const EX2: f64 = 16.0;
 /// Registers of a multiprocessor.
@@ -193,7 +195,9 @@ pub fn bounds(machine: &Machine, work: &Work) -> Bounds {
     let tflops = if work.tensor_cores { machine.tensor_tflops } else { machine.f32_tflops() };
     let products = work.products / (tflops * busy * 1e9);
     let exps = work.exps / (machine.ex2_tera() * busy * 1e9);
-    let memory = work.bytes / (machine.tbs * 1e9);
+    // Few multiprocessors cannot take all that memory gives.
+    let tbs = machine.tbs.min(machine.sms * busy * FROM_L2 * machine.ghz / 1e3);
+    let memory = work.bytes / (tbs * 1e9);
     let name = if work.tensor_cores { "tensor cores" } else { "FFMA" };
     let all = [(memory, "memory"), (products, name), (exps, "exp")];
     let (ms, limiter) = all.into_iter().fold((0.0, "nothing"), |a, b| if b.0 > a.0 { b } else { a });
@@ -268,6 +272,11 @@ mod tests {
         near(bounds(&machine, &work).ms, 4.0);
         near(bounds(&machine, &Work { blocks: 108.0, ..work }).ms, 1.0);
         assert_eq!(bounds(&machine, &Work::default()).limiter, "nothing");
+        // 64 bytes a clock at 1.41 GHz: 23 multiprocessors take the 2 TB/s that there are, one 0.09.
+        let read = |blocks| bounds(&machine, &Work { bytes: 2e9, blocks, ..Work::default() }).ms;
+        near(read(108.0), 1.0);
+        near(read(23.0), 1.0);
+        near(read(1.0), 2000.0 / 90.24);
         near(waves(&machine, 432.0, 2), 2.0);
     }
 

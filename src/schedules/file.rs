@@ -290,6 +290,7 @@ mod tests {
             order: QueryOrder::Descending,
             direct: 16,
             split: None,
+            fill: None,
             sram: vec![],
             budget: 0,
         };

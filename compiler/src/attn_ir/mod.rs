@@ -211,6 +211,8 @@ pub struct Numerics {
     pub products: Products,
     /// `split = fixed(n)`: results over keys 0..n, n..2n and so on, each by itself, merged in this order by their lse.
     pub split: Option<i64>,
+    /// `batch_invariant = true`: what a batch entry gives does not depend on the others, nor on how many they are.
+    pub batch_invariant: bool,
 }
 
 /// Tile overrides from `schedule cpu { ... }`.

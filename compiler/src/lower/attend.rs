@@ -4,9 +4,11 @@
 //! range that the mask allows, if the tile is not empty: scores, score expression and mask (the mask only where
 //! the tile is not full; `parts.rs` looks closer at tiles that data decide), one step of the weights, product with the values; then normalise and store.
 
+mod finish;
+
 use std::borrow::Cow;
 
-use super::merge;
+use super::merge::{self, Runs};
 use super::pack::{self, PackedKeys, PackedValues};
 use super::parts::Parts;
 use super::{Builder, Input, rows_index, scale};
@@ -55,8 +57,10 @@ struct Task {
     rows: ExprId,
     i_lo: ExprId,
     i_hi: ExprId,
-    /// Which run of keys, and its first and last key.
+    /// Which run of keys, and how many there are where lengths say.
     part: Option<ExprId>,
+    runs: Option<ExprId>,
+    /// First and last key of all, or of the run where keys say where it lies.
     j_lo: ExprId,
     j_hi: ExprId,
 }
@@ -210,10 +214,13 @@ impl Attend<'_> {
         if let Some(parts) = self.parts {
             let var = pool.add_var("part", Ty::Int);
             grid.push((var, parts.count));
-            let (p, n) = (pool.var(var), pool.int(parts.keys));
-            j_lo = pool.mul(p, n);
-            let last = pool.add_int(j_lo, parts.keys - 1);
-            j_hi = pool.min(j_hi, last);
+            let p = pool.var(var);
+            if let Runs::Keys(keys) = parts.runs {
+                let n = pool.int(keys);
+                j_lo = pool.mul(p, n);
+                let last = pool.add_int(j_lo, keys - 1);
+                j_hi = pool.min(j_hi, last);
+            }
             part = Some(p);
         }
         let at = match self.input.schedule.order {
@@ -249,7 +256,9 @@ impl Attend<'_> {
         let end = pool.add(i_lo, queries);
         let high = pool.add_int(end, -1);
         let i_hi = self.define(&mut body, "i_hi", high);
-        (grid, Task { b, h, g, row0, queries, rows, i_lo, i_hi, part, j_lo, j_hi }, body)
+        let fills = self.parts.filter(|parts| parts.whole.is_some());
+        let runs = fills.map(|parts| self.define(&mut body, "runs", parts.count));
+        (grid, Task { b, h, g, row0, queries, rows, i_lo, i_hi, part, runs, j_lo, j_hi }, body)
     }
 
     /// Statements for each head of the tile: what `f` makes of the head and its first row (none for the only head).
@@ -296,7 +305,12 @@ impl Attend<'_> {
         body.push(Stmt::Fill { dst: tiles.row_max, value: f64::NEG_INFINITY });
         body.push(Stmt::Fill { dst: tiles.row_sum, value: 0.0 });
         if let Some(sink) = self.own_sink() {
-            self.begin_with_sink(tiles, task, sink, body);
+            let mut begin = Vec::new();
+            self.begin_with_sink(tiles, task, sink, &mut begin);
+            match self.whole(task) {
+                Some(cond) => body.push(Stmt::If { cond, then: begin, otherwise: vec![] }),
+                None => body.extend(begin),
+            }
         }
     }
 
@@ -306,7 +320,14 @@ impl Attend<'_> {
         let attn = self.input.attn;
         let Weight::Softmax { sink: Some(sink) } = attn.weight else { return None };
         let own = self.input.schedule.heads > 1 && attn.pool.depends_on(sink, &[attn.index.h]);
-        (own && self.parts.is_none()).then_some(sink)
+        (own && self.parts.is_none_or(|parts| parts.whole.is_some())).then_some(sink)
+    }
+
+    /// Bool: the task's run is all of the keys. None where that is always so, or never known.
+    fn whole(&mut self, task: &Task) -> Option<ExprId> {
+        let pool = self.builder.pool();
+        let one = pool.int(1);
+        task.runs.map(|runs| pool.le(runs, one))
     }
 
     /// The state of a row that has seen its sink: `m = sink`, `l = exp(sink - m)`; a NaN goes to the sum, which keeps it.
@@ -340,7 +361,7 @@ impl Attend<'_> {
         let end = pool.idiv(hi, tile_expr);
         let end = pool.add_int(end, 1);
         let mut some = pool.le(lo, hi);
-        if task.part.is_some() {
+        if matches!(self.parts, Some(merge::Parts { runs: Runs::Keys(_), .. })) {
             // A run may begin behind the last key.
             let any = pool.le(task.j_lo, task.j_hi);
             some = pool.and(any, some);
@@ -348,10 +369,40 @@ impl Attend<'_> {
         let end = pool.select(some, end, first);
         let first = self.define(body, "kt_first", first);
         let end = self.define(body, "kt_end", end);
+        let (first, end) = self.run_of(task, (first, end), body);
         let pool = self.builder.pool();
         let counter = pool.add_var("kt", Ty::Int);
         let inner = self.key_tile(tiles, task, &analysis, counter);
         body.push(Stmt::For { var: counter, lo: first, hi: end, body: inner });
+    }
+
+    /// The key tiles of the task's run: those that the query tile can see fall into `count` runs of as many tiles each, the
+    /// last ones perhaps of fewer or none.
+    fn run_of(
+        &mut self,
+        task: &Task,
+        (first, end): (ExprId, ExprId),
+        body: &mut Vec<Stmt>,
+    ) -> (ExprId, ExprId) {
+        let (Some(parts), Some(part), Some(runs)) = (self.parts, task.part, task.runs) else {
+            return (first, end);
+        };
+        let Runs::Tiles(least) = parts.runs else { return (first, end) };
+        let pool = self.builder.pool();
+        let (seen, up) = (pool.sub(end, first), pool.add_int(runs, -1));
+        let seen = pool.add(seen, up);
+        let (each, least) = (pool.idiv(seen, runs), pool.int(least));
+        let each = pool.max(each, least);
+        let each = self.define(body, "run_tiles", each);
+        let pool = self.builder.pool();
+        let skipped = pool.mul(part, each);
+        let from = pool.add(first, skipped);
+        let from = pool.min(from, end);
+        let from = self.define(body, "run_first", from);
+        let pool = self.builder.pool();
+        let to = pool.add(from, each);
+        let to = pool.min(to, end);
+        (from, self.define(body, "run_end", to))
     }
 
     fn key_tile(&mut self, tiles: &Tiles, task: &Task, analysis: &MaskAnalysis, counter: VarId) -> Vec<Stmt> {
@@ -683,82 +734,5 @@ impl Attend<'_> {
             threshold: d.threshold,
             keep_scale: d.keep_scale,
         })
-    }
-
-    fn finish(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
-        let attn = self.input.attn;
-        let mut row_scale = None;
-        if let Weight::Softmax { sink } = attn.weight {
-            let none = self.builder.pool().float(f64::NEG_INFINITY);
-            let (rows, row_max, row_sum) = (task.rows, tiles.row_max, tiles.row_sum);
-            let (inv_sum, lse) = (tiles.inv_sum, tiles.lse);
-            // A sink takes part once: where partial results are merged.
-            let sink = sink.filter(|_| self.parts.is_none() && self.own_sink().is_none());
-            body.push(Stmt::FinishSoftmax {
-                rows,
-                row_max,
-                row_sum,
-                sink: sink.unwrap_or(none),
-                inv_sum,
-                lse,
-            });
-            row_scale = Some(inv_sum);
-        }
-        match (self.parts, task.part) {
-            (Some(parts), Some(part)) => self.store_part(tiles, task, (parts, part, row_scale), body),
-            _ => self.store(tiles, task, row_scale, body),
-        }
-    }
-
-    /// Partial results over a run of keys.
-    fn store_part(
-        &mut self,
-        tiles: &Tiles,
-        task: &Task,
-        (parts, part, row_scale): (&merge::Parts, ExprId, Option<BufId>),
-        body: &mut Vec<Stmt>,
-    ) {
-        let rows = task.queries;
-        self.each_head(task, body, |a, head, first, body| {
-            let zero = a.builder.pool().int(0);
-            let d = a.builder.pool().int(a.values.d);
-            let index = vec![task.b, head, part, task.row0, zero];
-            let dst = RowsRef { tensor: parts.o, index, row_dim: 3, col_dim: 4 };
-            body.push(Stmt::StoreRows { dst, src: BufRows { buf: tiles.o, first }, rows, d, row_scale });
-            for (tensor, buf) in [(parts.lse, tiles.lse), (parts.max, tiles.row_max)] {
-                let Some(tensor) = tensor else { continue };
-                let index = vec![task.b, head, part, task.row0];
-                let dst = RowsRef { tensor, index, row_dim: 3, col_dim: 3 };
-                body.push(Stmt::StoreVec { dst, src: BufRows { buf, first }, rows });
-            }
-        });
-    }
-
-    fn store(&mut self, tiles: &Tiles, task: &Task, row_scale: Option<BufId>, body: &mut Vec<Stmt>) {
-        let (attn, rows) = (self.input.attn, task.queries);
-        let query = attn.dots[0].x;
-        self.each_head(task, body, |a, head, first, body| {
-            for (n, out) in attn.outputs.iter().enumerate() {
-                let tensor = a.builder.outputs[n];
-                let mut index = rows_index(a.builder.pool(), attn, query, task.b, head, task.row0);
-                if out.kind == OutputKind::O {
-                    let dst = RowsRef { tensor, index, row_dim: query.seq, col_dim: query.feature };
-                    let d = a.builder.pool().int(a.values.d);
-                    body.push(Stmt::StoreRows {
-                        dst,
-                        src: BufRows { buf: tiles.o, first },
-                        rows,
-                        d,
-                        row_scale,
-                    });
-                    continue;
-                }
-                index.remove(query.feature);
-                let seq = query.seq - usize::from(query.feature < query.seq);
-                let dst = RowsRef { tensor, index, row_dim: seq, col_dim: seq };
-                let buf = if out.kind == OutputKind::Lse { tiles.lse } else { tiles.row_max };
-                body.push(Stmt::StoreVec { dst, src: BufRows { buf, first }, rows });
-            }
-        });
     }
 }

@@ -80,7 +80,7 @@ pub fn attention(program: &mut Program, input: &Input) {
     if packs && attend::weighs_values(attn) {
         launches.push(pack::pack_values(&mut builder, input, &values));
     }
-    let parts = input.schedule.split.map(|n| merge::declare(&mut builder, input, n));
+    let parts = merge::declare(&mut builder, input);
     launches.push(attend::attend(&mut builder, input, &keys, &values, parts.as_ref()));
     if let Some(parts) = &parts {
         launches.push(merge::merge(&mut builder, input, parts));

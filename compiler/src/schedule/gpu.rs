@@ -5,7 +5,7 @@
 //! works on what (crate `attn-compiler-gpu`).
 
 use super::overrides::Override;
-use super::{MAX_TILE, Schedule, ScheduleError, StageBytes, dividing, group, largest, mask_blocks, order};
+use super::{MAX_TILE, Schedule, ScheduleError, StageBytes, dividing, group, mask_blocks, near, order, runs};
 use crate::artifact::{DType, PANEL};
 use crate::attn_ir::{Attention, Rows};
 use crate::expr::{BinaryOp, Op};
@@ -16,6 +16,13 @@ const PREFERRED: [(i64, i64); 6] = [(64, 64), (64, 32), (32, 32), (16, 32), (8, 
 
 /// The same where 16-bit products run on warpgroups of 64 rows: two of them, that share what is brought.
 const PREFERRED_GROUPS: [(i64, i64); 4] = [(128, 128), (128, 64), (64, 64), (64, 32)];
+
+/// The same where there are never more rows than one warpgroup takes, those of a group of heads together (decoding): keys are
+/// what takes the time, and a tile brings many at once.
+const PREFERRED_FEW: [(i64, i64); 3] = [(64, 128), (64, 64), (64, 32)];
+
+/// Rows of a warpgroup's product.
+const GROUP_ROWS: i64 = 64;
 
 /// Rows that a block of warps holds in fragments at most.
 const MOST_ROWS: i64 = 128;
@@ -42,7 +49,12 @@ fn in_fragments(attn: &Attention, rows: i64, tile_kv: i64) -> bool {
 
 /// Candidates for an attention on an architecture.
 fn preferred(attn: &Attention, arch: GpuArch) -> Vec<(i64, i64)> {
-    let groups = if arch == GpuArch::Sm90a && halves(attn) { &PREFERRED_GROUPS[..] } else { &[] };
+    let few = runs::most_queries(attn).saturating_mul(group::most_heads(attn)) <= GROUP_ROWS;
+    let groups = match arch == GpuArch::Sm90a && halves(attn) {
+        true if few => &PREFERRED_FEW[..],
+        true => &PREFERRED_GROUPS[..],
+        false => &[],
+    };
     groups.iter().chain(&PREFERRED).copied().collect()
 }
 
@@ -81,6 +93,7 @@ pub fn choose(attn: &Attention, arch: GpuArch, decided: &Override) -> Result<Sch
         order,
         direct: i64::MAX,
         split,
+        fill: runs::fill(attn, (tile_q, heads, tile_kv), runs::GPU, near(attn)),
         sram,
         budget,
     };
@@ -174,8 +187,7 @@ fn automatic(attn: &Attention, arch: GpuArch, budget: usize) -> (i64, i64, i64) 
     let fits: [&dyn Fn(i64, i64) -> bool; 2] = [&ahead, &alone];
     let most_heads = group::most_heads(attn);
     // The CPU's limits for masks that follow the rows closely: here a tile of 64 rows is the smallest that fills a block.
-    let close = largest(attn) != super::PREFERRED[0];
-    let (widest, heavy) = (if close { 64 } else { i64::MAX }, heavy(attn));
+    let (widest, heavy) = (if near(attn) { 64 } else { i64::MAX }, heavy(attn));
     let within = |(q, kv): &(i64, i64)| (*q).max(*kv) <= widest && !(heavy && (*q > 64 || *kv > 32));
     for fits in fits {
         for (q, kv) in preferred(attn, arch).into_iter().filter(within) {

@@ -14,6 +14,7 @@ pub mod candidates;
 pub mod gpu;
 pub mod group;
 pub mod overrides;
+pub mod runs;
 
 use std::fmt;
 
@@ -24,6 +25,7 @@ use crate::mask::cuts::{Axis, Cut};
 use crate::target::CpuFacts;
 
 use overrides::Override;
+use runs::Fill;
 
 /// Order in which the query tiles of a head are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub struct Schedule {
     pub clips: bool,
     /// Keys of a task, where partial results over runs of keys are merged; a multiple of `tile_kv`.
     pub split: Option<i64>,
+    /// Otherwise: how many runs there are, where there may be more than one.
+    pub fill: Option<Fill>,
     /// What a running task keeps in the cache.
     pub sram: Vec<StageBytes>,
     /// Bytes of L2 (of shared memory, on a GPU) that the budget may use.
@@ -105,9 +109,12 @@ impl fmt::Display for Schedule {
         if self.heads > 1 {
             write!(f, ", heads = {}", self.heads)?;
         }
-        match self.split {
-            Some(n) => write!(f, ", split = {n} keys"),
-            None => Ok(()),
+        match (self.split, self.fill) {
+            (Some(n), _) => write!(f, ", split = {n} keys"),
+            (None, Some(Fill { tasks, keys, .. })) => {
+                write!(f, ", runs of {keys} keys or more up to {tasks} tasks")
+            }
+            (None, None) => Ok(()),
         }
     }
 }
@@ -215,8 +222,9 @@ pub fn choose_with(
     let direct = DIRECT_ROWS / (attn.n_heads / attn.n_kv_heads.max(1)).max(1);
     let (direct, order) = (decided.direct.unwrap_or(direct), decided.order.unwrap_or_else(|| order(attn)));
     let clips = true;
+    let fill = runs::fill(attn, (tile_q, heads, tile_kv), runs::CPU, near(attn));
     let schedule =
-        Schedule { target: "cpu", clips, tile_q, heads, tile_kv, order, direct, split, sram, budget };
+        Schedule { target: "cpu", clips, tile_q, heads, tile_kv, order, direct, split, fill, sram, budget };
     if schedule.sram_bytes() > budget {
         return Err(too_large("L2", &schedule, (auto_q, auto_kv)));
     }
@@ -323,6 +331,11 @@ fn largest(attn: &Attention) -> (i64, i64) {
         () if pool.depends_on(analysis.symbolic().0, &[first_row]) => CLOSE,
         () => PREFERRED[0],
     }
+}
+
+/// Does each row see keys near it only, or what data choose for it? Then the keys of a tile are few, however many there are.
+fn near(attn: &Attention) -> bool {
+    largest(attn) != PREFERRED[0]
 }
 
 /// Most rows of a tile that one query of all heads of a group may make.

@@ -209,7 +209,11 @@ pub(crate) fn attend(
         value,
         outputs: Vec::new(),
         tiles: tiles(kernel, steps.family),
-        numerics: Numerics { products: kernel.numerics.products, split: kernel.numerics.split },
+        numerics: Numerics {
+            products: kernel.numerics.products,
+            split: kernel.numerics.split,
+            batch_invariant: kernel.numerics.batch_invariant,
+        },
         params: Vec::new(),
         dims: Vec::new(),
         tensors: Vec::new(),

@@ -64,7 +64,8 @@ impl Parser<'_> {
         } else {
             Products::ByType
         };
-        let numerics = Numerics { products, split: self.optional_count("split")? };
+        let split = self.optional_count("split")?;
+        let numerics = Numerics { products, split, batch_invariant: self.r.eat_word("batch_invariant")? };
         self.r.expect("}")?;
         let (pool, tensors) = (std::mem::take(&mut self.pool), std::mem::take(&mut self.tensors));
         Ok(Attention {

@@ -61,6 +61,9 @@ pub fn print(a: &Attention) -> String {
     if let Some(n) = a.numerics.split {
         line(format!("split {n}"));
     }
+    if a.numerics.batch_invariant {
+        line("batch_invariant".into());
+    }
     out.push_str("}\n");
     out
 }

@@ -41,6 +41,7 @@ const FULL: &str = "attention full {
   tile_kv 64
   exact_dot
   split 512
+  batch_invariant
 }
 ";
 
@@ -70,7 +71,7 @@ fn text_that_means_nothing_is_an_error() {
         ("weight softmax", "weight hardmax", "no weight"),
         ("= lse", "= lsd", "max_logit"),
         ("Sk: int,", "Sq: int,", "twice"),
-        ("split 512\n}", "split 512\n", "`}`"),
+        ("batch_invariant\n}", "batch_invariant\n", "`}`"),
         ("mask j <= i", "mask j <= qk", "types"),
     ] {
         let error = parse(&FULL.replacen(from, to, 1)).unwrap_err();
