@@ -146,7 +146,12 @@ fn sinks_take_part_once() {
     check(&text("j <= i", SINK, ALL, ""), DType::F32, (4, 2), &[1, 2, 4, 2, 8, 3, 1]);
     // As have heads that share no keys.
     check(&text("j <= i", SINK, "weight @ v, lse", ""), DType::F32, (3, 3), &[1, 2, 4, 3, 10, 3, 1]);
-    check(&text("j <= i", "softmax(score, sink = 0.5)", "weight @ v", ""), DType::F32, (8, 1), &[1, 2, 4, 4, 16, 3, 1]);
+    check(
+        &text("j <= i", "softmax(score, sink = 0.5)", "weight @ v", ""),
+        DType::F32,
+        (8, 1),
+        &[1, 2, 4, 4, 16, 3, 1],
+    );
 }
 
 #[test]
@@ -167,7 +172,9 @@ fn one_run_changes_no_bit() {
         let fills = made(&text(mask, weight, outputs, ""), DType::F32, (4, 2));
         let never = text(mask, weight, outputs, "numerics { batch_invariant = true }");
         let never = made(&never, DType::F32, (4, 2));
-        for (b, sq, sk, same) in [(2, 1, 1, true), (1, 3, 2047, true), (16, 1, 2100, true), (1, 1, 4096, false)] {
+        for (b, sq, sk, same) in
+            [(2, 1, 1, true), (1, 3, 2047, true), (16, 1, 2100, true), (1, 1, 4096, false)]
+        {
             let dims = [("B", b), ("Sq", sq), ("Sk", sk)];
             assert_eq!((runs(&fills.plan, &dims) == 1, runs(&never.plan, &dims)), (same, 0));
             let p = problem(&fills.plan.kernel, &dims, &|_| (0, 2), 3);
@@ -215,7 +222,11 @@ fn every_sequence_has_runs_of_its_own() {
                 x[b * 192..(b + 1) * 192].to_vec()
             };
             for b in [0, 1, 4] {
-                assert_eq!(row(&out, b), row(&turned, b), "entry {b} does not depend on what the others hold");
+                assert_eq!(
+                    row(&out, b),
+                    row(&turned, b),
+                    "entry {b} does not depend on what the others hold"
+                );
             }
         }
     }

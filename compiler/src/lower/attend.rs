@@ -367,7 +367,12 @@ impl Attend<'_> {
 
     /// The key tiles of the task's run: those that the query tile can see fall into `count` runs of as many tiles each, the
     /// last ones perhaps of fewer or none.
-    fn run_of(&mut self, task: &Task, (first, end): (ExprId, ExprId), body: &mut Vec<Stmt>) -> (ExprId, ExprId) {
+    fn run_of(
+        &mut self,
+        task: &Task,
+        (first, end): (ExprId, ExprId),
+        body: &mut Vec<Stmt>,
+    ) -> (ExprId, ExprId) {
         let (Some(parts), Some(part), Some(runs)) = (self.parts, task.part, task.runs) else {
             return (first, end);
         };

@@ -5,9 +5,7 @@
 //! works on what (crate `attn-compiler-gpu`).
 
 use super::overrides::Override;
-use super::{
-    MAX_TILE, Schedule, ScheduleError, StageBytes, dividing, group, mask_blocks, near, order, runs,
-};
+use super::{MAX_TILE, Schedule, ScheduleError, StageBytes, dividing, group, mask_blocks, near, order, runs};
 use crate::artifact::{DType, PANEL};
 use crate::attn_ir::{Attention, Rows};
 use crate::expr::{BinaryOp, Op};

@@ -111,7 +111,9 @@ impl fmt::Display for Schedule {
         }
         match (self.split, self.fill) {
             (Some(n), _) => write!(f, ", split = {n} keys"),
-            (None, Some(Fill { tasks, keys, .. })) => write!(f, ", runs of {keys} keys or more up to {tasks} tasks"),
+            (None, Some(Fill { tasks, keys, .. })) => {
+                write!(f, ", runs of {keys} keys or more up to {tasks} tasks")
+            }
             (None, None) => Ok(()),
         }
     }
