@@ -91,7 +91,7 @@ attention summed {
   input keep : bit[B, Sk]
   heads grouped
   score  = dot(q, k) / sqrt(D)
-  mask   = keep[b, j]
+  mask   = keep[b, j] & j mod 32 == 3
   weight = sigmoid(score)
   return weight @ v
 }

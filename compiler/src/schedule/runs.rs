@@ -49,8 +49,9 @@ impl RangeEnv for Lengths<'_> {
     fn var(&self, var: VarId) -> Range {
         let of = |d: &&Dim| matches!(self.pool.op(d.size), Op::Var(v) if *v == var);
         let bounds = self.dims.iter().find(of).and_then(|d| d.bounds);
-        let (lo, hi) = bounds.unwrap_or((0, MAX_LEN));
-        Range { lo: lo.max(0), hi: hi.min(MAX_LEN) }
+        let (lo, hi) = bounds.unwrap_or((1, MAX_LEN));
+        // Where a length is 0 there is nothing to compute, in however many runs.
+        Range { lo: lo.max(1), hi: hi.min(MAX_LEN) }
     }
 
     fn tensor(&self, _: TensorId) -> Range {
