@@ -59,7 +59,7 @@ class Kits(unittest.TestCase):
             (launch,) = made["plan"]["launches"]
             self.assertEqual((launch["form"], maps.choices(made["plan"])), ("mapped", ["general", "mapped"]))
             tensors = {t["name"]: t for t in made["plan"]["tensors"]}
-            self.assertEqual([m["name"] for m in launch["mapped"]["maps"]], ["k", "v"])
+            self.assertEqual([m["name"] for m in launch["mapped"]["maps"]], ["k", "v", "o"])
             for m in launch["mapped"]["maps"]:
                 b, h, s, d = tensors[m["name"]]["shape"]
                 self.assertEqual((m["dims"], m["strides"]), ([d, s, h, b], [2 * d, 2 * s * d if h > 1 else 16, 2 * h * s * d if b > 1 else 16]))
