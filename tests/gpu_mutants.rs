@@ -22,6 +22,9 @@ const SEEDS: u64 = 6;
 /// Queries and keys.
 const LENGTHS: [(i64, i64); 3] = [(129, 129), (17, 17), (8, 70)];
 
+/// Keys that fall into two runs.
+const IN_RUNS: i64 = 600;
+
 /// Predicates for mutants, before the first instruction of each entry.
 const PRELUDE: &str = "\t.reg .pred %mut_half, %mut_warp, %mut_first;
 \t.reg .b32 %mut_r;
@@ -132,6 +135,12 @@ fn guards_stores(lines: &[&str], n: usize) -> bool {
     over < 300 && has("st.global") && (both || !skipped.iter().any(|l| l.starts_with('$')))
 }
 
+/// A store to global memory that runs with contiguous outputs, of which those of 16 bits leave in pairs.
+fn stores_result(lines: &[&str], n: usize) -> bool {
+    let pairs = lines.iter().any(|l| l.contains("st.global.b32"));
+    lines[n].contains("st.global") && !(pairs && lines[n].contains("st.global.b16"))
+}
+
 /// All kinds.
 fn faults() -> Vec<Fault> {
     [waits_and_barriers(), addresses(), lanes_and_products(), bounds_and_values(), roles()]
@@ -190,7 +199,7 @@ fn addresses() -> Vec<Fault> {
         fault("an element is stored beside its place", &[EXACT, RECUR], 3, |l, n| {
             if l[n].contains("st.shared.f32") { shifted(l[n], 4) } else { None }
         }),
-        fault("a result is stored beside its place", ALL, 2, |l, n| match l[n].contains("st.global") {
+        fault("a result is stored beside its place", ALL, 2, |l, n| match stores_result(l, n) {
             true => shifted(l[n], if l[n].contains("16") { 2 } else { 4 }),
             false => None,
         }),
@@ -247,10 +256,9 @@ fn bounds_and_values() -> Vec<Fault> {
             guards_stores(l, n).then(String::new)
         }),
         fault("only the first thread stores", ALL, 1, |l, n| under(l[n], "st.global", "%mut_first")),
-        fault("a result is not stored", ALL, 3, |l, n| {
-            // Contiguous outputs of 16 bits leave in pairs.
-            let pairs = l.iter().any(|l| l.contains("st.global.b32"));
-            if pairs && l[n].contains("st.global.b16") { None } else { dropped(l[n], "st.global") }
+        fault("a result is not stored", ALL, 3, |l, n| match stores_result(l, n) {
+            true => dropped(l[n], "st.global"),
+            false => None,
         }),
         fault("a tile is not stored", &[EXACT, RECUR], 3, |l, n| dropped(l[n], "st.shared.f32")),
         fault("tiles are 63 rows long", &[CAUSAL, GROUPED], 1, |l, n| {
@@ -368,7 +376,11 @@ impl Original {
         let compiled = subject.compile(arch, float, features);
         let compiled = compiled.unwrap_or_else(|no| panic!("{name}: {}", no.text));
         let points = LENGTHS.iter().filter_map(|&(q, k)| subject.at(q, k, features));
-        let problems = points.map(|p| compiled.problem(&p)).collect();
+        let mut problems: Vec<Problem> = points.map(|p| compiled.problem(&p)).collect();
+        if compiled.ptx().contains(".entry attn_merge") {
+            let (few, many) = (subject.at(17, IN_RUNS, features), subject.at(IN_RUNS, IN_RUNS, features));
+            problems.extend(few.or(many).map(|p| compiled.problem(&p)));
+        }
         Original { name, compiled, problems }
     }
 
@@ -414,7 +426,9 @@ fn mutants(module: &str, fault: &Fault) -> Vec<(String, String)> {
     // Of two forms the one with maps is launched; it stands last.
     let form = lines.iter().position(|l| l.contains(".entry") && l.contains("_mapped(")).unwrap_or(0);
     let first = form + lines[form..].iter().position(|l| *l == "{").expect("an entry") + own;
-    let places: Vec<(usize, String)> = (first..lines.len())
+    // What stands last merges runs of keys: one row a task, in few instructions of which most are waits that it does not need.
+    let end = lines.iter().position(|l| l.contains(".entry attn_merge")).unwrap_or(lines.len());
+    let places: Vec<(usize, String)> = (first..end)
         .filter(|&n| !lines[n].contains("%mut_"))
         .filter_map(|n| Some((n, (fault.change)(&lines, n)?)))
         .collect();

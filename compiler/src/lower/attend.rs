@@ -398,6 +398,8 @@ impl Attend<'_> {
         let skipped = pool.mul(part, each);
         let from = pool.add(first, skipped);
         let from = pool.min(from, end);
+        // It is never before the first: this says so to whoever asks for the range of keys.
+        let from = pool.max(from, first);
         let from = self.define(body, "run_first", from);
         let pool = self.builder.pool();
         let to = pool.add(from, each);

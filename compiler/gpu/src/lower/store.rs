@@ -47,16 +47,27 @@ fn is_product_or_load(stmt: &Stmt) -> bool {
 impl<'a> Lower<'a> {
     /// Finds the store of a launch that goes by a map, and names the map.
     pub(super) fn plan_store(&mut self) -> Result<()> {
-        let body = &self.launch.body;
-        let mut names: Named = Vec::new();
+        self.plan_store_in(&self.launch.body, &mut Vec::new())
+    }
+
+    /// In a block, or one that is chosen at its end.
+    fn plan_store_in(&mut self, body: &'a [Stmt], names: &mut Named) -> Result<()> {
         for (n, stmt) in body.iter().enumerate() {
-            if let Stmt::Let { var, value } = stmt {
-                names.push((*var, *value));
+            match stmt {
+                Stmt::Let { var, value } => names.push((*var, *value)),
+                Stmt::If { then, otherwise, .. } if !body[n..].iter().any(is_product_or_load) => {
+                    self.plan_store_in(then, names)?;
+                    self.plan_store_in(otherwise, names)?;
+                }
+                _ => {}
+            }
+            if self.by_map.is_some() {
+                return Ok(());
             }
             let rows_of = |b: BufId| self.launch.buffers[b.0 as usize].rows;
             let Some(buf) = whole_tile(self.program, stmt, rows_of) else { continue };
             let Stmt::StoreRows { dst, rows, .. } = stmt else { continue };
-            let left = rows_left(self.program, dst, *rows, &names);
+            let left = rows_left(self.program, dst, *rows, names);
             let most = left.and_then(|most| self.program.pool.as_int(most));
             if most != Some(rows_of(buf)) || body[n + 1..].iter().any(is_product_or_load) {
                 continue;
