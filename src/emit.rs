@@ -30,9 +30,9 @@ pub fn emit(map: &SourceMap, plan: &Plan, observer: &mut dyn Observer) -> Result
             observer.stage(Stage::Simt, start.elapsed(), &|| text::print_module(&kernels.kernels));
             let start = Instant::now();
             let code = GpuCode::of(kernels);
-            observer.stage(Stage::Mlir, start.elapsed(), &|| code.mlir.clone());
+            observer.stage(Stage::Mlir, start.elapsed(), &|| code.mlir());
             let start = Instant::now();
-            let ptx = llvm::to_ptx(&code.mlir, *arch)?;
+            let ptx = llvm::to_ptx(&code.modules, *arch)?;
             observer.stage(Stage::Ptx, start.elapsed(), &|| ptx.clone());
             Ok(pipeline::assemble_device(plan, ptx, code.launches))
         }

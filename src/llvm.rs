@@ -1,6 +1,6 @@
 //! The LLVM worker: MLIR text in, PTX text out, in a process of its own.
 //!
-//! Comes in: a module as MLIR text, an architecture. Goes out: PTX, or an [`Error`] that says whose turn it is. What holds:
+//! Comes in: modules as MLIR text, an architecture. Goes out: PTX, or an [`Error`] that says whose turn it is. What holds:
 //! LLVM is never linked into this process, so its crash is an error like any other; the worker cannot block us
 //! by dying before it has read its input. Found by `ATTN_LLVM`, else beside the running program, else in `PATH`.
 //! Deliberately not done: keeping a worker between kernels, a limit of time.
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use attn_compiler::target::GpuArch;
+use rayon::prelude::*;
 
 use crate::error::{Error, ErrorKind};
 
@@ -19,21 +20,44 @@ const VARIABLE: &str = "ATTN_LLVM";
 /// Its file name.
 const WORKER: &str = "attnc-llvm";
 
-/// Compiles a module of MLIR to PTX.
+/// Compiles modules of MLIR to one module of PTX, beside each other: a worker for each, as many at once as there are cores.
 ///
 /// # Errors
-/// `Unsupported` if there is no worker; `Io` if it cannot be started; `Internal` if it refuses the text or dies, with all
+/// `Unsupported` if there is no worker; `Io` if it cannot be started; `Internal` if it refuses a text or dies, with all
 /// that it said.
-pub fn to_ptx(mlir: &str, arch: GpuArch) -> Result<String, Error> {
-    by(&worker()?, mlir, arch, Wanted::Ptx)
+pub fn to_ptx(modules: &[String], arch: GpuArch) -> Result<String, Error> {
+    Ok(one_module(&each(modules, arch, Wanted::Ptx)?))
 }
 
-/// A module of MLIR as LLVM's own text, after the passes.
+/// Modules of MLIR as LLVM's own text, after the passes.
 ///
 /// # Errors
 /// As [`to_ptx`].
-pub fn to_llvm_ir(mlir: &str, arch: GpuArch) -> Result<String, Error> {
-    by(&worker()?, mlir, arch, Wanted::LlvmIr)
+pub fn to_llvm_ir(modules: &[String], arch: GpuArch) -> Result<String, Error> {
+    Ok(each(modules, arch, Wanted::LlvmIr)?.join("\n"))
+}
+
+fn each(modules: &[String], arch: GpuArch, wanted: Wanted) -> Result<Vec<String>, Error> {
+    let worker = worker()?;
+    modules.par_iter().map(|mlir| by(&worker, mlir, arch, wanted)).collect()
+}
+
+/// Modules of PTX for one target as one: what stands before the first entry stands in it once.
+fn one_module(modules: &[String]) -> String {
+    const LAST_OF_HEAD: &str = ".address_size 64\n";
+    let mut out = String::new();
+    for ptx in modules {
+        let body = match ptx.split_once(LAST_OF_HEAD) {
+            Some((_, body)) if !out.is_empty() => body,
+            _ => ptx,
+        };
+        for line in body.split_inclusive('\n') {
+            if !(line.starts_with(".extern .shared") && out.contains(line)) {
+                out.push_str(line);
+            }
+        }
+    }
+    out
 }
 
 /// What the worker writes.
@@ -178,6 +202,18 @@ mod tests {
                 result => return result,
             }
         }
+    }
+
+    #[test]
+    fn modules_become_one() {
+        let shared = ".extern .shared .align 1024 .b8 attn_shared[];\n";
+        let part = |what: &str| format!("//\n.version 8.3\n.target sm_80\n.address_size 64\n\n{what}");
+        let [a, b, c] =
+            ["a\n".into(), format!("{shared}b\n"), format!("{shared}c\n")].map(|x: String| part(&x));
+        let head = part("");
+        assert_eq!(one_module(&[a.clone(), b.clone(), c]), format!("{head}a\n\n{shared}b\n\nc\n"));
+        assert_eq!(one_module(std::slice::from_ref(&a)), a);
+        assert_eq!(one_module(&[b, a]), format!("{head}{shared}b\n\na\n"));
     }
 
     #[test]

@@ -164,7 +164,7 @@ fn features(subject: &Subject, float: DType) -> i64 {
     let has_products = |arch: GpuArch| {
         let plan = pipeline::plan(&subject.spec, &subject.key(arch, float, FEATURES), &mut ()).ok()?;
         let code = attn_compiler_gpu::emit(&plan.program, arch).ok()?;
-        Some(["mma.sync", "wgmma"].iter().any(|p| code.mlir.contains(p)))
+        Some(["mma.sync", "wgmma"].iter().any(|p| code.mlir().contains(p)))
     };
     let has = ARCHS.into_iter().any(|arch| has_products(arch) == Some(true));
     if has { FEATURES } else { exact_features(float) }

@@ -41,7 +41,8 @@ fn how(subject: &Subject, arch: GpuArch, float: DType) -> String {
 
 /// From the code of the attentions; a kernel without any has none on tensor cores.
 fn in_words(code: &GpuCode) -> String {
-    let functions: Vec<&str> = code.mlir.split("llvm.func @").skip(1).collect();
+    let mlir = code.mlir();
+    let functions: Vec<&str> = mlir.split("llvm.func @").skip(1).collect();
     let names = code.launches.iter().map(|l| l.kernel.as_str()).filter(|n| n.contains("attend"));
     let on_cores = |name: &str| {
         let own = functions.iter().find(|f| f.starts_with(&format!("{name}(")));

@@ -110,13 +110,13 @@ pub fn simt(plan: &Plan, map: &SourceMap) -> Result<String, Failure> {
 
 /// The module of a plan for a GPU. Errors: the target is none, or something has no code.
 pub fn mlir(plan: &Plan, map: &SourceMap) -> Result<String, Failure> {
-    Ok(emit::gpu_code(map, plan, arch(&plan.target, "mlir")?)?.mlir)
+    Ok(emit::gpu_code(map, plan, arch(&plan.target, "mlir")?)?.mlir())
 }
 
 /// What LLVM makes of the module, after its passes. Errors: as [`mlir`], or there is no worker.
 pub fn llvm_ir(plan: &Plan, map: &SourceMap) -> Result<String, Failure> {
     let arch = arch(&plan.target, "llvm-ir")?;
-    Ok(llvm::to_llvm_ir(&emit::gpu_code(map, plan, arch)?.mlir, arch)?)
+    Ok(llvm::to_llvm_ir(&emit::gpu_code(map, plan, arch)?.modules, arch)?)
 }
 
 /// Binary results go to standard output alone, and never to a terminal. `alone`: nothing else goes there.

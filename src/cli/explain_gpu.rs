@@ -120,7 +120,7 @@ pub fn report(
 fn counted_registers(study: &Study, arch: GpuArch) -> Result<Vec<nvidia::Figures>, attnc::Error> {
     nvidia::ptxas()?;
     let code = emit::gpu_code(study.chosen.kernel.sources(), &study.plan, arch)?;
-    Ok(nvidia::assemble(&llvm::to_ptx(&code.mlir, arch)?, arch)?.figures)
+    Ok(nvidia::assemble(&llvm::to_ptx(&code.modules, arch)?, arch)?.figures)
 }
 
 impl Line {

@@ -1,6 +1,6 @@
 //! The GPU backend: a verified tile IR program to the MLIR text of its kernels.
 //!
-//! Comes in: `tile_ir::Program` and an architecture. Goes out: [`Kernels`] of the SIMT IR, and [`GpuCode`]: one module in MLIR's
+//! Comes in: `tile_ir::Program` and an architecture. Goes out: [`Kernels`] of the SIMT IR, and [`GpuCode`]: modules in MLIR's
 //! `llvm` and `nvvm` dialects; with either how each launch is launched. What holds: every element of a tensor that an expression reads is in range whatever
 //! the indices are; barriers are reached by whole blocks. Deliberately not here: LLVM, which runs in a process of its own
 //! (`compiler/gpu/worker`), and any knowledge of attention.
@@ -32,8 +32,8 @@ pub struct Kernels {
 /// The code of a program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GpuCode {
-    /// One module with an entry for each launch.
-    pub mlir: String,
+    /// A module for each kernel: they are compiled beside each other.
+    pub modules: Vec<String>,
     /// How to launch each, in order.
     pub launches: Vec<DeviceLaunch>,
 }
@@ -82,7 +82,13 @@ pub fn emit(program: &Program, arch: GpuArch) -> Result<GpuCode, GpuError> {
 impl GpuCode {
     /// The MLIR text of kernels.
     pub fn of(kernels: Kernels) -> GpuCode {
-        GpuCode { mlir: simt_ir::mlir::module(&kernels.kernels), launches: kernels.launches }
+        let modules = kernels.kernels.iter().map(simt_ir::mlir::module).collect();
+        GpuCode { modules, launches: kernels.launches }
+    }
+
+    /// All modules, one behind the other.
+    pub fn mlir(&self) -> String {
+        self.modules.concat()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The text of a kernel in MLIR's `llvm` and `nvvm` dialects.
 //!
-//! Comes in: verified kernels. Goes out: the text of one module, for the worker that runs MLIR and LLVM. What holds: one
+//! Comes in: a verified kernel. Goes out: the text of a module, for the worker that runs MLIR and LLVM. What holds: one
 //! line for an instruction, slots are `llvm.alloca` (LLVM makes registers of them), structured control becomes branches
 //! between labelled blocks. Not here: any choice.
 
@@ -14,18 +14,16 @@ use super::{
 /// Name of the dynamic shared memory.
 const SHARED: &str = "attn_shared";
 
-/// The module of some kernels.
-pub fn module(kernels: &[Kernel]) -> String {
+/// The module of a kernel.
+pub fn module(kernel: &Kernel) -> String {
     let mut out = String::from("module {\n");
-    if kernels.iter().any(|k| k.shared_bytes > 0) {
+    if kernel.shared_bytes > 0 {
         let _ = writeln!(
             out,
             "llvm.mlir.global external @{SHARED}() {{addr_space = 3 : i32, alignment = 1024 : i64}} : !llvm.array<0 x i8>"
         );
     }
-    for kernel in kernels {
-        Printer { kernel, out: &mut out, n_blocks: 0, n_temps: 0, exits: Vec::new() }.kernel();
-    }
+    Printer { kernel, out: &mut out, n_blocks: 0, n_temps: 0, exits: Vec::new() }.kernel();
     out.push_str("}\n");
     out
 }
