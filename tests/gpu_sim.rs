@@ -34,7 +34,7 @@ const ORDERED: [(i64, i64); 2] = [(17, 17), (129, 129)];
 
 /// Kernels of every distinct schedule, and of every kind of step: products on tensor cores, exact products, decoding,
 /// caches, states, chosen rows, made rows.
-const SCHEDULES: [&str; 29] = [
+const SCHEDULES: [&str; 30] = [
     "bias/biased",
     "minilm/minilm",
     "causal/causal",
@@ -56,6 +56,7 @@ const SCHEDULES: [&str; 29] = [
     "mla/mla",
     "tree/tree",
     "rope/rope",
+    "14_yarn/yarn_gqa",
     "fox/fox",
     "longt5_tglobal/longt5_tglobal",
     "linear_normalised/linear_normalised",

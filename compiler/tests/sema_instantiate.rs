@@ -276,7 +276,7 @@ fn other_numerics_are_unsupported() {
         )
     };
     for (source, clause) in
-        [(base("dot(q, k)", "weight @ v", "numerics { dot = tf32 }"), "numerics dot = tf32")]
+        [(base("dot(q, k)", "weight @ v", "numerics { dot = fp8 }"), "numerics dot = fp8")]
     {
         match plan(&source, &key("a", &[("H", 2), ("D", 64)])) {
             Err(CompileError::Unsupported(u)) => assert_eq!(u.clause, clause),

@@ -24,8 +24,8 @@ pub struct Machine {
 /// of 64 rows to a tile fills it as soon as it has keys for two runs.
 pub const CPU: Machine = Machine { tasks: 32, keys: 1024 };
 
-/// Of a GPU: two blocks for each of the 132 multiprocessors of the largest.
-pub const GPU: Machine = Machine { tasks: 264, keys: 256 };
+/// Of a GPU: a block for each of the 132 multiprocessors of the largest. A prefill that fills those is not cut.
+pub const GPU: Machine = Machine { tasks: 132, keys: 256 };
 
 /// The rule: as many runs as make `tasks` tasks, each of at least `keys` keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,9 +38,9 @@ const GOOD: &str = r#"program good {
     buffer lse[4, 1]
     let rows = min(n - g, 4)
     fill m = 0.0
+    fill a_rest = 0.0
     any near over y in 0..rows, z in y..rows: ids[y] == z
     load_rows a <- x[g : r, 0 : x], rows = rows, d = 16
-    fill a_rest = 0.0
     for u in 0..2 {
       let j = u + ids[g]
       gemm s = (a + a_rest) * panel(kp, 0, 512), rows = rows, k = 16, n = 32, skip_zero = bad[g] == 1
