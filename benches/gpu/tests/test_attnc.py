@@ -56,7 +56,9 @@ class Kits(unittest.TestCase):
             c = next(c for c in kit["checks"] if c["id"] == "causal-bf16")
             made = c["plans"]["sm_90a"]
             code = kitfiles.data(made["ptx"], Path(folder) / "kit").decode()
-            (launch,) = made["plan"]["launches"]
+            # The second merges runs of keys.
+            launch, merge = made["plan"]["launches"]
+            self.assertEqual((merge["name"], merge["form"]), ("merge", "general"))
             self.assertEqual((launch["form"], maps.choices(made["plan"])), ("mapped", ["general", "mapped"]))
             tensors = {t["name"]: t for t in made["plan"]["tensors"]}
             self.assertEqual([m["name"] for m in launch["mapped"]["maps"]], ["k", "v", "o"])

@@ -188,7 +188,11 @@ fn automatic(attn: &Attention, arch: GpuArch, budget: usize) -> (i64, i64, i64) 
     let most_heads = group::most_heads(attn);
     // The CPU's limits for masks that follow the rows closely: here a tile of 64 rows is the smallest that fills a block.
     let (widest, heavy) = (if near(attn) { 64 } else { i64::MAX }, heavy(attn));
-    let within = |(q, kv): &(i64, i64)| (*q).max(*kv) <= widest && !(heavy && (*q > 64 || *kv > 32));
+    // Numbers that are drawn take registers beside the weights that they drop.
+    let draws = attn.dropout.is_some();
+    let within = |(q, kv): &(i64, i64)| {
+        (*q).max(*kv) <= widest && !(heavy && (*q > 64 || *kv > 32)) && !(draws && *kv > 64)
+    };
     for fits in fits {
         for (q, kv) in preferred(attn, arch).into_iter().filter(within) {
             let heads = group::heads_within(most_heads, q);

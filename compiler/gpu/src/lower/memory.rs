@@ -6,7 +6,7 @@
 
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::{ExprId, TensorId, Ty as ExprTy};
-use attn_compiler::tile_ir::{BufId, FlatRef, RowsRef, TensorKind};
+use attn_compiler::tile_ir::{BufId, FlatRef, RowsRef};
 
 use super::{Lower, Result};
 use crate::GpuError;
@@ -35,13 +35,8 @@ pub(super) const fn stored(dtype: DType) -> Ty {
 }
 
 impl Lower<'_> {
-    /// Elements from one to the next along a dim. What the runtime makes lies without gaps.
     fn stride(&mut self, t: TensorId, dim: usize) -> Val {
-        let own = self.program.tensors.get(t.0 as usize).is_some_and(|decl| {
-            let made = matches!(decl.kind, TensorKind::Workspace | TensorKind::Table { .. });
-            made && dim + 1 == decl.shape.len()
-        });
-        if own { self.b.i64(1) } else { self.word(self.layout.stride(t.0 as usize, dim)) }
+        self.word(self.layout.stride(t.0 as usize, dim))
     }
 
     /// Bytes of so many elements.
