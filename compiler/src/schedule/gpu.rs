@@ -17,9 +17,9 @@ const PREFERRED: [(i64, i64); 6] = [(64, 64), (64, 32), (32, 32), (16, 32), (8, 
 /// The same where 16-bit products run on warpgroups of 64 rows: two of them, that share what is brought.
 const PREFERRED_GROUPS: [(i64, i64); 4] = [(128, 128), (128, 64), (64, 64), (64, 32)];
 
-/// The same where there are never more rows than one warpgroup takes, those of a group of heads together (decoding): keys are
-/// what takes the time, and a tile brings many at once.
-const PREFERRED_FEW: [(i64, i64); 3] = [(64, 128), (64, 64), (64, 32)];
+/// The same where there are never more rows than one warpgroup takes, those of a group of heads together (decoding). Tiles of
+/// 128 keys leave too few registers for the rows of several heads.
+const PREFERRED_FEW: [(i64, i64); 2] = [(64, 64), (64, 32)];
 
 /// Rows of a warpgroup's product.
 const GROUP_ROWS: i64 = 64;
