@@ -58,7 +58,7 @@ class Kits(unittest.TestCase):
             code = kitfiles.data(made["ptx"], Path(folder) / "kit").decode()
             # The second merges runs of keys.
             launch, merge = made["plan"]["launches"]
-            self.assertEqual((merge["name"], merge["form"]), ("merge", "general"))
+            self.assertEqual(merge["kernel"], "attn_merge")
             self.assertEqual((launch["form"], maps.choices(made["plan"])), ("mapped", ["general", "mapped"]))
             tensors = {t["name"]: t for t in made["plan"]["tensors"]}
             self.assertEqual([m["name"] for m in launch["mapped"]["maps"]], ["k", "v", "o"])
