@@ -1,8 +1,8 @@
 //! The GPU backend: a verified tile IR program to the MLIR text of its kernels.
 //!
 //! Comes in: `tile_ir::Program` and an architecture. Goes out: [`Kernels`] of the SIMT IR, and [`GpuCode`]: modules in MLIR's
-//! `llvm` and `nvvm` dialects; with either how each launch is launched. What holds: every element of a tensor that an expression reads is in range whatever
-//! the indices are; barriers are reached by whole blocks. Deliberately not here: LLVM, which runs in a process of its own
+//! `llvm` and `nvvm` dialects; with either how each launch is launched. What holds: every element of a tensor that an
+//! expression reads is in range whatever the indices are; barriers are reached by whole blocks. Deliberately not here: LLVM, which runs in a process of its own
 //! (`compiler/gpu/worker`), and any knowledge of attention.
 //!
 //! The line: [`lower`] writes a [`simt_ir::Kernel`] for each launch, [`simt_ir::verify`] checks it, [`simt_ir::mlir`] prints it.

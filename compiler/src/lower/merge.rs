@@ -3,9 +3,9 @@
 //! Comes in: an attention whose schedule lets the keys fall into runs. Goes out: workspace for the partial results, which the
 //! attend launch writes, and a launch whose tasks each merge one row: an online softmax over the runs, whose scores are
 //! their lse and whose values are their o. What holds: partial results are merged in ascending order of their keys,
-//! `lse = ln sum exp lse_p`, `o = sum exp(lse_p - lse) o_p`, a run without a key adds nothing; where the runs lie depends on positions and lengths alone (with runs of so many keys, on
-//! positions alone), so the number of threads changes no result. Where lengths give one run, there is no workspace, no task
-//! of the merge, and the attend launch writes the results.
+//! `lse = ln sum exp lse_p`, `o = sum exp(lse_p - lse) o_p`, a run without a key adds nothing; where the runs lie depends on
+//! positions and lengths alone (with runs of so many keys, on positions alone), so the number of threads changes no result.
+//! Where lengths give one run, there is no workspace, no task of the merge, and the attend launch writes the results.
 
 use super::{Builder, Input, attend, rows_index};
 use crate::artifact::DType;

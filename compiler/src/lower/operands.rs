@@ -144,12 +144,12 @@ pub fn prepare(kernel: &Kernel, stored: &Stored) -> Option<Prepared> {
     let mut kernel = kernel.clone();
     let factors = read_stored(&mut kernel, stored);
     let holds = contents(&kernel);
-    let mut keeping = Keeping::of(&kernel, &holds, float, stored);
+    let keeping = Keeping::of(&kernel, &holds, float, stored);
     if keeping.as_they_are(&kernel) {
         return None;
     }
     let steps = std::mem::take(&mut kernel.steps);
-    let mut p = Preparing { kernel, copies: BTreeMap::new(), keeping: &mut keeping };
+    let mut p = Preparing { kernel, copies: BTreeMap::new(), keeping: &keeping };
     for step in steps {
         match step {
             Step::Derive(d) => p.derive(d),
@@ -230,7 +230,7 @@ struct Preparing<'a> {
     kernel: Kernel,
     /// Copies of tensors in a form.
     copies: BTreeMap<(TensorId, Kept), TensorId>,
-    keeping: &'a mut Keeping,
+    keeping: &'a Keeping,
 }
 
 impl Preparing<'_> {
