@@ -227,14 +227,20 @@ enum Noticed {
     Nowhere,
 }
 
-/// The text with one instruction of its last kernel dropped or doubled, one value in the place of another, or another
-/// number. Of two forms of a launch the one with maps is executed; it stands last.
+/// The text with one instruction dropped or doubled, one value in the place of another, or another number, in the last
+/// kernel that does not merge runs of keys: so few keys are one run. Of two forms of a launch the one with maps is
+/// executed; it stands last.
 fn altered(text: &str, rng: &mut Rng) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let first = lines.iter().rposition(|l| l.starts_with("kernel ")).expect("a kernel");
+    let attends = |l: &&str| l.starts_with("kernel ") && !l.starts_with("kernel attn_merge ");
+    let first = lines.iter().rposition(attends).expect("a kernel");
+    let end = lines[first + 1..]
+        .iter()
+        .position(|l| l.starts_with("kernel "))
+        .map_or(lines.len(), |n| first + 1 + n);
     let mut pick = |n: usize| rng.int(0, n as i64 - 1) as usize;
     loop {
-        let n = first + pick(lines.len() - first);
+        let n = first + pick(end - first);
         let line = lines[n];
         let changed = match pick(4) {
             0 => String::new(),
