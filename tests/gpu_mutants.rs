@@ -351,6 +351,15 @@ fn roles() -> Vec<Fault> {
             replaced(l[n], "bar.sync \t2, 256", "bar.sync \t3, 256")
                 .or_else(|| replaced(l[n], "bar.sync 2, 256", "bar.sync 3, 256"))
         }),
+        fault("a task is looked up before it is given", &[ROLES], 99, |l, n| {
+            computes(l, n).then(|| dropped(l[n], "bar.sync 4,"))?
+        }),
+        fault("a task is given before the last one was looked up", &[ROLES], 99, |l, n| {
+            dropped(l[n], "bar.sync 5,")
+        }),
+        fault("tasks are counted to another number", &[ROLES], 99, |l, n| {
+            replaced(l[n], "atom.global.inc.u32", "atom.global.add.u32")
+        }),
         fault("a turn is not given", &[ROLES], 99, |l, n| dropped(l[n], "bar.arrive")),
         fault("more registers are taken than there are", &[ROLES], 1, |l, n| {
             replaced(l[n], "setmaxnreg.inc.sync.aligned.u32 240", "setmaxnreg.inc.sync.aligned.u32 248")

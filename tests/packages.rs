@@ -93,6 +93,7 @@ fn a_package_for_a_gpu_runs_in_the_simulator() {
             threads: 1,
             shared_bytes: 0,
             words,
+            persistent: false,
             mapped: None,
         }),
     }];

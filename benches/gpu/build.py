@@ -132,10 +132,10 @@ class Builder:
         for target in self.targets:
             more = ("--dtype", c["dtype"], "--bind", bound, "--verify", "--target", f"sim:{target}")
             done = self.attnc.run(file, c["kernel"], {}, c["params"], *more)["launches"]
-            found = [(one["kernel"], one["blocks"], one["threads"]) for one in done]
+            found = [(one["kernel"], one["tasks"], one["threads"]) for one in done]
             launches = plans[target]["plan"]["launches"]
-            forms = [(one["blocks"], plan.taken(one)) for one in launches if one["blocks"]]
-            if found != [(form["kernel"], blocks, form["threads"]) for blocks, form in forms]:
+            forms = [(one["tasks"], plan.taken(one)) for one in launches if one["tasks"]]
+            if found != [(form["kernel"], tasks, form["threads"]) for tasks, form in forms]:
                 raise plan.Refused(f"the simulator launched {found} for {target}, the plan has {launches}")
         bound.unlink()
 

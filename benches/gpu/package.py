@@ -10,7 +10,7 @@ from types import SimpleNamespace as Record
 
 from postcard import Malformed, Reader
 
-MAGIC, VERSION, HEAD = b"attnc\0pk", 2, 8 + 4 + 8 + 32
+MAGIC, VERSION, HEAD = b"attnc\0pk", 3, 8 + 4 + 8 + 32
 
 TYPES = ["bool", "int", "float"]
 UNARY = ["neg", "not", "abs", "floor", "ceil", "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "sigmoid", "sin", "cos"]
@@ -124,6 +124,7 @@ def launch(r):
 def device(r):
     """`DeviceLaunch`"""
     one = Record(kernel=r.text(), threads=r.unsigned(), shared_bytes=r.unsigned(), words=r.list(r.unsigned))
+    one.persistent = r.bool()
     one.mapped = r.option(lambda: Record(launch=device(r), maps=r.list(lambda: tensor_map(r))))
     return one
 

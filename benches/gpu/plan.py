@@ -7,7 +7,8 @@ contiguous tensors. The kit checks nothing else that a bind checks: `attnc run` 
     {"kernel": name, "target": "sm_90a", "schedule": words,
      "scalars": {name: value},
      "tensors": [{"name", "role", "dtype", "shape": as bound, "strides": as bound, "expressions": of logical dims, "bytes"}],
-     "launches": [{"name", "grid", "blocks", "kernel", "threads", "shared_bytes", "words": [int, or [tensor number] for its address]}]}
+     "launches": [{"name", "grid", "tasks", "kernel", "threads", "shared_bytes", "persistent",
+                   "words": [int, or [tensor number] or ["counter"] for an address]}]}
 
 A launch that has a form with tensor maps says too which form is taken if addresses allow it, and why not the one with maps:
 
@@ -79,7 +80,7 @@ def plan(artifact, dims, params=None):
     for r in artifact.requires:
         if not worth(r.cond):
             raise Refused(r.message)
-    words, tensors, logicals = [0], [], []
+    words, tensors, logicals = [["counter"]], [], []
     for n, spec in enumerate(artifact.tensors):
         logical = [worth(s) for s in spec.shape]
         if any(size < 0 for size in logical):
@@ -103,10 +104,10 @@ def launch(one, worth, words, tensors):
     if one.device is None:
         raise Refused(f"launch `{one.name}` is for a CPU")
     extents = [worth(e) for e in one.grid]
-    blocks = 0 if any(e <= 0 for e in extents) else math.prod(extents)
-    if blocks > MAX_BLOCKS:
-        raise Refused(f"launch `{one.name}` has {blocks} blocks")
-    fields = {"name": one.name, "grid": extents, "blocks": blocks, **device(one.device, words)}
+    tasks = 0 if any(e <= 0 for e in extents) else math.prod(extents)
+    if tasks > MAX_BLOCKS:
+        raise Refused(f"launch `{one.name}` has {tasks} tasks")
+    fields = {"name": one.name, "grid": extents, "tasks": tasks, **device(one.device, words)}
     if one.device.mapped is None:
         return fields
     made, reasons = [], []
@@ -132,7 +133,7 @@ def taken(launch):
 
 def device(one, words):
     """What a form of a launch has of its own."""
-    shape = {"kernel": one.kernel, "threads": one.threads, "shared_bytes": one.shared_bytes}
+    shape = {"kernel": one.kernel, "threads": one.threads, "shared_bytes": one.shared_bytes, "persistent": one.persistent}
     return {**shape, "words": [words[w] for w in one.words]}
 
 

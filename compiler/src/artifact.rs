@@ -175,8 +175,8 @@ pub struct LaunchSpec {
     pub device: Option<DeviceLaunch>,
 }
 
-/// One launch on a GPU: `code` is PTX text, the task is `%ctaid.x` and the product of `grid` the number of blocks. No
-/// block is launched where the product is 0.
+/// One launch on a GPU: `code` is PTX text, the product of `grid` the number of tasks. A block does the task `%ctaid.x`, and
+/// as many are launched as there are tasks; or it is persistent. No block is launched where there is no task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceLaunch {
     /// Name of the entry in the PTX.
@@ -188,6 +188,9 @@ pub struct DeviceLaunch {
     /// Words of the argument block ([`ArgLayout`]) that are the kernel's parameters, in order: 64 bits each. Addresses
     /// are those of the device.
     pub words: Vec<u32>,
+    /// Blocks take one task after another: any number of them does all, at most as many as there are tasks, best as many
+    /// as the device holds at once. Word 0 is the address of a counter of 32 bits, 0 before a launch and after it.
+    pub persistent: bool,
     /// A form of it that reads tensors by maps, to be taken where every map can be made: see [`TensorMapSpec`].
     pub mapped: Option<Box<MappedLaunch>>,
 }
@@ -219,7 +222,7 @@ pub struct TensorMapSpec {
 }
 
 /// Where things lie in the argument block, an array of 64-bit words:
-/// word 0 is the address of the table of intrinsics; then for each tensor its address, its sizes and its strides
+/// word 0 is the address of the table of intrinsics, on a GPU that of a counter ([`DeviceLaunch::persistent`]); then for each tensor its address, its sizes and its strides
 /// (elements, logical dim order); then one word for each scalar (int, f32 bits zero-extended, or 0/1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArgLayout {

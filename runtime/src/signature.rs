@@ -5,7 +5,9 @@
 //! are permutations; every dim can be read from some bound tensor. So binding can evaluate without further
 //! checks. A violation is our bug (`Internal`), never the caller's. Deliberately not checked: the machine code.
 
-use attn_compiler::artifact::{ArgLayout, Artifact, BindCheck, ContentDemand, DType, LaunchSpec, TensorRole};
+use attn_compiler::artifact::{
+    ArgLayout, Artifact, BindCheck, ContentDemand, DType, DeviceLaunch, LaunchSpec, TensorRole,
+};
 use attn_compiler::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
 
 use crate::error::RuntimeError;
@@ -162,12 +164,27 @@ fn check_launch(
         None if on_device => broken("is for a CPU, another one is for a device".into()),
         None if l.entry >= code_bytes => broken(format!("enters at {}, past the code", l.entry)),
         None => Ok(()),
-        Some(d) if !(1..=1024).contains(&d.threads) => broken(format!("has blocks of {} threads", d.threads)),
-        // Word 0 is the address of the table of intrinsics, which is the host's.
-        Some(d) => match d.words.iter().find(|&&w| w == 0 || w as usize >= layout.words) {
-            Some(w) => broken(format!("takes word {w} of an argument block of {}", layout.words)),
-            None => Ok(()),
-        },
+        Some(d) => {
+            check_form(d, layout).or_else(broken)?;
+            let Some(mapped) = &d.mapped else { return Ok(()) };
+            if mapped.launch.mapped.is_some() {
+                return broken("has a form with tensor maps that has another one".into());
+            }
+            check_form(&mapped.launch, layout).or_else(broken)
+        }
+    }
+}
+
+/// One form of a launch on a device. Errors: what it does that it must not.
+fn check_form(d: &DeviceLaunch, layout: &ArgLayout) -> Result<(), String> {
+    if !(1..=1024).contains(&d.threads) {
+        return Err(format!("has blocks of {} threads", d.threads));
+    }
+    // Word 0 is an address of the host's, but for kernels that count tasks.
+    let known = |w: u32| (w as usize) < layout.words && (w > 0 || d.persistent);
+    match d.words.iter().find(|&&w| !known(w)) {
+        Some(w) => Err(format!("takes word {w} of an argument block of {}", layout.words)),
+        None => Ok(()),
     }
 }
 

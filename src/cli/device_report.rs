@@ -37,7 +37,7 @@ pub fn json(launch: &LaunchReport) -> Json {
         |o: &attn_compiler_gpu::report::LoopOrder| json!({ "turns": o.turns, "overlaps": o.overlaps });
     json!({
         "name": launch.name, "entry": launch.entry, "products": products, "dtype": dtype, "why": why,
-        "threads": launch.threads, "shared_bytes": launch.shared_bytes, "tile_registers": launch.tile_registers(),
+        "threads": launch.threads, "persistent": launch.persistent, "shared_bytes": launch.shared_bytes, "tile_registers": launch.tile_registers(),
         "tiles": launch.tiles.iter().map(tile).collect::<Vec<_>>(), "other_shared_bytes": launch.other_bytes(),
         "orders": launch.orders.iter().map(order).collect::<Vec<_>>(),
     })

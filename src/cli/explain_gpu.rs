@@ -124,6 +124,11 @@ fn counted_registers(study: &Study, arch: GpuArch) -> Result<Vec<nvidia::Figures
 }
 
 impl Line {
+    /// How many blocks take its tasks, if they are persistent.
+    fn persistent_blocks(&self, sms: f64) -> Option<f64> {
+        self.launch.persistent.then(|| self.blocks.min(sms * f64::from(self.residence.blocks.max(1))))
+    }
+
     /// Work, bytes and bounds, from what was counted in the tile IR or at least from the mask.
     fn fill(
         &mut self,
@@ -228,6 +233,10 @@ impl Report {
         for l in &self.lines {
             if let Products::Exact(why) = &l.launch.products {
                 out += &format!("  {} multiplies in exact f32: {why}\n", l.launch.name);
+            }
+            if let Some(blocks) = l.persistent_blocks(m.sms) {
+                out +=
+                    &format!("  {} has {blocks} persistent blocks for {} tasks\n", l.launch.name, l.blocks);
             }
             for order in &l.launch.orders {
                 out += &format!("  {} {order}\n", l.launch.name);

@@ -21,9 +21,13 @@ pub fn text(reports: &[LaunchReport]) -> String {
         let counts = &r.counts;
         let frequent: Vec<String> =
             counts.opcodes.iter().take(SHOWN).map(|(name, n)| format!("{name} {n}")).collect();
+        let blocks = match r.tasks {
+            tasks if tasks == r.blocks => tasks.to_string(),
+            tasks => format!("{} for {tasks} tasks", r.blocks),
+        };
         launches.row([
             r.launch.clone(),
-            r.blocks.to_string(),
+            blocks,
             r.threads.to_string(),
             counts.shared_bytes.to_string(),
             counts.steps.to_string(),
@@ -51,7 +55,7 @@ pub fn json(reports: &[LaunchReport]) -> serde_json::Value {
         let opcodes: serde_json::Map<String, serde_json::Value> =
             r.counts.opcodes.iter().map(|(name, n)| (name.clone(), (*n).into())).collect();
         serde_json::json!({
-            "launch": r.launch, "kernel": r.kernel, "blocks": r.blocks, "threads": r.threads,
+            "launch": r.launch, "kernel": r.kernel, "blocks": r.blocks, "tasks": r.tasks, "threads": r.threads,
             "shared_bytes": r.counts.shared_bytes, "instructions": r.counts.steps, "opcodes": opcodes,
             "extra_wavefronts": r.counts.extra_wavefronts(),
             "bank_conflicts": r.counts.bank_conflicts.iter().map(conflict).collect::<Vec<_>>(),
@@ -75,10 +79,10 @@ mod tests {
             bank_conflicts: vec![conflict],
             shared_bytes: 4096,
         };
-        let report =
-            LaunchReport { launch: "o.attend".into(), kernel: "k0".into(), blocks: 2, threads: 128, counts };
+        let (launch, kernel) = ("o.attend".into(), "k0".into());
+        let report = LaunchReport { launch, kernel, blocks: 2, tasks: 31, threads: 128, counts };
         let told = text(std::slice::from_ref(&report));
-        for part in ["o.attend", "4096", "fma.rn.f32 64, ld.shared.f32 4", "124", text_of] {
+        for part in ["o.attend", "2 for 31 tasks", "4096", "fma.rn.f32 64, ld.shared.f32 4", "124", text_of] {
             assert!(told.contains(part), "{part}: {told}");
         }
         let json = json(&[report]);

@@ -14,6 +14,8 @@ INFO_LOG, INFO_LOG_BYTES, ERROR_LOG, ERROR_LOG_BYTES, LOG_VERBOSE = 3, 4, 5, 6, 
 """CUjit_option"""
 MAX_DYNAMIC_SHARED, LOCAL_BYTES, REGISTERS = 8, 3, 4
 """CUfunction_attribute"""
+MULTIPROCESSORS = 16
+"""CUdevice_attribute"""
 MAP_TYPES = {"f16": 6, "bf16": 9}
 """CUtensorMapDataType"""
 NO_INTERLEAVE, SWIZZLE_128B, PROMOTE_256B, NO_FILL = 0, 3, 3, 0
@@ -74,6 +76,14 @@ class Driver:
             self.do("a launch", result)
 
 
+    def multiprocessors(self):
+        """Of the current context's device."""
+        device, count = ctypes.c_int(), ctypes.c_int()
+        self.do("the current device", self.lib.cuCtxGetDevice(ctypes.byref(device)))
+        self.do("its multiprocessors", self.lib.cuDeviceGetAttribute(ctypes.byref(count), MULTIPROCESSORS, device))
+        return count.value
+
+
 class Module:
     """Loaded code; `log` is what the driver's compiler said."""
 
@@ -93,6 +103,14 @@ class Module:
             self.driver.do(f"{shared} bytes of shared memory for `{name}`", result)
         return function
 
+    def at_once(self, function, threads, shared):
+        """Blocks of an entry that the device holds at once."""
+        blocks = ctypes.c_int()
+        lib = self.driver.lib
+        result = lib.cuOccupancyMaxActiveBlocksPerMultiprocessor(ctypes.byref(blocks), function, threads, ctypes.c_size_t(shared))
+        self.driver.do("how many blocks fit", result)
+        return max(blocks.value, 1) * self.driver.multiprocessors()
+
     def attribute(self, name, which):
         """An attribute of an entry, or none where the driver does not say."""
         value = ctypes.c_int()
@@ -108,13 +126,14 @@ class Module:
 class Bound:
     """The launches of a plan on tensors at known addresses: to be run any number of times."""
 
-    def __init__(self, module, plan, addresses, form=None):
+    def __init__(self, module, plan, addresses, form=None, counter=0):
         """`addresses` has one for each tensor of the plan, in its order. `form` is `general` or `mapped`: what is asked for. Without it,
-        and where a launch cannot run with maps, each launch has the form that attnc's runtime would take."""
-        self.driver, self.launches, self.keep = module.driver, [], []
+        and where a launch cannot run with maps, each launch has the form that attnc's runtime would take. `counter` is the address of
+        32 bits of 0 for persistent kernels."""
+        self.driver, self.launches, self.keep, self.counter = module.driver, [], [], counter
         self.kernels, self.forms, self.reasons = [], {}, []
         for one in plan["launches"]:
-            if one["blocks"] == 0:
+            if one["tasks"] == 0:
                 continue
             chosen, reason = maps.taken(one, addresses, form)
             body = one["mapped"] if chosen == "mapped" else one
@@ -125,11 +144,15 @@ class Bound:
             function = module.entry(body["kernel"], body["shared_bytes"])
             self.kernels.append(body["kernel"])
             argv = self.parameters(body, addresses)
-            self.launches.append((function, one["blocks"], body["threads"], body["shared_bytes"], argv))
+            threads, shared, blocks = body["threads"], body["shared_bytes"], one["tasks"]
+            if body["persistent"]:
+                blocks = min(blocks, module.at_once(function, threads, shared))
+            self.launches.append((function, blocks, threads, shared, argv))
 
     def parameters(self, body, addresses):
         """Pointers to the words, then to the maps, which stay where they are as long as this lives."""
-        words = [addresses[w[0]] if isinstance(w, list) else w for w in body["words"]]
+        address = lambda of: self.counter if of == "counter" else addresses[of]
+        words = [address(w[0]) if isinstance(w, list) else w for w in body["words"]]
         made = body.get("maps", [])
         if len(words) + len(made) > MOST_PARAMS or len(made) > MOST_MAPS:
             raise DriverError(f"`{body['kernel']}` takes {len(words)} words and {len(made)} tensor maps")

@@ -48,7 +48,7 @@ def described(dtype, sizes, strides, row, col, box_rows, box_cols):
 
 def two_forms(launch):
     """A launch of a plan that can run with maps at the plan's sizes."""
-    return bool(launch["blocks"]) and launch.get("form") == "mapped"
+    return bool(launch["tasks"]) and launch.get("form") == "mapped"
 
 
 def choices(plan):

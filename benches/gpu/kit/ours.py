@@ -87,7 +87,8 @@ class Run:
                 tensor = torch.zeros(16, dtype=torch.uint8, device=ours.device)
             self.kept.append(tensor)
             addresses.append(tensor.data_ptr())
-        self.bound = Bound(self.module, self.plan, addresses, form)
+        self.counter = torch.zeros(4, dtype=torch.int32, device=ours.device)
+        self.bound = Bound(self.module, self.plan, addresses, form, self.counter.data_ptr())
 
     @staticmethod
     def expect(entry, tensor):
@@ -113,5 +114,6 @@ class Run:
         return {name: memory.tensor() for name, memory in self.written.items() if roles[name] != "workspace"}
 
     def overrun(self):
-        """Names of tensors beside which something was written."""
-        return [name for name, memory in self.written.items() if not memory.intact()]
+        """Names of tensors beside which something was written, and the counter of tasks if it is not 0 again."""
+        beside = [name for name, memory in self.written.items() if not memory.intact()]
+        return beside + ["the counter of tasks"] * bool(self.counter.any())

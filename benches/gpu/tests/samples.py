@@ -88,14 +88,14 @@ def tensor(w, name, role, dtype, shape, layout=None, order=0, table=None):
     w.u(package.DTYPES.index(dtype)).many(shape, w.u).many(layout or list(range(len(shape))), w.u).b(order)
 
 
-def device(w, kernel, threads, shared, words, maps=None):
-    """`DeviceLaunch`; `maps` are those of its other form, which has a warpgroup more and no first word."""
-    w.s(kernel).u(threads).u(shared).many(words, w.u)
+def device(w, kernel, threads, shared, words, maps=None, persistent=0):
+    """`DeviceLaunch`; `maps` are those of its other form, which is persistent, has a warpgroup more and the counter for its first word."""
+    w.s(kernel).u(threads).u(shared).many(words, w.u).b(persistent)
     if maps is None:
         w.b(0)
         return
     w.b(1)
-    device(w, f"{kernel}_mapped", threads + 128, 300, words[1:])
+    device(w, f"{kernel}_mapped", threads + 128, 300, [0, *words[1:]], persistent=1)
     w.many(maps, lambda fields: [w.u(x) for x in fields])
 
 
@@ -140,7 +140,9 @@ def file(folder, body=None, version=package.VERSION):
 
 
 class FakeDriver:
-    """Behaves as libcuda does, and remembers; `fail` names a call and its result."""
+    """Behaves as libcuda does, and remembers; `fail` names a call and its result. It has 3 multiprocessors; `fits` blocks fit each."""
+
+    fits = 1
 
     def __init__(self, fail=None, log=b"ptxas info: 3 registers"):
         self.calls, self.fail, self.log, self.names, self.maps = [], fail or {}, log, {}, []
@@ -178,6 +180,20 @@ class FakeDriver:
         ctypes.memset(place.value, len(self.maps), 128)
         self.calls.append(("map", dtype, address.value, list(dims), list(strides), list(box), how))
         return self.fail.get("cuTensorMapEncodeTiled", 0)
+
+    def cuCtxGetDevice(self, device):
+        device._obj.value = 5
+        return 0
+
+    def cuDeviceGetAttribute(self, count, which, device):
+        assert (which, device.value) == (16, 5)
+        count._obj.value = 3
+        return 0
+
+    def cuOccupancyMaxActiveBlocksPerMultiprocessor(self, blocks, function, threads, shared):
+        self.calls.append(("fit", self.names[function.value], threads, shared.value))
+        blocks._obj.value = self.fits
+        return self.fail.get("cuOccupancyMaxActiveBlocksPerMultiprocessor", 0)
 
     def parameter(self, p):
         """A word, or the bytes of a map."""

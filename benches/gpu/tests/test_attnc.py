@@ -76,8 +76,8 @@ class Kits(unittest.TestCase):
             kit = self.built(Path(folder) / "kit", "--only", "full-d64-", "--targets", "sm_90a")
             codes = {s["plans"]["sm_90a"]["ptx"] for s in kit["shapes"]}
             self.assertEqual((len(kit["shapes"]), len(codes)), (6, 1))
-            blocks = {s["sk"]: s["plans"]["sm_90a"]["plan"]["launches"][0]["blocks"] for s in kit["shapes"]}
-            self.assertTrue(all(n > 0 for n in blocks.values()))
+            tasks = {s["sk"]: s["plans"]["sm_90a"]["plan"]["launches"][0]["tasks"] for s in kit["shapes"]}
+            self.assertTrue(all(n > 0 for n in tasks.values()))
 
 
 if __name__ == "__main__":

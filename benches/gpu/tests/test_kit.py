@@ -69,7 +69,7 @@ class Forms(unittest.TestCase):
 
     def bound(self, form=None, q=0x1000, fail=None):
         lib = samples.FakeDriver(fail)
-        bound = Bound(Driver(lib).load(b""), self.plan, [q, 0x2000, 0x3000, 0x4000, 0x5000], form)
+        bound = Bound(Driver(lib).load(b""), self.plan, [q, 0x2000, 0x3000, 0x4000, 0x5000], form, 0x6000)
         for _ in range(2):
             bound.run(9)
         return bound, lib
@@ -80,11 +80,20 @@ class Forms(unittest.TestCase):
             maps = [c for c in lib.calls if c[0] == "map"]
             # bf16; no interleave, a swizzle of 128 bytes, promotion to 256 bytes, zeros out of range.
             self.assertEqual(maps, 2 * [("map", 9, 0x1000, [64, 65, 2], [256, 128], [64, 128, 1], (0, 3, 3, 0))])
-            params = [2, 65, 1, 64, 128, 64, bytes([1]) * 128, bytes([2]) * 128]
-            first = ("launch", "attn_first_mapped", 4, 256, 300, 9, params)
+            params = [0x6000, 2, 65, 1, 64, 128, 64, bytes([1]) * 128, bytes([2]) * 128]
+            first = ("launch", "attn_first_mapped", 3, 256, 300, 9, params)
+            self.assertIn(("fit", "attn_first_mapped", 256, 300), lib.calls)
             self.assertEqual([c for c in lib.calls if c[0] == "launch"][::2], [first, first])
             self.assertIn(("attribute", "attn_first_mapped", 8, 300), lib.calls)
             self.assertEqual((bound.form(), bound.reasons, bound.kernels), ("mapped", [], ["attn_first_mapped", "attn_second"]))
+
+    def test_persistent_blocks_are_as_many_as_fit(self):
+        for fits, blocks in ((0, 3), (1, 3), (2, 4)):
+            with mock.patch.object(samples.FakeDriver, "fits", fits):
+                lib = self.bound()[1]
+            self.assertEqual([c[2] for c in lib.calls if c[0] == "launch"][:2], [blocks, 130], fits)
+        with self.assertRaisesRegex(DriverError, "how many blocks fit: CUDA_ERROR_1"):
+            self.bound(fail={"cuOccupancyMaxActiveBlocksPerMultiprocessor": 1})
 
     def test_f16_is_another_type(self):
         for one in self.plan["launches"][0]["mapped"]["maps"]:
@@ -258,7 +267,7 @@ class Command(unittest.TestCase):
         import run
 
         manifest = dict(schema=1, attnc="attnc 0", commit="abc", date="d", targets=["sm_80", "sm_90a"], left_out={})
-        one, two = dict(blocks=1), dict(blocks=1, form="mapped", mapped={})
+        one, two = dict(tasks=1), dict(tasks=1, form="mapped", mapped={})
         both = {"sm_80": dict(plan=dict(launches=[one])), "sm_90a": dict(plan=dict(launches=[one, two]))}
         manifest["checks"] = [dict(id=f"{name}-bf16", quick=name == "causal", plans=both) for name in ("causal", "rope")]
         rows = [s for s in shapes.shapes() if s.id in ("full-d128-s8192", "alibi-d128-s8192")]

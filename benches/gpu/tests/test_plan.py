@@ -44,7 +44,7 @@ class Packages(unittest.TestCase):
         self.assertIsNone(second.device.mapped)
         self.assertEqual((first.device.kernel, first.device.words), ("attn_first", [1, 2, 3, 7, 5, 6, 4]))
         other = first.device.mapped
-        self.assertEqual(vars(other.launch), dict(kernel="attn_first_mapped", threads=256, shared_bytes=300, words=[2, 3, 7, 5, 6, 4], mapped=None))
+        self.assertEqual(vars(other.launch), dict(kernel="attn_first_mapped", threads=256, shared_bytes=300, words=[0, 2, 3, 7, 5, 6, 4], persistent=True, mapped=None))
         self.assertEqual([tuple(vars(m).values()) for m in other.maps], [Q_MAP, (1, 0, 300, 1, 64)])
 
     def test_what_is_not_a_package_is_refused(self):
@@ -128,7 +128,7 @@ class Plans(unittest.TestCase):
 
     def test_launches_in_order_with_their_words(self):
         first, none, second = self.plan["launches"]
-        self.assertEqual([one["blocks"] for one in (first, none, second)], [2 * 2, 0, 130])
+        self.assertEqual([one["tasks"] for one in (first, none, second)], [2 * 2, 0, 130])
         # q: address, sizes by dim, strides by dim although its axes are swapped.
         self.assertEqual(first["words"], [[0], 2, 65, 1, 64, 128, 64])
         # o, the table, the empty workspace with strides of 0, then the scalars.
@@ -204,7 +204,7 @@ class Maps(unittest.TestCase):
         self.assertEqual((first["kernel"], first["threads"], first["shared_bytes"], first["words"][0]), ("attn_first", 128, 1024, [0]))
         self.assertEqual((first["form"], first["form_reason"]), ("mapped", None))
         wanted = dict(tensor=0, name="q", dtype="bf16", dims=[64, 65, 2], strides=[256, 128], box=[64, 128, 1])
-        self.assertEqual(first["mapped"], dict(kernel="attn_first_mapped", threads=256, shared_bytes=300, words=[2, 65, 1, 64, 128, 64], maps=[wanted]))
+        self.assertEqual(first["mapped"], dict(kernel="attn_first_mapped", threads=256, shared_bytes=300, persistent=True, words=[["counter"], 2, 65, 1, 64, 128, 64], maps=[wanted]))
         self.assertNotIn("mapped", second)
         self.assertEqual((maps.choices(made), plan.taken(first), plan.taken(second)), (["general", "mapped"], first["mapped"], second))
 
@@ -223,7 +223,7 @@ class Maps(unittest.TestCase):
         self.assertIn("address of `q`", maps.taken(first, [0x101], "mapped")[1])
         self.assertEqual(maps.taken(first, [0x100], "general"), ("general", "asked for"))
         self.assertEqual(maps.taken(first, [0x100], "mapped"), ("mapped", None))
-        self.assertEqual(maps.taken(dict(blocks=1), [], "mapped"), ("general", None))
+        self.assertEqual(maps.taken(dict(tasks=1), [], "mapped"), ("general", None))
 
 
 class Tensors(unittest.TestCase):

@@ -64,7 +64,7 @@ def made_plan(s):
         name=name, role=role, dtype="bf16", shape=[s.b, h, n, s.d], strides=[h * n * s.d, n * s.d, s.d, 1], bytes=2 * s.b * h * n * s.d
     )
     entries = [tensor("q", "input", s.hq, s.sq), tensor("k", "input", s.hkv, s.sk), tensor("v", "input", s.hkv, s.sk)]
-    launch = dict(name="attend", kernel="attn_attend", blocks=3, threads=128, shared_bytes=0, words=[[0], [1], [2], [3]])
+    launch = dict(name="attend", kernel="attn_attend", tasks=3, threads=128, shared_bytes=0, persistent=False, words=[[0], [1], [2], [3]])
     return dict(tensors=[*entries, tensor("o", "output", s.hq, s.sq)], launches=[launch])
 
 

@@ -124,6 +124,7 @@ fn device_launch(lowered: &lower::Lowered) -> DeviceLaunch {
         threads: kernel.threads,
         shared_bytes: kernel.shared_bytes,
         words: lowered.words.clone(),
+        persistent: lowered.persistent,
         mapped: None,
     }
 }

@@ -191,6 +191,8 @@ pub struct LaunchReport {
     pub products: Products,
     /// The orders of its loops that have one.
     pub orders: Vec<LoopOrder>,
+    /// Blocks take one task after another.
+    pub persistent: bool,
 }
 
 impl LaunchReport {
@@ -243,6 +245,7 @@ fn of(program: &Program, launch: &Launch, arch: GpuArch) -> Result<LaunchReport,
             Err(why) => Products::Exact(why.clone()),
         },
         orders: lowered.orders,
+        persistent: lowered.persistent,
     })
 }
 

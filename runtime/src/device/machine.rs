@@ -12,6 +12,9 @@ use super::sim;
 use super::span::{Elements, Span};
 use crate::error::RuntimeError;
 
+/// Persistent blocks at once.
+const AT_ONCE: u32 = 2;
+
 /// Runs launches of kernels.
 pub trait Machine: std::fmt::Debug + Send + Sync {
     /// What messages call it.
@@ -82,7 +85,7 @@ impl Memory for Run<'_> {
         let spec = launch.device;
         let asked = MachineLaunch {
             kernel: &spec.kernel,
-            blocks: launch.blocks,
+            blocks: launch.blocks(AT_ONCE),
             words: launch.words,
             maps: launch.maps,
         };

@@ -382,11 +382,11 @@ impl LoadedKernel {
         let own_bytes = own.iter().map(|(bytes, _)| bytes).sum();
         let mut launches = Vec::new();
         for (n, launch) in sig.artifact.launches.iter().enumerate() {
-            let blocks = seam::blocks(sig, &ctx, n)?;
-            let Some(device) = launch.device.as_ref().filter(|_| blocks > 0) else { continue };
+            let tasks = seam::tasks(sig, &ctx, n)?;
+            let Some(device) = launch.device.as_ref().filter(|_| tasks > 0) else { continue };
             let (form, maps) = maps::form(sig, &ctx.args, device);
             let words = form.words.iter().map(|&w| ctx.args[w as usize]).collect();
-            launches.push(BoundLaunch { n, blocks, words, maps, mapped: !std::ptr::eq(form, device) });
+            launches.push(BoundLaunch { n, tasks, words, maps, mapped: !std::ptr::eq(form, device) });
         }
         let _own = own.into_iter().map(|(_, held)| held).collect();
         Ok(BoundRun { kernel: self.clone(), space: space.clone(), launches, own_bytes, _uses: uses, _own })
@@ -397,7 +397,7 @@ impl LoadedKernel {
 struct BoundLaunch {
     /// Its number in the artifact.
     n: usize,
-    blocks: u32,
+    tasks: u32,
     words: Vec<u64>,
     maps: Vec<MapArgs>,
     /// It is the form with maps.
@@ -457,11 +457,11 @@ impl BoundRun {
         f: &mut dyn FnMut(usize, &Launch<'_>) -> Result<(), RuntimeError>,
     ) -> Result<(), RuntimeError> {
         let specs = &self.kernel.artifact().launches;
-        for BoundLaunch { n, blocks, words, maps, mapped } in &self.launches {
+        for BoundLaunch { n, tasks, words, maps, mapped } in &self.launches {
             let Some(general) = &specs[*n].device else { continue };
             let form = general.mapped.as_ref().filter(|_| *mapped).map(|m| &m.launch);
             let (device, mapped) = (form.unwrap_or(general), *mapped);
-            f(*n, &Launch { name: &specs[*n].name, device, blocks: *blocks, words, maps, mapped })?;
+            f(*n, &Launch { name: &specs[*n].name, device, tasks: *tasks, words, maps, mapped })?;
         }
         Ok(())
     }
@@ -555,7 +555,7 @@ fn check(
     Ok(())
 }
 
-/// Allocates workspace and tables, fills the tables, and writes the addresses into the argument block.
+/// Allocates workspace, tables and a counter, fills the latter two, and writes the addresses into the argument block.
 fn place(
     sig: &Signature,
     ctx: &mut RunContext,
@@ -571,6 +571,13 @@ fn place(
         }
         ctx.args[sig.layout.address(t)] = held.memory.addr();
         own.push((bytes, held));
+    }
+    if seam::counts_tasks(sig) {
+        let memory = space.alloc("the counter of tasks", seam::COUNTER.len())?;
+        space.write(memory.addr(), &Elements::of_bytes(&seam::COUNTER))?;
+        ctx.args[0] = memory.addr();
+        let held = Held { space: space.clone(), memory, uses: Mutex::default() };
+        own.push((seam::COUNTER.len(), held));
     }
     Ok(own)
 }

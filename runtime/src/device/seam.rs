@@ -26,6 +26,8 @@ pub struct LaunchReport {
     pub kernel: String,
     /// Blocks.
     pub blocks: u32,
+    /// Tasks: as many as blocks, or more where these are persistent.
+    pub tasks: u32,
     /// Threads of a block.
     pub threads: u32,
     /// Instructions of warps, bank conflicts, shared memory.
@@ -36,13 +38,29 @@ pub struct LaunchReport {
 pub(crate) struct Launch<'a> {
     pub name: &'a str,
     pub device: &'a DeviceLaunch,
-    pub blocks: u32,
+    pub tasks: u32,
     pub words: &'a [u64],
     /// Tensor maps behind the words.
     pub maps: &'a [MapArgs],
     /// It is the form with maps: another entry of the module (the simulator goes by its name).
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub mapped: bool,
+}
+
+impl Launch<'_> {
+    /// Blocks to launch on a device that holds so many at once.
+    pub fn blocks(&self, at_once: u32) -> u32 {
+        if self.device.persistent { self.tasks.min(at_once.max(1)) } else { self.tasks }
+    }
+}
+
+/// What a counter of tasks holds between launches.
+pub(super) const COUNTER: [u8; 4] = [0; 4];
+
+/// Does a launch of the artifact count tasks?
+pub(super) fn counts_tasks(sig: &Signature) -> bool {
+    let forms = sig.artifact.launches.iter().filter_map(|launch| launch.device.as_ref());
+    forms.clone().chain(forms.filter_map(|d| d.mapped.as_ref().map(|m| &m.launch))).any(|d| d.persistent)
 }
 
 /// Memory of a device for one run; what it allocated is freed with it.
@@ -59,13 +77,13 @@ pub(super) trait Memory {
     fn finish(&mut self) -> Result<(), RuntimeError>;
 }
 
-/// Blocks of the n-th launch. Errors: more than a grid can have.
-pub(super) fn blocks(sig: &Signature, ctx: &RunContext, n: usize) -> Result<u32, RuntimeError> {
+/// Tasks of the n-th launch. Errors: more than a grid can have blocks.
+pub(super) fn tasks(sig: &Signature, ctx: &RunContext, n: usize) -> Result<u32, RuntimeError> {
     let tasks = ctx.n_tasks[n];
     u32::try_from(tasks).ok().filter(|_| tasks <= MAX_BLOCKS).ok_or_else(|| {
         let name = &sig.artifact.launches[n].name;
         let message = format!(
-            "launch `{name}` has {tasks} blocks, a grid has {MAX_BLOCKS} at most; use shorter lengths or a smaller batch"
+            "launch `{name}` has {tasks} tasks, a grid has {MAX_BLOCKS} blocks at most; use shorter lengths or a smaller batch"
         );
         RuntimeError::data(DataFault::Size, message)
     })
@@ -81,13 +99,18 @@ pub(super) fn run(
 ) -> Result<(), RuntimeError> {
     let addresses = upload(sig, ctx, call, memory)?;
     ground_empty(sig, &mut ctx.args);
+    if counts_tasks(sig) {
+        let counter = memory.alloc("the counter of tasks", COUNTER.len())?;
+        memory.upload(counter, &Elements::of_bytes(&COUNTER))?;
+        ctx.args[0] = counter;
+    }
     let mut words = Vec::new();
     for (n, launch) in sig.artifact.launches.iter().enumerate() {
         let Some(device) = &launch.device else {
             return Err(RuntimeError::internal("launch", format!("`{}` is for a CPU", launch.name)));
         };
-        let blocks = blocks(sig, ctx, n)?;
-        if blocks == 0 {
+        let tasks = tasks(sig, ctx, n)?;
+        if tasks == 0 {
             continue;
         }
         let (form, maps) = maps::form(sig, &ctx.args, device);
@@ -98,7 +121,7 @@ pub(super) fn run(
             &Launch {
                 name: &launch.name,
                 device: form,
-                blocks,
+                tasks,
                 words: &words,
                 maps: &maps,
                 mapped: !std::ptr::eq(form, device),

@@ -7,13 +7,15 @@
 use attn_ptx_sim::{Arg, Buffer, Device, Element, LaunchOptions, Module, Shape, Swizzle, TensorMap};
 
 use super::maps::MapArgs;
-use super::seam::{Launch, LaunchReport, Memory};
+use super::seam::{COUNTER, Launch, LaunchReport, Memory};
 use super::span::{Elements, Span, zeroed};
 use crate::error::RuntimeError;
 use attn_compiler::artifact::DType;
 
 /// Larger tensors are not simulated: the simulator keeps a flag for each byte.
 const MAX_BYTES: usize = 1 << 32;
+/// Persistent blocks at once, by the seed: no kernel may depend on it.
+const AT_ONCE: [u32; 4] = [3, 1, 2, 5];
 
 /// Parses the PTX. Errors: the simulator does not know something in it.
 pub(super) fn load(code: &[u8]) -> Result<Module, RuntimeError> {
@@ -112,7 +114,14 @@ pub(super) fn launch(
     launch: &Launch<'_>,
 ) -> Result<LaunchReport, RuntimeError> {
     let spec = launch.device;
-    let shape = Shape { dynamic_smem: spec.shared_bytes, ..Shape::linear(launch.blocks, spec.threads) };
+    let blocks = launch.blocks(AT_ONCE[seed as usize % AT_ONCE.len()]);
+    let shape = Shape { dynamic_smem: spec.shared_bytes, ..Shape::linear(blocks, spec.threads) };
+    let at = spec.words.iter().position(|&w| w == 0).filter(|_| spec.persistent);
+    let counter = at.map(|n| launch.words[n]);
+    if let Some(at) = counter {
+        // A launch that ended in a fault may have left it at any number.
+        memory.write_at(at, &COUNTER).map_err(|e| RuntimeError::internal("launch", e))?;
+    }
     let mut args: Vec<Arg> = launch.words.iter().map(|&w| Arg::U64(w)).collect();
     for map in launch.maps {
         args.push(Arg::Map(encode(map)?));
@@ -125,6 +134,18 @@ pub(super) fn launch(
             fault,
         )
     })?;
+    let left = counter.map(|at| memory.read_at(at, COUNTER.len())).transpose();
+    if left.map_err(|e| RuntimeError::internal("launch", e))?.is_some_and(|left| left != COUNTER) {
+        let what = "the counter of tasks is not 0 after the launch";
+        return Err(RuntimeError::fault(&format!("launch `{}`", launch.name), "the simulator", what));
+    }
     let (kernel, launch_name) = (spec.kernel.clone(), launch.name.to_string());
-    Ok(LaunchReport { launch: launch_name, kernel, blocks: launch.blocks, threads: spec.threads, counts })
+    Ok(LaunchReport {
+        launch: launch_name,
+        kernel,
+        blocks,
+        tasks: launch.tasks,
+        threads: spec.threads,
+        counts,
+    })
 }

@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 mod kernels;
 mod packages;
+mod persistent;
 mod ptx;
 mod resident;
 mod simulated;

@@ -90,6 +90,7 @@ pub fn launch(m: &mut Maker, kernel: &str, grid: &[ExprId], threads: u32, words:
             threads,
             shared_bytes: 0,
             words: words.iter().map(|&w| w as u32).collect(),
+            persistent: false,
             mapped: None,
         }),
     });

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use attn_compiler::artifact::{DType, DeviceLaunch, TensorRole};
+use attn_compiler::artifact::{DType, DeviceLaunch, MappedLaunch, TensorRole};
 use attn_compiler::expr::BinaryOp;
 use attn_compiler::expr::eval::Value;
 use attn_runtime::{
@@ -203,6 +203,17 @@ fn artifacts_that_cannot_be_launched_are_refused() {
     }
     refused(&|a| device(a).words.push(0), "takes word 0");
     refused(&|a| device(a).words.push(1000), "takes word 1000");
+    fn mapped(a: &mut attn_compiler::artifact::Artifact) -> &mut DeviceLaunch {
+        let launch = device(a).clone();
+        &mut device(a).mapped.insert(Box::new(MappedLaunch { launch, maps: vec![] })).launch
+    }
+    refused(&|a| mapped(a).words.push(0), "takes word 0");
+    refused(&|a| mapped(a).threads = 0, "blocks of 0 threads");
+    let twice = |a: &mut attn_compiler::artifact::Artifact| {
+        let other = MappedLaunch { launch: device(a).clone(), maps: vec![] };
+        mapped(a).mapped = Some(Box::new(other));
+    };
+    refused(&twice, "that has another one");
     refused(&|a| device(a).threads = 0, "blocks of 0 threads");
     refused(&|a| device(a).threads = 1025, "blocks of 1025 threads");
     refused(&|a| a.launches[0].device = None, "is for a CPU");

@@ -113,7 +113,7 @@ impl Lower<'_> {
             l.b.set(counter, next);
             Ok(())
         })?;
-        self.b.push(Inst::Loop(body));
+        self.b.push(Inst::Loop { body, afresh: false });
         Ok(())
     }
 

@@ -1,14 +1,15 @@
 //! Tile IR to SIMT IR: which thread works on what, where tiles lie, where threads wait for each other.
 //!
 //! Comes in: one launch of a verified program. Goes out: a [`Kernel`] and the words of the argument block that are its
-//! parameters. A task is a block of threads. What holds: control of statements is uniform for the block; threads wait
+//! parameters. A task is done by a block of threads. What holds: control of statements is uniform for the block; threads wait
 //! ([`sync`]) between two statements of which one writes a tile that the other touches.
 //!
 //! The parts: [`scalar`] and [`math`] expressions, [`memory`] elements of tensors, [`control`] statements that hold others,
-//! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] their products; [`layout`] which launches keep
-//! tiles in registers, [`fragments`] statements on those, [`parts`] loops over heads that share a tile, [`halves`] 16-bit rows in shared memory, [`products`] on the
-//! tensor cores, [`pipeline`] loops that bring their operands ahead, [`roles`] warps that do so for others, [`overlap`] in
-//! which order those multiply, [`store`] results that leave by maps; [`select`] choosing and summing along vectors.
+//! [`tiles`] and [`steps`] statements on tiles in shared memory, [`gemm`] their products; [`layout`] which launches keep tiles
+//! in registers, [`fragments`] statements on those, [`parts`] loops over heads that share a tile, [`halves`] 16-bit rows in
+//! shared memory, [`products`] on the tensor cores, [`pipeline`] loops that bring their operands ahead, [`roles`] warps that
+//! do so for others, [`tasks`] that a block does, [`overlap`] in which order products follow each other, [`store`] results
+//! that leave by maps; [`select`] choosing and summing along vectors.
 
 mod control;
 mod fragments;
@@ -27,6 +28,7 @@ mod select;
 mod steps;
 mod store;
 mod sync;
+mod tasks;
 mod tiles;
 
 use rustc_hash::FxHashMap;
@@ -153,6 +155,8 @@ pub struct Lowered {
     pub maps: Vec<TensorMapSpec>,
     /// In which order loops multiply and weigh.
     pub orders: Vec<LoopOrder>,
+    /// A block takes one task after another.
+    pub persistent: bool,
 }
 
 /// The kernel of one launch, for any strides.
@@ -164,7 +168,7 @@ pub fn launch(program: &Program, launch: &Launch, arch: GpuArch) -> Result<Lower
     }
     lower.place_buffers()?;
     lower.known_ranges();
-    lower.coordinates()?;
+    lower.only_task()?;
     if lower.layouts.is_some() {
         lower.clear_partial(&launch.body)?;
     } else {
@@ -185,7 +189,6 @@ pub fn mapped_launch(program: &Program, launch: &Launch, arch: GpuArch) -> Resul
     lower.threads = layouts.warps * WARP as u32;
     lower.place_buffers()?;
     lower.known_ranges();
-    lower.coordinates()?;
     lower.with_roles()?;
     if !lower.fits() {
         return Ok(None);
@@ -266,7 +269,8 @@ impl<'a> Lower<'a> {
         }
         let mut kernel = self.b.finish(name, self.words.len() as u32, threads, self.shared_bytes);
         kernel.n_maps = self.rings.maps.len() as u32;
-        Ok(Lowered { kernel, words: self.words, maps: self.rings.maps, orders: self.orders })
+        let persistent = self.role != Role::All;
+        Ok(Lowered { kernel, words: self.words, maps: self.rings.maps, orders: self.orders, persistent })
     }
 }
 
@@ -363,29 +367,6 @@ impl Lower<'_> {
         }
     }
 
-    /// The grid coordinates of this block.
-    fn coordinates(&mut self) -> Result<()> {
-        let task = self.b.def(Ty::I32, Op::Ctaid);
-        let mut rest = task;
-        for (n, (var, extent)) in self.launch.grid.iter().enumerate().rev() {
-            let range = self.range(*extent);
-            let hi = range.hi.saturating_sub(1).clamp(0, i64::from(i32::MAX));
-            let value = if n == 0 {
-                rest
-            } else {
-                // The product of the extents is the number of blocks, which fits 32 bits; no extent is 0 here.
-                let extent = self.int32(*extent)?;
-                let next = self.b.bin(Bin::SDiv, rest, extent);
-                let back = self.b.bin(Bin::Mul, next, extent);
-                let value = self.b.bin(Bin::Sub, rest, back);
-                rest = next;
-                value
-            };
-            self.bind(*var, value, Range { lo: 0, hi });
-        }
-        Ok(())
-    }
-
     fn pool(&self) -> &'_ Pool {
         &self.program.pool
     }
@@ -441,7 +422,7 @@ impl Lower<'_> {
             l.b.set(counter, next);
             Ok(())
         })?;
-        self.b.push(Inst::Loop(body));
+        self.b.push(Inst::Loop { body, afresh: false });
         Ok(())
     }
 

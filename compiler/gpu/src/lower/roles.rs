@@ -27,7 +27,8 @@ const STAGES: u32 = 2;
 const MOST_GROUPS: usize = 3;
 /// The barrier of the warps that compute.
 const CONSUMERS_BARRIER: u32 = 1;
-/// The barrier at which the first of two warpgroups waits for its turn; the second's is the next.
+/// The barrier at which the first of two warpgroups waits for its turn; the second's is the next. Behind them those of
+/// [`super::tasks`].
 const TURN_BARRIER: u32 = 2;
 
 /// What a warp does.
@@ -197,13 +198,12 @@ impl Lower<'_> {
         let zero = self.b.i32(0);
         let first = self.b.cmp(Cmp::Eq, self.tid, zero);
         self.when(first, |l| {
-            for (full, empty) in places {
-                for stage in 0..STAGES {
-                    let at = l.b.i32(i64::from(full + stage * 8));
-                    l.b.push(Inst::Mbar(Mbar::Init { at, count: 1 }));
-                    let at = l.b.i32(i64::from(empty + stage * 8));
-                    l.b.push(Inst::Mbar(Mbar::Init { at, count: consumers }));
-                }
+            let rings = places.iter().flat_map(|(full, empty)| {
+                (0..STAGES).flat_map(move |n| [(full + n * 8, 1), (empty + n * 8, consumers)])
+            });
+            for (at, count) in rings {
+                let at = l.b.i32(i64::from(at));
+                l.b.push(Inst::Mbar(Mbar::Init { at, count }));
             }
             l.b.push(Inst::Mbar(Mbar::FenceInit));
             Ok(())
@@ -217,6 +217,7 @@ impl Lower<'_> {
         let body = &self.launch.body;
         self.make_rings(body)?;
         self.plan_store()?;
+        let handover = self.make_handover();
         self.make_barriers()?;
         let groups = self.threads / 128;
         let registers = registers(groups);
@@ -235,7 +236,7 @@ impl Lower<'_> {
             l.role = Role::Producer;
             let own = l.b.i32(i64::from(l.threads) / WARP);
             let first = l.b.cmp(Cmp::Eq, l.warp, own);
-            l.when(first, |l| l.block(body))
+            l.when(first, |l| l.give_tasks(handover, |l| l.block(body)))
         })?;
         self.rings.next = 0;
         let consumer = self.scoped(|l| {
@@ -245,10 +246,12 @@ impl Lower<'_> {
             l.role = Role::Consumer;
             let zero = l.b.i32(0);
             l.first_group = l.b.cmp(Cmp::Eq, group, zero);
-            l.make_registers();
-            l.clear_partial(body)?;
-            l.block(body)?;
-            l.end_store()
+            l.take_tasks(handover, body, |l| {
+                l.make_registers();
+                l.clear_partial(body)?;
+                l.block(body)?;
+                l.end_store()
+            })
         })?;
         self.b.push(Inst::If { cond: brings, then: producer, otherwise: consumer });
         Ok(())

@@ -156,7 +156,7 @@ impl<'a> Lower<'a> {
         Ok(coords)
     }
 
-    /// What was sent off has been read: the block may end.
+    /// What was sent off has been read: the block may end, or lay other rows there.
     pub(super) fn end_store(&mut self) -> Result<()> {
         if self.by_map.is_none() {
             return Ok(());
@@ -168,7 +168,7 @@ impl<'a> Lower<'a> {
     }
 
     /// One lane of the warp does it.
-    fn leading(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    pub(super) fn leading(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let zero = self.b.i32(0);
         let leads = self.b.cmp(Cmp::Eq, self.lane, zero);
         self.when(leads, f)

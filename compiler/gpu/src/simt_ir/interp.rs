@@ -25,7 +25,7 @@ mod values;
 mod warp;
 mod wgmma;
 
-use super::{Async, Bulk, Inst, Kernel, Mbar, Op, Space, Ty, Val, text, verify};
+use super::{Async, Bulk, Count, Inst, Kernel, Mbar, Op, Space, Ty, Val, text, verify};
 pub use copies::{MapError, TensorMap};
 use shared::Shared;
 use sync::Barriers;
@@ -258,6 +258,7 @@ impl<'k> Block<'k, '_> {
             }
             Inst::Mma(op) => self.mma(w, op, mask)?,
             Inst::LdMatrix(op) => self.ldmatrix(w, op, mask)?,
+            Inst::Count(op) => self.count(w, op, mask)?,
             Inst::Async(Async::Copy { dst, src, bytes }) => self.copy16(w, [*dst, *src, *bytes], mask)?,
             Inst::Async(Async::Commit | Async::Wait(_)) => {}
             Inst::Wgmma(op) => self.wgmma(w, inst, op, mask)?,
@@ -274,7 +275,7 @@ impl<'k> Block<'k, '_> {
                 }
             }
             // `Warp::advance` goes through these.
-            Inst::If { .. } | Inst::Loop(_) | Inst::BreakIf(_) => {}
+            Inst::If { .. } | Inst::Loop { .. } | Inst::BreakIf(_) => {}
         }
         Ok(Flow::Next)
     }
@@ -290,6 +291,7 @@ impl<'k> Block<'k, '_> {
             Op::Param(n) => [self.launch.words[*n as usize]; 32],
             Op::Tid => std::array::from_fn(|l| w as u64 * u64::from(WARP) + l as u64),
             Op::Ctaid => [u64::from(self.id); 32],
+            Op::Nctaid => [u64::from(self.launch.blocks); 32],
             Op::SharedBase => [u64::from(WINDOW); 32],
             Op::Bin(op, a, b) => values::bin(*op, ty, of(a), of(b), mask)?,
             Op::Un(op, a) => values::un(*op, ty, of(a))?,
@@ -334,6 +336,23 @@ impl<'k> Block<'k, '_> {
             out[l] = u64::from_le_bytes(bytes) & values::bits_of(ty);
         }
         Ok(out)
+    }
+
+    /// Lanes come one after another.
+    fn count(&mut self, w: usize, op: &Count, mask: u32) -> Exec<()> {
+        let (at, most) = (*self.warps[w].val(op.at), *self.warps[w].val(op.most));
+        let mut was = [0; 32];
+        for l in lanes(mask) {
+            let mut bytes = [0; 4];
+            let read = aligned(at[l], 4).and_then(|()| self.global.read(at[l], &mut bytes));
+            blame(l, read)?;
+            let old = u32::from_le_bytes(bytes);
+            let new = if old >= most[l] as u32 { 0 } else { old + 1 };
+            blame(l, self.global.write(at[l], &new.to_le_bytes()))?;
+            was[l] = u64::from(old);
+        }
+        self.warps[w].define(op.dst, mask, &was);
+        Ok(())
     }
 
     fn store(&mut self, w: usize, space: Space, addr: Val, v: Val, mask: u32) -> Exec<()> {

@@ -7,12 +7,14 @@
 use std::fmt::Write as _;
 
 use super::{
-    Async, Bin, Bulk, Cast, Cmp, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Un, Val, Wgmma,
-    WgmmaLeft,
+    Async, Bin, Bulk, Cast, Cmp, Count, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Un, Val,
+    Wgmma, WgmmaLeft,
 };
 
 /// Name of the dynamic shared memory.
 const SHARED: &str = "attn_shared";
+/// Behind a loop's last branch: nothing is moved out of it.
+const NO_LICM: &str = " {loop_annotation = #llvm.loop_annotation<licm = <disable = true>>}";
 
 /// The module of a kernel.
 pub fn module(kernel: &Kernel) -> String {
@@ -163,14 +165,15 @@ impl Printer<'_> {
                 self.line(&format!("nvvm.bar.warp.sync {all} : i32"));
             }
             Inst::If { cond, then, otherwise } => self.choice(*cond, then, otherwise),
-            Inst::Loop(body) => {
+            Inst::Loop { body, afresh } => {
                 let (head, exit) = (self.new_block(), self.new_block());
                 self.line(&format!("llvm.br ^b{head}"));
                 self.label(head);
                 self.exits.push(exit);
                 self.block(body);
                 self.exits.pop();
-                self.line(&format!("llvm.br ^b{head}"));
+                let how = if *afresh { NO_LICM } else { "" };
+                self.line(&format!("llvm.br ^b{head}{how}"));
                 self.label(exit);
             }
             Inst::BreakIf(v) => {
@@ -181,6 +184,7 @@ impl Printer<'_> {
             }
             Inst::Mma(mma) => self.mma(mma),
             Inst::LdMatrix(load) => self.ldmatrix(load),
+            Inst::Count(count) => self.count(count),
             Inst::Async(copy) => self.copy(copy),
             Inst::Wgmma(op) => self.wgmma(op),
             Inst::NamedBar { wait, id, threads } => {
@@ -251,6 +255,7 @@ impl Printer<'_> {
             }
             Op::Tid => "nvvm.read.ptx.sreg.tid.x : i32".into(),
             Op::Ctaid => "nvvm.read.ptx.sreg.ctaid.x : i32".into(),
+            Op::Nctaid => "nvvm.read.ptx.sreg.nctaid.x : i32".into(),
             Op::SharedBase => "llvm.ptrtoint %shared : !llvm.ptr<3> to i32".into(),
             Op::Bin(op @ (Bin::SMin | Bin::SMax | Bin::FMax), a, b) => {
                 format!("llvm.{}(%v{}, %v{}) : ({ty}, {ty}) -> {ty}", bin(*op), a.0, b.0)
@@ -390,6 +395,13 @@ impl Printer<'_> {
         self.line(&format!("{base} = llvm.ptrtoint %shared : !llvm.ptr<3> to i32"));
         self.line(&format!("{at} = llvm.add {base}, %v{} : i32", offset.0));
         at
+    }
+
+    fn count(&mut self, Count { dst, at, most }: &Count) {
+        let args = [format!("%v{}", at.0), format!("%v{}", most.0)];
+        let text = "atom.global.inc.u32 $0, [$1], $2;";
+        let was = self.asm(text, "=r,l,r,~{memory}", &args, &["i64", "i32"], "i32");
+        self.line(&format!("%v{} = llvm.bitcast {was} : i32 to i32", dst.0));
     }
 
     fn ldmatrix(&mut self, load: &LdMatrix) {

@@ -184,6 +184,8 @@ pub enum Op {
     Tid,
     /// `%ctaid.x`
     Ctaid,
+    /// `%nctaid.x`
+    Nctaid,
     /// The address of the dynamic shared memory in its window, I32.
     SharedBase,
     /// Two operands.
@@ -241,13 +243,20 @@ pub enum Inst {
         otherwise: Vec<Inst>,
     },
     /// The body again and again until [`Inst::BreakIf`].
-    Loop(Vec<Inst>),
+    Loop {
+        /// The body.
+        body: Vec<Inst>,
+        /// What is the same in every round is computed in each of them: it takes no registers from one to the next.
+        afresh: bool,
+    },
     /// Leaves the loop where the value holds.
     BreakIf(Val),
     /// One product of fragments.
     Mma(Mma),
     /// Four 8x8 matrices of 16-bit elements from shared memory to fragments.
     LdMatrix(LdMatrix),
+    /// A counter in global memory (`atom.inc`).
+    Count(Count),
     /// Copies and their waits.
     Async(Async),
     /// Products of a warpgroup.
@@ -296,6 +305,17 @@ pub struct LdMatrix {
     pub addr: Val,
     /// Columns instead of rows.
     pub trans: bool,
+}
+
+/// An I32 in global memory becomes one more, or 0 if it was `most`; no other thread comes between.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Count {
+    /// What it was, I32.
+    pub dst: Val,
+    /// Global address, a multiple of 4.
+    pub at: Val,
+    /// I32, without a sign.
+    pub most: Val,
 }
 
 /// Asynchronous products of sm_90a: `wgmma.mma_async.sync.aligned.m64nNk16.f32.T.T` and what belongs to it. Reached by
@@ -592,6 +612,13 @@ impl Builder {
     pub fn ldmatrix(&mut self, addr: Val, trans: bool) -> [Val; 4] {
         let dst = [(); 4].map(|()| self.value(Ty::I32));
         self.push(Inst::LdMatrix(LdMatrix { dst, addr, trans }));
+        dst
+    }
+
+    /// What a counter was.
+    pub fn count(&mut self, at: Val, most: Val) -> Val {
+        let dst = self.value(Ty::I32);
+        self.push(Inst::Count(Count { dst, at, most }));
         dst
     }
 

@@ -6,13 +6,15 @@
 //! | S2 | Operands and results have the types that the operation wants |
 //! | S3 | A `BreakIf` stands directly in the body of a loop, or in choices inside it |
 //! | S4 | Addresses are I64 in global and I32 in shared memory |
-//! | S5 | Barriers, shuffles, fragment operations stand where control is uniform: no condition around them depends on the thread in a way that splits a warp (for shuffles and fragments) or the block (for barriers) |
+//! | S5 | Barriers, shuffles, fragment operations stand where control is uniform: no condition around them depends on the thread in a way that splits a warp (for shuffles, fragments and barriers that count threads), a warpgroup (for its products and registers) or the block (for its barrier) |
 //! | S6 | Parameters are among those of the kernel, block sizes a multiple of 32 and at most 1024 |
 //! | S7 | Maps are among those of the kernel, barriers have numbers 1 to 15 and whole warps |
 //!
 //! S5 is decided by how far values differ: the same for the block, for a warpgroup, for a warp, or for each lane.
 
-use super::{Async, Bin, Bulk, Cast, Cmp, Inst, Kernel, Mbar, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft};
+use super::{
+    Async, Bin, Bulk, Cast, Cmp, Count, Inst, Kernel, Mbar, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
+};
 use crate::GpuError;
 
 /// How far a value may differ between threads.
@@ -145,7 +147,7 @@ impl Verifier<'_> {
                 self.block(then, spread, judge)?;
                 self.block(otherwise, spread, judge)
             }
-            Inst::Loop(body) => {
+            Inst::Loop { body, .. } => {
                 let spread = self.breaks(body).max(control);
                 self.loops += 1;
                 let done = self.block(body, spread, judge);
@@ -181,6 +183,14 @@ impl Verifier<'_> {
                     self.typed(*v, Ty::I32, inst)
                 })
             }
+            Inst::Count(Count { dst, at, most }) => {
+                self.used(*at, inst)?;
+                self.used(*most, inst)?;
+                self.typed(*most, Ty::I32, inst)?;
+                self.address(Space::Global, *at, inst)?;
+                self.define(*dst, Spread::Lane, made)?;
+                self.typed(*dst, Ty::I32, inst)
+            }
             Inst::Async(Async::Copy { dst, src, bytes }) => {
                 for v in [dst, src, bytes] {
                     self.used(*v, inst)?;
@@ -195,7 +205,7 @@ impl Verifier<'_> {
                 if !(1..16).contains(id) || *threads == 0 || !threads.is_multiple_of(32) {
                     return Err(self.broken("S7", "a barrier of whole warps", &format!("{inst:?}")));
                 }
-                self.at_most(Spread::Group, control, judge, inst)
+                self.at_most(Spread::Warp, control, judge, inst)
             }
             Inst::Registers { .. } => self.at_most(Spread::Group, control, judge, inst),
             Inst::Mbar(op) => self.mbar(op, inst),
@@ -311,7 +321,7 @@ impl Verifier<'_> {
             Op::Int(_) => matches!(ty, Ty::I1 | Ty::I8 | Ty::I16 | Ty::I32 | Ty::I64),
             Op::Float(_) => matches!(ty, Ty::F32 | Ty::F64),
             Op::Param(n) => ty == Ty::I64 && *n < self.kernel.n_params,
-            Op::Tid | Op::Ctaid | Op::SharedBase => ty == Ty::I32,
+            Op::Tid | Op::Ctaid | Op::Nctaid | Op::SharedBase => ty == Ty::I32,
             Op::Bin(b, x, y) => self.ty(*x) == ty && self.ty(*y) == ty && is_float(ty) == float_bin(*b),
             Op::Un(_, x) => self.ty(*x) == ty && is_float(ty),
             Op::Cmp(c, x, y) => {
@@ -383,9 +393,8 @@ fn has_break(insts: &[Inst]) -> bool {
 
 fn operands(op: &Op) -> Vec<Val> {
     match op {
-        Op::Int(_) | Op::Float(_) | Op::Param(_) | Op::Tid | Op::Ctaid | Op::SharedBase | Op::Get(_) => {
-            vec![]
-        }
+        Op::Int(_) | Op::Float(_) | Op::Param(_) | Op::Get(_) => vec![],
+        Op::Tid | Op::Ctaid | Op::Nctaid | Op::SharedBase => vec![],
         Op::Un(_, a) | Op::Cast(_, a) | Op::Load(_, a) | Op::Shfl(a, _) | Op::Uniform(a) => {
             vec![*a]
         }

@@ -63,6 +63,12 @@ impl Gpu {
         self.capability
     }
 
+    /// How many multiprocessors it has.
+    fn multiprocessors(&self) -> Result<i32, DriverError> {
+        use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        self.context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+    }
+
     /// The architecture to compile for. Errors: the GPU is older than all that code is made for.
     pub fn arch(&self) -> Result<GpuArch, RuntimeError> {
         nearest(self.capability).ok_or_else(|| {

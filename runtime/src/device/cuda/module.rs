@@ -28,10 +28,18 @@ const LOG_BYTES: usize = 16 << 10;
 pub(crate) struct Module {
     pub gpu: Gpu,
     handle: sys::CUmodule,
-    /// Entry of each launch, and of its form with maps.
-    entries: Vec<(sys::CUfunction, Option<sys::CUfunction>)>,
+    /// Of each launch, and of its form with maps.
+    entries: Vec<(Entry, Option<Entry>)>,
     /// What the driver had to say.
     pub log: String,
+}
+
+/// A kernel that can be launched.
+#[derive(Clone, Copy)]
+struct Entry {
+    function: sys::CUfunction,
+    /// Blocks that the GPU holds at once; looked up where the kernel is persistent.
+    at_once: u32,
 }
 
 // SAFETY: handles of modules and functions may be used from every thread that the context is current on; the driver
@@ -102,15 +110,15 @@ impl Module {
             encode(place, map)?;
             params[launch.words.len() + n] = std::ptr::from_mut(place).cast();
         }
-        let (grid, block) = ((launch.blocks, 1, 1), (launch.device.threads, 1, 1));
+        let (grid, block) = ((launch.blocks(entry.at_once), 1, 1), (launch.device.threads, 1, 1));
         let (params, shared) = (&mut params[..n_params], launch.device.shared_bytes);
         // SAFETY: promised by the caller; the entry is of this module, which outlives the launch (whoever launches
         // waits before it lets go of the kernel); the driver reads the parameters before it returns.
-        unsafe { result::launch_kernel(entry, grid, block, shared, stream, params) }
+        unsafe { result::launch_kernel(entry.function, grid, block, shared, stream, params) }
             .map_err(|e| fault(&self.gpu, &format!("launch `{}`", launch.name), e))
     }
 
-    fn entry(&self, launch: &DeviceLaunch) -> Result<sys::CUfunction, RuntimeError> {
+    fn entry(&self, launch: &DeviceLaunch) -> Result<Entry, RuntimeError> {
         let failed = |what: &str, err: DriverError| {
             let message = format!("entry `{}` of the PTX {what}: {}", launch.kernel, text(err));
             RuntimeError::internal("load", message)
@@ -118,18 +126,34 @@ impl Module {
         let name = CString::new(launch.kernel.as_str())
             .map_err(|_| RuntimeError::internal("load", "the name of an entry holds a byte of value 0"))?;
         // SAFETY: the module is loaded and lives as long as the entry is used.
-        let entry = unsafe { result::module::get_function(self.handle, name) }
+        let function = unsafe { result::module::get_function(self.handle, name) }
             .map_err(|e| failed("is not there", e))?;
         if launch.shared_bytes > 0 {
             let what = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let bytes = i32::try_from(launch.shared_bytes).unwrap_or(i32::MAX);
             // SAFETY: the entry was just found in a loaded module.
-            unsafe { result::function::set_function_attribute(entry, what, bytes) }.map_err(|e| {
+            unsafe { result::function::set_function_attribute(function, what, bytes) }.map_err(|e| {
                 let gpu = &self.gpu.name;
                 failed(&format!("cannot have {bytes} bytes of shared memory on {gpu}"), e)
             })?;
         }
-        Ok(entry)
+        let at_once = if launch.persistent { self.at_once(function, launch)? } else { 1 };
+        Ok(Entry { function, at_once })
+    }
+
+    /// Blocks of a kernel that the GPU holds at once.
+    fn at_once(&self, function: sys::CUfunction, launch: &DeviceLaunch) -> Result<u32, RuntimeError> {
+        let failed = |e| {
+            let message = format!("how many blocks of `{}` fit is not known: {}", launch.kernel, text(e));
+            RuntimeError::internal("load", message)
+        };
+        let (threads, shared) = (launch.threads as i32, launch.shared_bytes as usize);
+        // SAFETY: the function is one of a loaded module.
+        let of_one =
+            unsafe { result::occupancy::max_active_block_per_multiprocessor(function, threads, shared) };
+        let blocks =
+            of_one.map_err(failed)?.max(1).saturating_mul(self.gpu.multiprocessors().map_err(failed)?);
+        Ok(u32::try_from(blocks).unwrap_or(1))
     }
 }
 

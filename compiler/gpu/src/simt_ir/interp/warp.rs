@@ -124,7 +124,7 @@ impl<'k> Warp<'k> {
                     let kind = Kind::Then(otherwise, mask & !holds);
                     self.frames.push(Frame { insts: then, at: 0, mask: holds, kind });
                 }
-                Inst::Loop(body) => {
+                Inst::Loop { body, .. } => {
                     self.frames.push(Frame { insts: body, at: 0, mask, kind: Kind::Loop });
                 }
                 Inst::BreakIf(cond) => {

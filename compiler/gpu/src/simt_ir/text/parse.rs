@@ -11,7 +11,7 @@ use attn_compiler::expr::parse::{ParseError, Reader, Token};
 
 use super::{BINS, CASTS, CMPS, TYPES, UNS, by_name};
 use crate::simt_ir::{
-    Async, Bulk, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
+    Async, Bulk, Count, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
 };
 
 /// Deepest nesting of blocks that text may have.
@@ -145,8 +145,9 @@ impl Parser<'_, '_> {
                 Inst::If { cond, then, otherwise }
             }
             "loop" => {
+                let afresh = self.r.eat_word("afresh")?;
                 self.r.expect("{")?;
-                Inst::Loop(self.block(depth - 1)?)
+                Inst::Loop { body: self.block(depth - 1)?, afresh }
             }
             "break_if" => Inst::BreakIf(self.val()?),
             "mma" => {
@@ -209,6 +210,12 @@ impl Parser<'_, '_> {
             let addr = self.place_in(Space::Shared)?;
             return Ok(Inst::LdMatrix(LdMatrix { dst: self.just(all, "results")?, addr, trans }));
         }
+        if word == "count" {
+            let at = self.place_in(Space::Global)?;
+            let most = self.named_val("most")?;
+            let [dst] = self.just(all, "result")?;
+            return Ok(Inst::Count(Count { dst, at, most }));
+        }
         let op = self.op(&word)?;
         let [v] = self.just(all, "result")?;
         Ok(Inst::Def(v, op))
@@ -221,6 +228,7 @@ impl Parser<'_, '_> {
             "param" => Op::Param(self.count()?),
             "tid" => Op::Tid,
             "ctaid" => Op::Ctaid,
+            "nctaid" => Op::Nctaid,
             "shared_base" => Op::SharedBase,
             "select" => {
                 let [c, a, b] = self.three()?;

@@ -30,7 +30,7 @@ use attn_compiler::expr::print::float_text;
 
 use super::{BINS, CASTS, CMPS, TYPES, UNS, name_of};
 use crate::simt_ir::{
-    Async, Bulk, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
+    Async, Bulk, Count, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
 };
 
 /// The whole kernel.
@@ -107,7 +107,7 @@ impl<'a> Printer<'a> {
                     }
                     self.write(indent, "}");
                 }
-                Inst::Loop(body) => {
+                Inst::Loop { body, .. } => {
                     self.block(body, indent + 2);
                     self.write(indent, "}");
                 }
@@ -131,7 +131,8 @@ impl<'a> Printer<'a> {
             Inst::Bar => "bar".into(),
             Inst::WarpBar => "warp_bar".into(),
             Inst::If { cond, .. } => format!("if {} {{", val(*cond)),
-            Inst::Loop(_) => "loop {".into(),
+            Inst::Loop { afresh: false, .. } => "loop {".into(),
+            Inst::Loop { afresh: true, .. } => "loop afresh {".into(),
             Inst::BreakIf(v) => format!("break_if {}", val(*v)),
             Inst::Mma(Mma { bf16, d, a, b }) => {
                 format!("mma {} {} += {} * {}", half(*bf16), slots(d), vals(a), vals(b))
@@ -140,6 +141,10 @@ impl<'a> Printer<'a> {
                 let dst: Vec<String> = dst.iter().map(|v| self.defined(*v)).collect();
                 let word = if *trans { "ldmatrix_trans" } else { "ldmatrix" };
                 format!("{} = {word} {}", dst.join(", "), at(Space::Shared, *addr))
+            }
+            Inst::Count(Count { dst, at: place, most }) => {
+                let place = at(Space::Global, *place);
+                format!("{} = count {place}, most = {}", self.defined(*dst), val(*most))
             }
             Inst::Async(Async::Copy { dst, src, bytes }) => format!(
                 "copy_async {} <- {}, bytes = {}",
@@ -178,6 +183,7 @@ fn mark_defined(insts: &[Inst], defined: &mut [bool]) {
         match inst {
             Inst::Def(v, _) => mark(v),
             Inst::LdMatrix(load) => load.dst.iter().for_each(&mut mark),
+            Inst::Count(count) => mark(&count.dst),
             _ => {}
         }
     }
@@ -187,7 +193,7 @@ fn mark_defined(insts: &[Inst], defined: &mut [bool]) {
                 mark_defined(then, defined);
                 mark_defined(otherwise, defined);
             }
-            Inst::Loop(body) => mark_defined(body, defined),
+            Inst::Loop { body, .. } => mark_defined(body, defined),
             _ => {}
         }
     }
@@ -237,6 +243,7 @@ fn op_text(op: &Op) -> String {
         Op::Param(n) => format!("param {n}"),
         Op::Tid => "tid".into(),
         Op::Ctaid => "ctaid".into(),
+        Op::Nctaid => "nctaid".into(),
         Op::SharedBase => "shared_base".into(),
         Op::Bin(op, a, b) => format!("{} {}, {}", name_of(&BINS, *op), val(*a), val(*b)),
         Op::Un(op, a) => format!("{} {}", name_of(&UNS, *op), val(*a)),

@@ -15,9 +15,16 @@ fn everything() -> Kernel {
         b.i64(x);
     }
     let yes = b.bool(true);
-    for op in
-        [Op::Param(3), Op::Tid, Op::Ctaid, Op::SharedBase, Op::Get(Slot(0)), Op::Shfl(f, 16), Op::Uniform(v)]
-    {
+    for op in [
+        Op::Param(3),
+        Op::Tid,
+        Op::Ctaid,
+        Op::Nctaid,
+        Op::SharedBase,
+        Op::Get(Slot(0)),
+        Op::Shfl(f, 16),
+        Op::Uniform(v),
+    ] {
         b.def(Ty::I32, op);
     }
     BINS.iter().for_each(|(_, op)| _ = b.bin(*op, v, v));
@@ -51,8 +58,9 @@ fn instructions(b: &mut Builder, v: Val, f: Val, yes: Val) {
     for inst in [Inst::Bar, Inst::WarpBar, Inst::BreakIf(yes)] {
         b.push(inst);
     }
+    let round = |afresh| Inst::Loop { body: vec![Inst::BreakIf(yes)], afresh };
     for (then, otherwise) in
-        [(vec![], vec![]), (vec![Inst::Bar], vec![]), (vec![], vec![Inst::Loop(vec![Inst::BreakIf(yes)])])]
+        [(vec![], vec![]), (vec![Inst::Bar], vec![]), (vec![], vec![round(false), round(true)])]
     {
         b.push(Inst::If { cond: yes, then, otherwise });
     }
@@ -60,6 +68,7 @@ fn instructions(b: &mut Builder, v: Val, f: Val, yes: Val) {
     b.push(Inst::Mma(Mma { bf16: true, d, a: [v; 4], b: [v, f] }));
     b.ldmatrix(v, true);
     b.ldmatrix(v, false);
+    b.count(v, f);
     for op in [Async::Copy { dst: v, src: f, bytes: yes }, Async::Commit, Async::Wait(2)] {
         b.push(Inst::Async(op));
     }
