@@ -72,15 +72,15 @@ fn launched(at: &Path, plan: &Value) -> Vec<(String, Vec<f64>)> {
         }
         addresses.push(addr);
     }
-    for launch in items(plan, "launches").iter().filter(|l| number(l, "blocks") > 0) {
+    for launch in items(plan, "launches").iter().filter(|l| number(l, "tasks") > 0) {
         let word = |w: &Value| match w.as_array() {
             Some(address) => addresses[address[0].as_u64().expect("a number of a tensor") as usize],
             None => w.as_u64().expect("a word"),
         };
         let args: Vec<Arg> = items(launch, "words").iter().map(|w| Arg::U64(word(w))).collect();
-        let (blocks, threads) = (number(launch, "blocks") as u32, number(launch, "threads") as u32);
+        let (tasks, threads) = (number(launch, "tasks") as u32, number(launch, "threads") as u32);
         let dynamic_smem = number(launch, "shared_bytes") as u32;
-        let shape = Shape { dynamic_smem, ..Shape::linear(blocks, threads) };
+        let shape = Shape { dynamic_smem, ..Shape::linear(tasks, threads) };
         let done = device.launch(&module, text(launch, "kernel"), shape, &args, &LaunchOptions::seed(5));
         done.unwrap_or_else(|fault| panic!("{}: {fault}", text(launch, "name")));
     }
