@@ -66,6 +66,8 @@ pub fn verify(program: &Program) -> Result<(), VerifyError> {
         defined: vec![false; n_vars],
         written: vec![false; program.tensors.len()],
         well_typed: RefCell::default(),
+        well_scoped: RefCell::default(),
+        of_lengths: RefCell::default(),
     };
     v.header()?;
     for launch in &program.launches {
@@ -88,6 +90,10 @@ struct Verifier<'a> {
     written: Vec<bool>,
     /// Nodes that have passed I6.
     well_typed: RefCell<Seen>,
+    /// Nodes that have passed I5, I10 and I12 since a variable went out of scope.
+    well_scoped: RefCell<Seen>,
+    /// Nodes that have passed I3 since then.
+    of_lengths: RefCell<Seen>,
 }
 
 impl<'a> Verifier<'a> {
@@ -122,6 +128,8 @@ impl<'a> Verifier<'a> {
         for var in vars {
             self.in_scope[var.0 as usize] = false;
         }
+        self.well_scoped.take();
+        self.of_lengths.take();
     }
 
     fn launch(&mut self, launch: &'a Launch) -> Checked {

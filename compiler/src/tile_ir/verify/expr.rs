@@ -9,7 +9,7 @@ impl Verifier<'_> {
     pub(super) fn expr(&self, id: ExprId, ty: Ty) -> Checked {
         self.typed(id, ty)?;
         let pool = &self.program.pool;
-        for n in pool.reachable(&[id]) {
+        for n in pool.reachable_without(&[id], &mut self.well_scoped.borrow_mut()) {
             match pool.op(n) {
                 Op::Var(v) if !self.in_scope[v.0 as usize] => {
                     let name = &pool.var_info(*v).name;

@@ -103,7 +103,7 @@ impl<'a> Verifier<'a> {
     fn header_expr(&self, id: ExprId, ty: Ty) -> Checked {
         self.typed(id, ty)?;
         let pool = &self.program.pool;
-        for n in pool.reachable(&[id]) {
+        for n in pool.reachable_without(&[id], &mut self.of_lengths.borrow_mut()) {
             match pool.op(n) {
                 Op::Load(..) => return self.fail("I3", "no tensor is read before the launch"),
                 Op::Var(v) if !self.in_scope[v.0 as usize] => {

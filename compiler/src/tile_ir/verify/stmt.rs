@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Checked, Verifier};
 use crate::artifact::{DType, PANEL};
-use crate::expr::{ExprId, Op, TensorId, Ty, VarId};
+use crate::expr::{ExprId, Op, Seen, TensorId, Ty, VarId};
 use crate::tile_ir::{
     Access, BufId, BufRows, Buffer, FlatRef, Launch, Operand, PanelRef, Program, Rest, RowsRef, Span, Stmt,
     TensorDecl, TensorKind,
@@ -425,25 +425,25 @@ pub(super) struct Touched {
 impl Touched {
     pub fn of(program: &Program, launch: &Launch) -> Touched {
         let mut touched = Touched::default();
-        touched.block(program, &launch.body);
+        touched.block(program, &launch.body, &mut Seen::default());
         let n = program.tensors.len() as u32;
         touched.reads.retain(|t| t.0 < n);
         touched.writes.retain(|t| t.0 < n);
         touched
     }
 
-    fn block(&mut self, program: &Program, body: &[Stmt]) {
+    fn block(&mut self, program: &Program, body: &[Stmt], seen: &mut Seen) {
         for stmt in body {
-            for id in program.pool.reachable(&stmt.exprs()) {
+            for id in program.pool.reachable_without(&stmt.exprs(), seen) {
                 if let Op::Load(t, ..) = program.pool.op(id) {
                     self.reads.insert(*t);
                 }
             }
             match stmt {
-                Stmt::For { body, .. } => self.block(program, body),
+                Stmt::For { body, .. } => self.block(program, body, seen),
                 Stmt::If { then, otherwise, .. } => {
-                    self.block(program, then);
-                    self.block(program, otherwise);
+                    self.block(program, then, seen);
+                    self.block(program, otherwise, seen);
                 }
                 Stmt::LoadRows { src, .. } => {
                     self.reads.insert(src.tensor);
