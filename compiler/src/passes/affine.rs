@@ -1,16 +1,15 @@
 //! Takes what a map multiplies a tile with or adds to it out of the map, where that depends on the column alone or on
 //! the diagonal alone: it is computed once for each column or diagonal, and the tile goes through a vector intrinsic.
 //!
-//! Before: `map s[r, c] = s / 8.0 - slope * float(i0 + r - (j0 + c))` (ALiBi; a table of a relative bias likewise).
+//! Before: `map s[r, c] = s * 0.125 - slope * float(i0 + r - (j0 + c))` (ALiBi; a table of a relative bias likewise).
 //! After: `map d[0, c] = -(slope * float(i0 - j0 - (c - (rows - 1))))`, one row of rows - 1 + cols elements, and
 //! `affine s, scale = 0.125, diagonal = d`.
 //!
 //! `cond ? that : x` becomes the same followed by `map s = cond ? s : x`, and `s == 0.0 ? 0.0 : that` a step that
-//! keeps zeros. Values differ by rounding only: a division by a constant becomes a product with its reciprocal, a
-//! product and a sum are rounded once. Not here: maps that read other tiles, or whose terms follow the row or both
+//! keeps zeros. Values differ by rounding only: a product and a sum are rounded once. Quotients have become products
+//! ([`super::reciprocals`]). Not here: maps that read other tiles, or whose terms follow the row or both
 //! positions; those stay maps.
 
-use crate::expr::eval::Value;
 use crate::expr::{BinaryOp, ExprId, Op, Pool, Ty, UnaryOp, VarId};
 use crate::tile_ir::{Access, BufId, Buffer, Program, Stmt};
 
@@ -210,16 +209,6 @@ impl Rewrite<'_> {
                 }
                 let (f, t) = self.parts(a, x)?;
                 Some((self.times(f, b), self.times(t, b)))
-            }
-            Op::Binary(BinaryOp::Div, a, b) => {
-                let Some(Value::Float(divisor)) = self.pool.as_const(b) else { return None };
-                let reciprocal = 1.0 / divisor;
-                if !(reciprocal as f32).is_normal() || !(divisor as f32).is_normal() {
-                    return None;
-                }
-                let by = self.pool.float(reciprocal);
-                let (f, t) = self.parts(a, x)?;
-                Some((self.times(f, by), self.times(t, by)))
             }
             _ => None,
         }

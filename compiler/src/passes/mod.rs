@@ -5,6 +5,7 @@ mod affine;
 mod band;
 mod drop_identity_maps;
 mod fold_branches;
+mod reciprocals;
 mod split_math;
 
 use crate::target::Target;
@@ -23,7 +24,7 @@ pub struct Pass {
 }
 
 /// Every pass, in order.
-pub const PASSES: [Pass; 5] = [
+pub const PASSES: [Pass; 6] = [
     Pass {
         name: "fold-branches",
         about: "takes the branch whose condition is known",
@@ -35,6 +36,12 @@ pub const PASSES: [Pass; 5] = [
         about: "removes maps that write what they read",
         when: |_| true,
         run: drop_identity_maps::run,
+    },
+    Pass {
+        name: "reciprocals",
+        about: "multiplies elements with the reciprocal of what divides all of them",
+        when: |_| true,
+        run: reciprocals::run,
     },
     Pass {
         name: "split-math",

@@ -108,9 +108,15 @@ unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
         let size = S::xor(x, sign);
         let z = S::mul(x, x);
         let near = S::fma(S::mul(z, size), poly::<S, 6>(z, TANH), size);
+        // As bits: NaN is beyond too.
+        let beyond = S::lt_u(S::splat(0.625f32.next_down()), size);
+        // Capped scores are small, mostly, and the quotient costs more than all else.
+        if !S::any(beyond) {
+            return S::xor(near, sign);
+        }
         let e = exp::<S>(S::add(size, size));
         let far = S::sub(S::splat(1.0), S::div(S::splat(2.0), S::add(e, S::splat(1.0))));
-        S::xor(S::select(S::lt(size, S::splat(0.625)), near, far), sign)
+        S::xor(S::select(beyond, far, near), sign)
     }
 }
 
