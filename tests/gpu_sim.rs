@@ -3,7 +3,7 @@
 //!
 //! Comes in: their texts, with few heads. What is tested: lengths 1 to 300, Sq != Sk, grouped heads; bf16 at all of them, f16
 //! and f32 at two; few queries over runs of many keys; two orders of warps, blocks and copies for each, twenty for the kernels of [`SCHEDULES`], which are of every
-//! distinct schedule; that no order changes a bit. `ATTN_SIM_SWEEP=1` takes every dtype at all lengths, in twenty orders each.
+//! distinct schedule; that no order changes a bit, nor how many persistent blocks there are (the seed says so too). `ATTN_SIM_SWEEP=1` takes every dtype at all lengths, in twenty orders each.
 //! `ATTN_LLVM` names the worker, `tests/run` sets it. Deliberately not here: what ptxas says (`gpu_ptxas.rs`), whether faults
 //! are noticed (`gpu_mutants.rs`), GPUs.
 

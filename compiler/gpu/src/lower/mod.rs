@@ -455,6 +455,13 @@ impl Lower<'_> {
         self.when(first, f)
     }
 
+    /// One lane of the warp does it.
+    fn leading(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let zero = self.b.i32(0);
+        let leads = self.b.cmp(Cmp::Eq, self.lane, zero);
+        self.when(leads, f)
+    }
+
     fn range(&self, id: ExprId) -> Range {
         let bounds = Bounds { program: self.program, ranges: &self.ranges };
         attn_compiler::expr::range::range(self.pool(), id, &bounds)

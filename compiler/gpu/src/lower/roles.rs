@@ -305,9 +305,7 @@ impl Lower<'_> {
         for dim in (0..rank).rev().filter(|d| *d != col) {
             coords.push(self.int32(src.index[dim])?);
         }
-        let zero = self.b.i32(0);
-        let leads = self.b.cmp(Cmp::Eq, self.lane, zero);
-        self.when(leads, |l| {
+        self.leading(|l| {
             l.b.push(Inst::Mbar(Mbar::ArriveExpect { at: full, bytes: half.bytes() as u32 }));
             for panel in 0..half.cols / PANEL {
                 let start = l.b.i32(i64::from(half.at) + panel * half.panel_bytes());
@@ -329,9 +327,7 @@ impl Lower<'_> {
 
     /// This warp has read a stage.
     pub(super) fn release(&mut self, empty: Val) -> Result<()> {
-        let zero = self.b.i32(0);
-        let leads = self.b.cmp(Cmp::Eq, self.lane, zero);
-        self.when(leads, |l| {
+        self.leading(|l| {
             l.b.push(Inst::Mbar(Mbar::Arrive { at: empty }));
             Ok(())
         })

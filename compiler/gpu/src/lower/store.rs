@@ -13,7 +13,7 @@ use super::halves::{Half, PANEL};
 use super::layout::{WARP_ROWS, is_half};
 use super::roles::{Named, rows_left};
 use super::{Lower, Result};
-use crate::simt_ir::{Bin, Bulk, Cmp, Inst, Space, Val, Wgmma};
+use crate::simt_ir::{Bin, Bulk, Inst, Space, Val, Wgmma};
 
 /// A store that goes by a map.
 #[derive(Clone, Copy)]
@@ -165,12 +165,5 @@ impl<'a> Lower<'a> {
             l.b.push(Inst::Bulk(Bulk::WaitRead(0)));
             Ok(())
         })
-    }
-
-    /// One lane of the warp does it.
-    pub(super) fn leading(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        let zero = self.b.i32(0);
-        let leads = self.b.cmp(Cmp::Eq, self.lane, zero);
-        self.when(leads, f)
     }
 }

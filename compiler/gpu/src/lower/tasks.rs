@@ -42,7 +42,7 @@ impl Lower<'_> {
             let value = if n == 0 {
                 rest
             } else {
-                // The product of the extents is the number of blocks, which fits 32 bits; no extent is 0 here.
+                // The product of the extents is the number of tasks, which fits 32 bits; no extent is 0 here.
                 let extent = self.int32(*extent)?;
                 let next = self.b.bin(Bin::SDiv, rest, extent);
                 let back = self.b.bin(Bin::Mul, next, extent);
@@ -100,7 +100,7 @@ impl Lower<'_> {
             l.b.push(Inst::BreakIf(end));
             // Asked for before this task's tiles, so that the answer is there behind them.
             l.leading(|l| {
-                let n = l.b.count(counter, most);
+                let n = l.b.atomic_inc(counter, most);
                 l.b.set(taken, n);
                 Ok(())
             })?;

@@ -25,7 +25,7 @@ mod values;
 mod warp;
 mod wgmma;
 
-use super::{Async, Bulk, Count, Inst, Kernel, Mbar, Op, Space, Ty, Val, text, verify};
+use super::{Async, AtomicInc, Bulk, Inst, Kernel, Mbar, Op, Space, Ty, Val, text, verify};
 pub use copies::{MapError, TensorMap};
 use shared::Shared;
 use sync::Barriers;
@@ -258,7 +258,7 @@ impl<'k> Block<'k, '_> {
             }
             Inst::Mma(op) => self.mma(w, op, mask)?,
             Inst::LdMatrix(op) => self.ldmatrix(w, op, mask)?,
-            Inst::Count(op) => self.count(w, op, mask)?,
+            Inst::AtomicInc(op) => self.atomic_inc(w, op, mask)?,
             Inst::Async(Async::Copy { dst, src, bytes }) => self.copy16(w, [*dst, *src, *bytes], mask)?,
             Inst::Async(Async::Commit | Async::Wait(_)) => {}
             Inst::Wgmma(op) => self.wgmma(w, inst, op, mask)?,
@@ -339,7 +339,7 @@ impl<'k> Block<'k, '_> {
     }
 
     /// Lanes come one after another.
-    fn count(&mut self, w: usize, op: &Count, mask: u32) -> Exec<()> {
+    fn atomic_inc(&mut self, w: usize, op: &AtomicInc, mask: u32) -> Exec<()> {
         let (at, most) = (*self.warps[w].val(op.at), *self.warps[w].val(op.most));
         let mut was = [0; 32];
         for l in lanes(mask) {

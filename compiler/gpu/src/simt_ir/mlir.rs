@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    Async, Bin, Bulk, Cast, Cmp, Count, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Un, Val,
+    Async, AtomicInc, Bin, Bulk, Cast, Cmp, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Un, Val,
     Wgmma, WgmmaLeft,
 };
 
@@ -184,7 +184,7 @@ impl Printer<'_> {
             }
             Inst::Mma(mma) => self.mma(mma),
             Inst::LdMatrix(load) => self.ldmatrix(load),
-            Inst::Count(count) => self.count(count),
+            Inst::AtomicInc(inc) => self.atomic_inc(inc),
             Inst::Async(copy) => self.copy(copy),
             Inst::Wgmma(op) => self.wgmma(op),
             Inst::NamedBar { wait, id, threads } => {
@@ -397,7 +397,7 @@ impl Printer<'_> {
         at
     }
 
-    fn count(&mut self, Count { dst, at, most }: &Count) {
+    fn atomic_inc(&mut self, AtomicInc { dst, at, most }: &AtomicInc) {
         let args = [format!("%v{}", at.0), format!("%v{}", most.0)];
         let text = "atom.global.inc.u32 $0, [$1], $2;";
         let was = self.asm(text, "=r,l,r,~{memory}", &args, &["i64", "i32"], "i32");

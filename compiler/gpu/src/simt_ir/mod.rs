@@ -256,7 +256,7 @@ pub enum Inst {
     /// Four 8x8 matrices of 16-bit elements from shared memory to fragments.
     LdMatrix(LdMatrix),
     /// A counter in global memory (`atom.inc`).
-    Count(Count),
+    AtomicInc(AtomicInc),
     /// Copies and their waits.
     Async(Async),
     /// Products of a warpgroup.
@@ -309,7 +309,7 @@ pub struct LdMatrix {
 
 /// An I32 in global memory becomes one more, or 0 if it was `most`; no other thread comes between.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Count {
+pub struct AtomicInc {
     /// What it was, I32.
     pub dst: Val,
     /// Global address, a multiple of 4.
@@ -616,9 +616,9 @@ impl Builder {
     }
 
     /// What a counter was.
-    pub fn count(&mut self, at: Val, most: Val) -> Val {
+    pub fn atomic_inc(&mut self, at: Val, most: Val) -> Val {
         let dst = self.value(Ty::I32);
-        self.push(Inst::Count(Count { dst, at, most }));
+        self.push(Inst::AtomicInc(AtomicInc { dst, at, most }));
         dst
     }
 

@@ -13,7 +13,7 @@
 //! S5 is decided by how far values differ: the same for the block, for a warpgroup, for a warp, or for each lane.
 
 use super::{
-    Async, Bin, Bulk, Cast, Cmp, Count, Inst, Kernel, Mbar, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
+    Async, AtomicInc, Bin, Bulk, Cast, Cmp, Inst, Kernel, Mbar, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
 };
 use crate::GpuError;
 
@@ -183,7 +183,7 @@ impl Verifier<'_> {
                     self.typed(*v, Ty::I32, inst)
                 })
             }
-            Inst::Count(Count { dst, at, most }) => {
+            Inst::AtomicInc(AtomicInc { dst, at, most }) => {
                 self.used(*at, inst)?;
                 self.used(*most, inst)?;
                 self.typed(*most, Ty::I32, inst)?;

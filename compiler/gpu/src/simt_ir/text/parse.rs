@@ -11,7 +11,7 @@ use attn_compiler::expr::parse::{ParseError, Reader, Token};
 
 use super::{BINS, CASTS, CMPS, TYPES, UNS, by_name};
 use crate::simt_ir::{
-    Async, Bulk, Count, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
+    Async, AtomicInc, Bulk, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
 };
 
 /// Deepest nesting of blocks that text may have.
@@ -210,11 +210,11 @@ impl Parser<'_, '_> {
             let addr = self.place_in(Space::Shared)?;
             return Ok(Inst::LdMatrix(LdMatrix { dst: self.just(all, "results")?, addr, trans }));
         }
-        if word == "count" {
+        if word == "atomic_inc" {
             let at = self.place_in(Space::Global)?;
             let most = self.named_val("most")?;
             let [dst] = self.just(all, "result")?;
-            return Ok(Inst::Count(Count { dst, at, most }));
+            return Ok(Inst::AtomicInc(AtomicInc { dst, at, most }));
         }
         let op = self.op(&word)?;
         let [v] = self.just(all, "result")?;

@@ -30,7 +30,7 @@ use attn_compiler::expr::print::float_text;
 
 use super::{BINS, CASTS, CMPS, TYPES, UNS, name_of};
 use crate::simt_ir::{
-    Async, Bulk, Count, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
+    Async, AtomicInc, Bulk, Inst, Kernel, LdMatrix, Mbar, Mma, Op, Slot, Space, Ty, Val, Wgmma, WgmmaLeft,
 };
 
 /// The whole kernel.
@@ -142,9 +142,9 @@ impl<'a> Printer<'a> {
                 let word = if *trans { "ldmatrix_trans" } else { "ldmatrix" };
                 format!("{} = {word} {}", dst.join(", "), at(Space::Shared, *addr))
             }
-            Inst::Count(Count { dst, at: place, most }) => {
+            Inst::AtomicInc(AtomicInc { dst, at: place, most }) => {
                 let place = at(Space::Global, *place);
-                format!("{} = count {place}, most = {}", self.defined(*dst), val(*most))
+                format!("{} = atomic_inc {place}, most = {}", self.defined(*dst), val(*most))
             }
             Inst::Async(Async::Copy { dst, src, bytes }) => format!(
                 "copy_async {} <- {}, bytes = {}",
@@ -183,7 +183,7 @@ fn mark_defined(insts: &[Inst], defined: &mut [bool]) {
         match inst {
             Inst::Def(v, _) => mark(v),
             Inst::LdMatrix(load) => load.dst.iter().for_each(&mut mark),
-            Inst::Count(count) => mark(&count.dst),
+            Inst::AtomicInc(inc) => mark(&inc.dst),
             _ => {}
         }
     }

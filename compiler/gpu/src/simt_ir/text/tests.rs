@@ -68,7 +68,7 @@ fn instructions(b: &mut Builder, v: Val, f: Val, yes: Val) {
     b.push(Inst::Mma(Mma { bf16: true, d, a: [v; 4], b: [v, f] }));
     b.ldmatrix(v, true);
     b.ldmatrix(v, false);
-    b.count(v, f);
+    b.atomic_inc(v, f);
     for op in [Async::Copy { dst: v, src: f, bytes: yes }, Async::Commit, Async::Wait(2)] {
         b.push(Inst::Async(op));
     }
