@@ -1,17 +1,22 @@
 //! What this machine can do at most: FMAs per second and bytes read per second.
 //!
 //! In: an instruction set and a number of threads. Out: the best of several short measurements, so that a
-//! busy machine is seen at its quiet moments. Takes some tens of milliseconds. Not here: caches.
+//! busy machine is seen at its quiet moments. Takes some hundreds of milliseconds. Not here: caches.
 
+use super::facts::host_facts;
 use super::intrinsics::{Isa, Probe};
+use crate::aligned::AlignedBuf;
 use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 /// Measurements, of which the best counts.
 const REPEATS: usize = 9;
-/// f32 values that each thread reads: 64 MiB, beyond the caches that a core can call its own.
-const READ_VALUES: usize = 16 << 20;
+/// Bytes that each thread reads: four times the last cache, so that little of them is still there from the time before.
+fn read_bytes() -> usize {
+    let last = host_facts().map_or(0, |facts| facts.l3);
+    (4 * last).clamp(64 << 20, 512 << 20)
+}
 
 /// Runs `work` once per thread, all starting together; returns the time until the last has ended.
 fn timed(threads: usize, work: impl Fn(usize) + Sync) -> Duration {
@@ -52,13 +57,21 @@ pub fn fma_peak_gflops(isa: Isa, threads: usize) -> f64 {
     flops / best.expect("REPEATS > 0").as_secs_f64() / 1e9
 }
 
-/// Billions of bytes per second that `threads` threads (at least one) read together from memory.
+/// Billions of bytes per second that `threads` threads (at least one) read together from memory, from pages like
+/// those of tensors. 0 where there is no memory for it.
 pub fn read_bandwidth_gbs(threads: usize) -> f64 {
     let probe = Probe::best();
     let threads = threads.max(1);
-    let data: Vec<Vec<f32>> = (0..threads).map(|i| vec![1.0 + i as f32; READ_VALUES]).collect();
-    let best = (0..REPEATS).map(|_| timed(threads, |i| _ = black_box(probe.read(&data[i])))).min();
-    let bytes = (threads * READ_VALUES * size_of::<f32>()) as f64;
+    let bytes = read_bytes();
+    let Ok(mut data) = (0..threads).map(|_| AlignedBuf::zeroed(bytes)).collect::<Result<Vec<_>, _>>() else {
+        return 0.0;
+    };
+    for buf in &mut data {
+        bytemuck::cast_slice_mut::<u8, f32>(buf.bytes_mut()).fill(1.0);
+    }
+    let read = |i: usize| probe.read(bytemuck::cast_slice(data[i].bytes()));
+    let best = (0..REPEATS).map(|_| timed(threads, |i| _ = black_box(read(i)))).min();
+    let bytes = (threads * bytes) as f64;
     bytes / best.expect("REPEATS > 0").as_secs_f64() / 1e9
 }
 

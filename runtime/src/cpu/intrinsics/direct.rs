@@ -11,11 +11,15 @@ use attn_compiler::artifact::DType;
 use super::convert::read;
 use super::element::{Bf16, Element, F8E4M3, F16, F32, I8, load_first};
 use super::simd::{LANES, Simd};
+use super::stream::LINE;
 
 /// Sixteen elements along a row of a tensor.
 trait Span: Copy {
     /// Bytes between neighbours along a row where that is known and small: what is worth asking for ahead.
     const SIZE: usize;
+    /// Rows that a vector of A meets at once: many where the work, few where memory takes the time, since rows at once
+    /// are streams at once.
+    const TOGETHER: usize;
     /// Elements `t..t + n` of the row at `row`, at most 16; zero beyond.
     ///
     /// # Safety
@@ -59,6 +63,7 @@ impl<E> Copy for Contiguous<E> {}
 
 impl<E: Element> Span for Contiguous<E> {
     const SIZE: usize = E::SIZE as usize;
+    const TOGETHER: usize = if E::SIZE < 4 { 4 / E::SIZE as usize } else { 1 };
 
     #[inline(always)]
     unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V {
@@ -90,6 +95,7 @@ struct Scattered {
 
 impl Span for Scattered {
     const SIZE: usize = LINE;
+    const TOGETHER: usize = 1;
 
     #[inline(always)]
     unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V {
@@ -104,10 +110,6 @@ impl Span for Scattered {
     }
 }
 
-/// Bytes ahead of the row at hand that are asked for, a line with every line that is used and in that order: only so
-/// do the requests of the machine's own prefetchers and ours make one stream (26 GB/s of 48 otherwise, 42 so).
-const AHEAD: isize = 12 << 10;
-const LINE: usize = 64;
 /// Bytes of rows that several passes of [`gemm_rows`] read from the first level.
 const CLOSE: usize = 8 << 10;
 
@@ -128,6 +130,8 @@ pub(super) struct Direct {
     pub n: usize,
     pub row_scale: *const f32,
     pub accumulate: bool,
+    /// Bytes ahead of the row at hand that are asked for ([`super::stream::ahead`]).
+    pub ahead: isize,
 }
 
 impl Direct {
@@ -138,10 +142,11 @@ impl Direct {
         unsafe { self.b.offset(n as isize * self.row_bytes) }
     }
 
-    /// Asks for what lies [`AHEAD`] of the elements `t..t + 32` of a row.
+    /// Asks for what lies ahead of the elements `t..t + 32` of a row: a line with every line that is used and in that
+    /// order, since only so do the requests of the machine's own prefetchers and ours make one stream.
     #[inline(always)]
     unsafe fn ask<S: Simd, P: Span>(self, row: *const u8, t: usize) {
-        let at = row.wrapping_offset(AHEAD).wrapping_add(t * P::SIZE);
+        let at = row.wrapping_offset(self.ahead).wrapping_add(t * P::SIZE);
         // SAFETY: the features are there; the address need not be valid.
         unsafe {
             match P::SIZE {
@@ -294,7 +299,7 @@ unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize, const 
                     *lane = *sum;
                 }
                 *sums = S::tree_sums(all);
-                if P::SIZE == 4 {
+                if P::SIZE == 4 && g.ahead > 0 {
                     S::settle();
                 }
             }
@@ -337,8 +342,7 @@ unsafe fn store_columns<S: Simd, const R: usize>(g: Direct, x: usize, sums: [S::
     }
 }
 
-/// The products of `R` rows of A with `X` rows of the tensor as far as they go in pairs, lane by lane. One row of the
-/// tensor after the other, so that memory is asked for in one stream.
+/// The products of `R` rows of A with `X` rows of the tensor as far as they go in pairs, lane by lane.
 #[inline(always)]
 unsafe fn column_block<S: Simd, P: Span, const R: usize, const X: usize>(
     g: Direct,
@@ -348,16 +352,43 @@ unsafe fn column_block<S: Simd, P: Span, const R: usize, const X: usize>(
 ) -> [[S::V; R]; X] {
     // SAFETY: as for `gemm_columns`.
     unsafe {
-        let mut acc = [[S::splat(0.0); R]; X];
-        for (sums, &row) in acc.iter_mut().zip(&rows) {
+        match P::TOGETHER.min(X) {
+            4 => columns_together::<S, P, R, X, 4>(g, pairs, span, rows),
+            2 => columns_together::<S, P, R, X, 2>(g, pairs, span, rows),
+            _ => columns_together::<S, P, R, X, 1>(g, pairs, span, rows),
+        }
+    }
+}
+
+/// The same, `T` rows of the tensor at once.
+#[inline(always)]
+unsafe fn columns_together<S: Simd, P: Span, const R: usize, const X: usize, const T: usize>(
+    g: Direct,
+    pairs: Paired,
+    span: P,
+    rows: [*const u8; X],
+) -> [[S::V; R]; X] {
+    // SAFETY: as for `gemm_columns`.
+    unsafe {
+        let zero = S::splat(0.0);
+        let mut acc = [[zero; R]; X];
+        for (acc, rows) in acc.chunks_exact_mut(T).zip(rows.chunks_exact(T)) {
             let mut t = 0;
             while t < pairs.k {
-                g.ask::<S, P>(row, t);
-                let (first, second) = span.pair::<S>(row, t);
-                for (r, sum) in sums.iter_mut().enumerate() {
+                let mut b = [(zero, zero); T];
+                for (b, &row) in b.iter_mut().zip(rows) {
+                    g.ask::<S, P>(row, t);
+                    *b = span.pair::<S>(row, t);
+                }
+                for r in 0..R {
                     let a = pairs.a.add(r * pairs.lda + t);
-                    *sum = S::fma(S::load(a), first, *sum);
-                    *sum = S::fma(S::load(a.add(LANES)), second, *sum);
+                    let (first, second) = (S::load(a), S::load(a.add(LANES)));
+                    for (sums, b) in acc.iter_mut().zip(&b) {
+                        sums[r] = S::fma(first, b.0, sums[r]);
+                    }
+                    for (sums, b) in acc.iter_mut().zip(&b) {
+                        sums[r] = S::fma(second, b.1, sums[r]);
+                    }
                 }
                 t += 2 * LANES;
             }

@@ -28,6 +28,7 @@ mod random;
 mod rows;
 mod simd;
 mod softmax;
+mod stream;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,9 @@
 
 use super::convert::{dtype_of, f16_to_f32};
 use super::isa::Isa;
-use super::{affine, direct, gemm, largest, math, pack, probe, random, rows, softmax, tiles, vectors};
+use super::{
+    affine, direct, gemm, largest, math, pack, probe, random, rows, softmax, stream, tiles, vectors,
+};
 use attn_compiler::artifact::Intrinsic;
 
 /// `gemm` and `gemm_skip_zero`.
@@ -439,7 +441,7 @@ macro_rules! isa_table {
                         direct::gemm_columns::<$simd>(direct::Direct {
                             c, ldc: count(ldc), a, lda: count(lda), b, dtype, row_bytes: stride_x as isize * dtype.size() as isize,
                             stride_element: stride_t as isize, rows: count(rows), k: count(k), n: count(n),
-                            row_scale: std::ptr::null(), accumulate: accumulate != 0,
+                            row_scale: std::ptr::null(), accumulate: accumulate != 0, ahead: stream::ahead(),
                         })
                     }
                 }
@@ -450,7 +452,7 @@ macro_rules! isa_table {
                         let product = direct::Direct {
                             c, ldc: count(ldc), a, lda: count(lda), b, dtype, row_bytes: stride_t as isize * dtype.size() as isize,
                             stride_element: stride_x as isize, rows: count(rows), k: count(k), n: count(n),
-                            row_scale, accumulate: accumulate != 0,
+                            row_scale, accumulate: accumulate != 0, ahead: stream::ahead(),
                         };
                         if skip_zero != 0 {
                             direct::gemm_rows::<$simd, true>(product)
