@@ -16,6 +16,14 @@ use attn_compiler_gpu::{GpuCode, GpuError, Kernels};
 use crate::error::Error;
 use crate::llvm;
 
+/// Starts what [`emit`] will use, while the plan is being made.
+pub fn prepare(target: &Target) {
+    match target {
+        Target::Cpu(_) => attn_runtime::start_threads(),
+        Target::Gpu(_) => {}
+    }
+}
+
 /// Makes the code of a plan. `map` holds the texts that errors point into.
 ///
 /// # Errors

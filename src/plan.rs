@@ -258,6 +258,7 @@ impl Making {
             self.origin = Origin::IndexHit;
             return Ok(hit);
         }
+        crate::emit::prepare(&key.target);
         let failed = |err| Error::of_compile(&request.front.map, err);
         let plan = pipeline::plan(request.spec, key, &mut self.stages).map_err(failed)?;
         let kernel = Key::of("kernel", &[plan.key_text().as_bytes(), backend(&key.target).as_bytes()]);

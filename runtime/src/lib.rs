@@ -24,7 +24,7 @@ mod signature;
 pub mod tensor;
 
 pub use bind::{NamedInput, NamedOutput, NamedParam};
-pub use cpu::threads::{MAX_THREADS, Parallel, Serial, default_threads, on_threads};
+pub use cpu::threads::{MAX_THREADS, Parallel, Serial, default_threads, on_threads, start_threads};
 pub use device::{Device, LaunchReport};
 pub use error::{DataFault, ErrorKind, RuntimeError};
 pub use kernel::{LoadedKernel, RunOptions};

@@ -213,6 +213,9 @@ impl Work {
     ) -> Result<(), Unsettled> {
         self.attention = Some(attn_ir::text::print_kernel(&settled.ir));
         if last >= Kind::Schedule {
+            if last >= Kind::Clif {
+                emit::prepare(&settled.key.target);
+            }
             let spec = chosen.kernel.spec().map_err(Unsettled::Facade)?;
             let plan = pipeline::plan(spec, &settled.key, stages).map_err(Unsettled::Compile)?;
             if last >= Kind::Clif {

@@ -9,5 +9,6 @@ pub mod intrinsics;
 pub(crate) mod launch;
 pub mod model;
 pub mod peak;
+pub(crate) mod placement;
 pub(crate) mod pool;
 pub mod threads;

@@ -4,7 +4,7 @@
 //! of a call comes out in the caller. What holds: nothing is allocated for a call; the caller takes indices from the
 //! start and waits only for threads that have taken one, so a thread that is slow to wake delays nobody. A thread
 //! without work looks for some for [`AWAKE`] before it sleeps: launches that follow each other need no waking.
-//! Deliberately not done: pinning, stealing parts of a call, ending threads before the process ends.
+//! A thread that is woken on its caller's processor leaves it (`placement.rs`). Deliberately not done: pinning, stealing parts of a call, ending threads before the process ends.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::placement;
 use super::threads::Parallel;
 use crate::error::RuntimeError;
 
@@ -55,6 +56,8 @@ struct Job {
     /// Indices not yet taken.
     next: usize,
     n: usize,
+    /// Where the caller runs.
+    caller: Option<usize>,
     /// Calls that other threads have begun and not ended.
     running: AtomicUsize,
     /// The caller sleeps until `running` is 0.
@@ -80,6 +83,18 @@ impl Pool {
     /// The pool, with threads enough for `n` calls at once, the caller's among them. Threads are kept. Errors: the host
     /// refuses them.
     pub fn of_at_least(n: usize) -> Result<&'static Pool, RuntimeError> {
+        Pool::starting(n)?;
+        // A thread allocates while it begins: that is over when the first run of this width is.
+        let mut queue = POOL.lock();
+        while queue.begun < queue.threads {
+            queue = POOL.ended.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(&POOL)
+    }
+
+    /// The same pool at once: threads that have yet to begin take part when they have. To wait for them is to sleep, and
+    /// who sleeps may be woken on the processor where the thread began.
+    pub fn starting(n: usize) -> Result<&'static Pool, RuntimeError> {
         let mut queue = POOL.lock();
         while queue.threads + 1 < n {
             let named = std::thread::Builder::new().name(format!("attnc-{}", queue.threads));
@@ -90,10 +105,6 @@ impl Pool {
                 ))
             })?;
             queue.threads += 1;
-        }
-        // A thread allocates while it begins: that is over when the first run of this width is.
-        while queue.begun < queue.threads {
-            queue = POOL.ended.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(&POOL)
     }
@@ -107,11 +118,19 @@ impl Pool {
     fn work(&self) {
         self.lock().begun += 1;
         self.ended.notify_all();
+        // It may have begun, or been woken, where its caller runs.
+        let mut placed = false;
         loop {
             let seen = self.posted.load(Ordering::Relaxed);
             let mut queue = self.lock();
             while let Some((job, index, body)) = queue.take() {
+                // SAFETY: the job is counted as running, and the lock is held.
+                let caller = unsafe { (*job).caller };
                 drop(queue);
+                if let Some(caller) = caller.filter(|_| !placed) {
+                    placement::leave(caller);
+                }
+                placed = true;
                 // SAFETY: the job is counted as running, so its caller keeps the body until `end`.
                 let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*body)(index) }));
                 queue = self.lock();
@@ -126,6 +145,7 @@ impl Pool {
                 queue.asleep += 1;
                 queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 queue.asleep -= 1;
+                placed = false;
             }
         }
     }
@@ -271,6 +291,7 @@ impl Pool {
             body: body_ptr,
             next: 1,
             n: n_threads,
+            caller: placement::processor(),
             running: AtomicUsize::new(0),
             sleeps: false,
             panic: None,

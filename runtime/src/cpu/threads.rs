@@ -31,10 +31,19 @@ impl Parallel for Serial {
     }
 }
 
+/// Starts the threads of a run that names none, and does not wait for them: a thread that has begun by the time there is
+/// work is woken on an idle processor, a new one may begin on the caller's and take its time. Refused threads are an
+/// error of the first run.
+pub fn start_threads() {
+    if let Ok(n) = default_threads() {
+        let _ = Pool::starting(n.get());
+    }
+}
+
 /// Calls `body` once for each number below `n`, on the threads of a run that names none. For work beside runs.
 pub fn on_threads(n: usize, body: &(dyn Fn(usize) + Sync)) {
     let threads = default_threads().map_or(1, NonZeroUsize::get).min(n);
-    match Pool::of_at_least(threads) {
+    match Pool::starting(threads) {
         Ok(pool) if threads > 1 => {
             let next = AtomicUsize::new(0);
             pool.run(threads, &|_| {
