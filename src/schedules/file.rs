@@ -289,6 +289,7 @@ mod tests {
             tile_kv: 64,
             order: QueryOrder::Descending,
             direct: 16,
+            together: 1,
             split: None,
             fill: None,
             sram: vec![],

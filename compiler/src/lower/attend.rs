@@ -160,7 +160,12 @@ impl Attend<'_> {
         let attn = self.input.attn;
         let n_dots = attn.dots.len();
         let q = (0..n_dots).map(|n| self.chains(n)).collect();
-        let s = (0..n_dots).map(|n| self.buffer(&format!("s{n}"), tq, tk)).collect();
+        // Rows a line further apart than the keys take: at a power of two they would share the places of a cache.
+        let wide = match self.input.schedule.together {
+            1 => tk,
+            n => n * tk + 16,
+        };
+        let s = (0..n_dots).map(|n| self.buffer(&format!("s{n}"), tq, wide)).collect();
         Tiles {
             q,
             s,
@@ -372,8 +377,42 @@ impl Attend<'_> {
         let (first, end) = self.run_of(task, (first, end), body);
         let pool = self.builder.pool();
         let counter = pool.add_var("kt", Ty::Int);
-        let inner = self.key_tile(tiles, task, &analysis, counter);
-        body.push(Stmt::For { var: counter, lo: first, hi: end, body: inner });
+        let kt = pool.var(counter);
+        match self.together(&analysis) {
+            None => {
+                let most = self.builder.pool().int(tile);
+                let inner = self.key_tile(tiles, task, &analysis, (kt, most));
+                body.push(Stmt::For { var: counter, lo: first, hi: end, body: inner });
+            }
+            Some(direct) => {
+                let pool = self.builder.pool();
+                let (one, most) = (pool.int(1), pool.int(self.input.schedule.together));
+                let together = pool.select(direct, most, one);
+                let pool = self.builder.pool();
+                let n = pool.sub(end, first);
+                let fewer = pool.ceil_div(n, self.input.schedule.together);
+                let (zero, n) = (pool.int(0), pool.select(direct, fewer, n));
+                let step = pool.add_var("step", Ty::Int);
+                let at = pool.var(step);
+                let at = pool.mul(at, together);
+                let at = pool.add(first, at);
+                let left = pool.sub(end, at);
+                let most = pool.min(left, together);
+                let most = pool.mul(most, tile_expr);
+                let mut inner = vec![Stmt::Let { var: counter, value: at }];
+                inner.extend(self.key_tile(tiles, task, &analysis, (kt, most)));
+                body.push(Stmt::For { var: step, lo: zero, hi: n, body: inner });
+            }
+        }
+    }
+
+    /// Bool over the sizes: a step takes as many tiles of keys as the schedule says, and not one. None where it never
+    /// does: a mask whose blocks tiles must not straddle takes one after the other.
+    fn together(&mut self, analysis: &MaskAnalysis) -> Option<ExprId> {
+        if self.input.schedule.together == 1 || !analysis.cuts().is_empty() {
+            return None;
+        }
+        pack::direct(self.builder, self.input)
     }
 
     /// The key tiles of the task's run: those that the query tile can see fall into `count` runs of as many tiles each, the
@@ -389,7 +428,9 @@ impl Attend<'_> {
         };
         let Runs::Tiles(least) = parts.runs else { return (first, end) };
         let pool = self.builder.pool();
-        let (seen, up) = (pool.sub(end, first), pool.add_int(runs, -1));
+        let (seen, none, up) = (pool.sub(end, first), pool.int(0), pool.add_int(runs, -1));
+        // It never is: so it says to whoever divides it.
+        let seen = pool.max(seen, none);
         let seen = pool.add(seen, up);
         let (each, least) = (pool.idiv(seen, runs), pool.int(least));
         let each = pool.max(each, least);
@@ -407,17 +448,23 @@ impl Attend<'_> {
         (from, self.define(body, "run_end", to))
     }
 
-    fn key_tile(&mut self, tiles: &Tiles, task: &Task, analysis: &MaskAnalysis, counter: VarId) -> Vec<Stmt> {
+    /// One step: `most` keys from tile `kt` on, as far as there are keys.
+    fn key_tile(
+        &mut self,
+        tiles: &Tiles,
+        task: &Task,
+        analysis: &MaskAnalysis,
+        (kt, most): (ExprId, ExprId),
+    ) -> Vec<Stmt> {
         let mut body = Vec::new();
         let tile = self.input.schedule.tile_kv;
         let pool = self.builder.pool();
-        let kt = pool.var(counter);
         let tile_expr = pool.int(tile);
         let first = pool.mul(kt, tile_expr);
         let j0 = self.define(&mut body, "j0", first);
         let pool = self.builder.pool();
         let left = pool.sub(self.input.attn.seq_k, j0);
-        let some = pool.min(left, tile_expr);
+        let some = pool.min(left, most);
         let cols = self.define(&mut body, "cols", some);
         let pool = self.builder.pool();
         let end = pool.add(j0, cols);

@@ -1,5 +1,5 @@
 //! The passes over the tile IR, in order. Each is one file, one function, one name; each keeps the program
-//! valid (it is verified after every one) and its meaning (the interpreter agrees before and after).
+//! valid (it is verified after every one that changed it) and its meaning (the interpreter agrees before and after).
 
 mod affine;
 mod band;

@@ -92,6 +92,7 @@ pub fn choose(attn: &Attention, arch: GpuArch, decided: &Override) -> Result<Sch
         tile_kv,
         order,
         direct: i64::MAX,
+        together: 1,
         split,
         fill: runs::fill(attn, (tile_q, heads, tile_kv), runs::GPU, near(attn)),
         sram,

@@ -18,6 +18,7 @@ use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId, print};
 use crate::tile_ir::{BufId, Buffer, Launch, Program, TensorDecl, TensorKind};
 
 use super::isa::Isa;
+use super::proofs::Facts;
 use super::scratch::Scratch;
 use super::{BackendError, MAX_LEN};
 
@@ -40,6 +41,8 @@ pub(super) enum Key {
     Offset(TensorId, usize, Value, Option<Value>),
     /// A constant of 64 bits.
     Int(i64),
+    /// Address of the first element of a buffer.
+    Buffer(BufId),
     Function(Intrinsic),
 }
 
@@ -61,6 +64,7 @@ pub(super) struct Emitter<'a, 'f> {
     memo: FxHashMap<Key, Value>,
     trail: Vec<Key>,
     volatile: &'a [bool],
+    pub facts: Facts,
     perishable: Vec<Key>,
 }
 
@@ -107,6 +111,7 @@ impl<'a, 'f> Emitter<'a, 'f> {
             memo,
             trail,
             volatile,
+            facts: Facts::default(),
             perishable,
         }
     }
@@ -157,6 +162,7 @@ impl<'a, 'f> Emitter<'a, 'f> {
     /// Gives a variable its value for the rest of the scope.
     pub fn bind(&mut self, var: VarId, value: Value, range: Range) {
         self.ranges.insert(var, range);
+        self.facts.forget(var);
         self.remember(Key::Var(var), value);
     }
 
@@ -226,9 +232,14 @@ impl<'a, 'f> Emitter<'a, 'f> {
 
     /// Address of the first element of a buffer.
     pub fn buffer_address(&mut self, buf: BufId) -> Result<Value> {
+        if let Some(known) = self.recall(Key::Buffer(buf)) {
+            return Ok(known);
+        }
         let missing = || BackendError::internal("buffers", "a buffer is declared", format!("{buf:?}"));
         let offset = self.places.offset(buf).ok_or_else(missing)?;
-        Ok(self.b.ins().iadd_imm_s(self.scratch, i64::from(offset)))
+        let address = self.b.ins().iadd_imm_s(self.scratch, i64::from(offset));
+        self.remember(Key::Buffer(buf), address);
+        Ok(address)
     }
 
     pub fn tensor(&self, t: TensorId) -> Result<&'a TensorDecl> {

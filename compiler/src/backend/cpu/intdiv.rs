@@ -29,6 +29,11 @@ impl Emitter<'_, '_> {
             Some(_) if rx.lo >= 0 && ry.lo > 0 => self.natural(part, x, y, rx.hi.max(ry.hi)),
             Some(_) => self.rounded_down(part, x, y),
             None if rx.lo >= 0 && ry.lo > 0 => self.natural(part, x, y, rx.hi.max(ry.hi)),
+            None if ry.lo > 0 => {
+                let one = self.int(1);
+                let y = self.b.ins().smax(y, one);
+                self.rounded_down(part, x, y)
+            }
             None => self.guarded(part, x, y),
         }
     }
@@ -49,7 +54,8 @@ impl Emitter<'_, '_> {
     }
 
     /// Neither operand is negative and the divisor is not zero; 32-bit division is several times faster.
-    /// The guard is for a divisor read from an empty table, which is nothing in particular.
+    /// The guard (there is one wherever the divisor is not constant) is for a divisor read from an empty table, which is
+    /// nothing in particular.
     fn natural(&mut self, part: Part, x: Value, y: Value, largest: i64) -> Value {
         let narrow = largest <= i64::from(u32::MAX);
         let fit = |e: &mut Self, v| if narrow { e.b.ins().ireduce(types::I32, v) } else { v };

@@ -58,6 +58,8 @@ impl Emitter<'_, '_> {
             let limit = Range { lo: 0, hi: (self.range(*extent).hi - 1).max(0) };
             let coordinate = if n == 0 { rest } else { self.split_off(&mut rest, *extent)? };
             self.bind(*var, coordinate, limit);
+            self.note_below(*var, *extent);
+            self.note_side(*extent);
         }
         self.block(&launch.body)
     }

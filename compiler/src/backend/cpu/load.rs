@@ -8,7 +8,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, types};
 
 use crate::artifact::DType;
-use crate::expr::{TensorId, Ty};
+use crate::expr::{ExprId, TensorId, Ty};
 use crate::tile_ir::TensorKind;
 
 use super::BackendError;
@@ -23,9 +23,9 @@ const F8_EXPONENT: f64 = 1_329_227_995_784_915_872_903_807_060_280_344_576.0;
 
 impl Emitter<'_, '_> {
     /// The element as a value of type `ty`.
-    pub fn load_element(&mut self, t: TensorId, index: &[Value], ty: Ty) -> Result<Value> {
+    pub fn load_element(&mut self, t: TensorId, index: (&[ExprId], &[Value]), ty: Ty) -> Result<Value> {
         let decl = self.tensor(t)?;
-        if index.len() != decl.shape.len() || ty != decl.dtype.value_ty() {
+        if index.1.len() != decl.shape.len() || ty != decl.dtype.value_ty() {
             let what = format!("{} indices and the type of a {} element", decl.shape.len(), decl.dtype);
             return Err(BackendError::internal("load", what, &decl.name));
         }
@@ -41,15 +41,16 @@ impl Emitter<'_, '_> {
         Ok(if table { flags.with_readonly().with_can_move() } else { flags })
     }
 
-    /// Address of an element that may be read (or, of a tensor of ours, written) whatever `index` is.
-    pub fn element_address(&mut self, t: TensorId, index: &[Value]) -> Result<Value> {
+    /// Address of an element that may be read (or, of a tensor of ours, written) whatever `index` is, as expressions and
+    /// as their values.
+    pub fn element_address(&mut self, t: TensorId, (ids, index): (&[ExprId], &[Value])) -> Result<Value> {
         let mut offset = None;
-        for (dim, &at) in index.iter().enumerate() {
+        for (dim, (&id, &at)) in ids.iter().zip(index).enumerate() {
             let key = Key::Offset(t, dim, at, offset);
             let with = match self.recall(key) {
                 Some(known) => known,
                 None => {
-                    let at = self.clamped(t, dim, at);
+                    let at = if self.lies_in(id, t, dim) { at } else { self.clamped(t, dim, at) };
                     let with = self.add_dim(t, dim, at, offset)?;
                     self.remember(key, with);
                     with
@@ -126,6 +127,9 @@ impl Emitter<'_, '_> {
         if let Some(known) = self.recall(Key::LoadBase(t)) {
             return Ok(known);
         }
+        if self.has_elements(t) {
+            return Ok(self.address(t));
+        }
         let filled = self.filled(t)?;
         let address = self.address(t);
         let dummy = self.b.ins().iadd_imm_s(self.scratch, i64::from(DUMMY));
@@ -137,6 +141,9 @@ impl Emitter<'_, '_> {
     fn load_stride(&mut self, t: TensorId, dim: usize) -> Result<Value> {
         if let Some(known) = self.recall(Key::LoadStride(t, dim)) {
             return Ok(known);
+        }
+        if self.has_elements(t) {
+            return Ok(self.stride(t, dim));
         }
         let filled = self.filled(t)?;
         let (stride, zero) = (self.stride(t, dim), self.int(0));

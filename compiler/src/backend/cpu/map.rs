@@ -100,6 +100,7 @@ impl Emitter<'_, '_> {
         let limit = Range { lo: 0, hi: max_rows - 1 };
         self.count_loop((zero, rows, 1), [], |e, row, []| {
             e.bind(map.row, row, limit);
+            e.note_below(map.row, map.rows);
             e.map_row(&map, row, (cols, max_cols))
         })
     }
@@ -127,10 +128,11 @@ impl Emitter<'_, '_> {
         for &id in &map.per_row {
             self.scalar(id)?;
         }
-        let first = self.map_vectors(map, &at, cols, max_cols)?;
+        let Some(first) = self.map_vectors(map, &at, cols, max_cols)? else { return Ok(()) };
         let limit = Range { lo: 0, hi: max_cols - 1 };
         self.count_loop((first, cols, 1), [], |e, col, []| {
             e.bind(map.col, col, limit);
+            e.note_below(map.col, map.cols);
             for (read, &row_start) in map.reads.iter().zip(&at.reads) {
                 if read.2 != Access::Row {
                     let address = e.element(row_start, col);

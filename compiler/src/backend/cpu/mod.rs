@@ -25,6 +25,7 @@ mod lanes;
 mod launch;
 mod load;
 mod map;
+mod proofs;
 mod scalar;
 mod scratch;
 mod stmt;

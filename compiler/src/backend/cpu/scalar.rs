@@ -51,7 +51,7 @@ impl Emitter<'_, '_> {
                 Some(value) => Ok(value),
                 None => Err(BackendError::internal("scalar", "a variable has a value here", self.print(id))),
             },
-            (Op::Load(t, _, ty), index) => self.load_element(*t, index, *ty),
+            (Op::Load(t, ids, ty), index) => self.load_element(*t, (ids, index), *ty),
             (Op::Unary(op, x), &[v]) => self.unary(*op, pool.ty(*x), v),
             (Op::Binary(op, a, b), &[x, y]) => self.binary(*op, (*a, x), (*b, y)),
             (Op::Select(..), &[c, a, b]) => Ok(self.b.ins().select(c, a, b)),

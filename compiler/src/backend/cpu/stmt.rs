@@ -16,7 +16,7 @@ use super::emitter::{Emitter, Result};
 use super::scratch;
 
 /// Largest fill, in vectors of four, that is written out without a loop.
-const FLAT_FILL: i64 = 16;
+const FLAT_FILL: i64 = 8;
 
 impl Emitter<'_, '_> {
     /// A block of statements.
@@ -33,19 +33,22 @@ impl Emitter<'_, '_> {
     fn stmt(&mut self, stmt: &Stmt) -> Result<()> {
         match stmt {
             Stmt::Let { var, value } => {
-                let range = self.range(*value);
-                let value = self.scalar(*value)?;
+                let (id, range) = (*value, self.range(*value));
+                let value = self.scalar(id)?;
                 self.bind(*var, value, range);
+                self.note_value(*var, id);
                 Ok(())
             }
             Stmt::Any { var, over, cond } => self.any(*var, over, *cond),
             Stmt::First { var, over, cond } => self.first(*var, over, *cond),
             Stmt::For { var, lo, hi, body } => {
                 let range = self.span_range(*lo, *hi);
-                let (lo, hi) = (self.scalar(*lo)?, self.scalar(*hi)?);
+                let first = *lo;
+                let (lo, end) = (self.scalar(first)?, self.scalar(*hi)?);
                 self.forget_volatile();
-                self.count_loop((lo, hi, 1), [], |e, i, []| {
+                self.count_loop((lo, end, 1), [], |e, i, []| {
                     e.bind(*var, i, range);
+                    e.note_between(*var, first, *hi);
                     e.block(body)
                 })
             }
@@ -342,7 +345,7 @@ impl Emitter<'_, '_> {
         for &at in &flag.1 {
             index.push(self.scalar(at)?);
         }
-        let flag_address = self.element_address(flag.0, &index)?;
+        let flag_address = self.element_address(flag.0, (&flag.1, &index))?;
         let bad = self.call(Intrinsic::PackV, &[to, panel_stride, from, dtype, n, d, by_row, by_col])?;
         let bad = self.b.ins().ireduce(types::I32, bad);
         self.b.ins().store(MemFlagsData::new().with_notrap(), bad, flag_address, 0);

@@ -26,15 +26,18 @@ impl Emitter<'_, '_> {
             most_rows = if access == Access::Col { most_rows } else { most_rows.min(buffer.rows) };
             most_cols = if access == Access::Row { most_cols } else { most_cols.min(buffer.cols) };
         }
-        let (rows, cols) = (self.count(*rows, most_rows)?, self.count(*cols, most_cols)?);
+        let (row_end, col_end) = (*rows, *cols);
+        let (rows, cols) = (self.count(row_end, most_rows)?, self.count(col_end, most_cols)?);
         let dtype = self.tensor(dst.tensor)?.dtype;
         let start = self.rows_address(dst)?;
         let [by_row, by_col] = self.strides(dst).map(|s| self.b.ins().imul_imm_s(s, dtype.size() as i64));
         let zero = self.int(0);
         self.count_loop((zero, rows, 1), [(start, by_row)], |e, r, [start]| {
             e.bind(*row, r, Range { lo: 0, hi: most_rows - 1 });
+            e.note_below(*row, row_end);
             e.count_loop((zero, cols, 1), [(start, by_col)], |e, c, [address]| {
                 e.bind(*col, c, Range { lo: 0, hi: most_cols - 1 });
+                e.note_below(*col, col_end);
                 for &(var, buf, access) in reads {
                     let at = e.read_address((buf, access), r, c)?;
                     let element = e.load_float(at);

@@ -25,17 +25,26 @@ use super::scratch::SPILL;
 
 impl Emitter<'_, '_> {
     /// Computes columns of a row in vectors; gives the first column that is left.
-    pub fn map_vectors(&mut self, map: &Map, at: &RowAt, cols: Value, max_cols: i64) -> Result<Value> {
+    pub fn map_vectors(
+        &mut self,
+        map: &Map,
+        at: &RowAt,
+        cols: Value,
+        max_cols: i64,
+    ) -> Result<Option<Value>> {
         if !self.isa.simd || max_cols < LANES {
-            return Ok(self.int(0));
+            return Ok(Some(self.int(0)));
         }
         let (streams, safe) = self.streams(map, cols)?;
         self.note_range(map.col, Range { lo: 0, hi: max_cols - 1 });
+        self.note_below(map.col, map.cols);
         let ranges = self.ranges_below(map.value);
         let thresholds = self.thresholds(map, &ranges)?;
         let needed = needed(self.pool(), map, |id| streams.contains_key(&id) || thresholds.contains_key(&id));
         let whole = self.b.ins().band_imm_s(cols, -LANES);
         let zero = self.int(0);
+        let exact = self.pool().as_int(map.cols).is_some_and(|n| n <= max_cols && n % LANES == 0);
+        let all = exact && safe.is_none();
         let end = match safe {
             Some(safe) => self.b.ins().select(safe, whole, zero),
             None => whole,
@@ -53,7 +62,7 @@ impl Emitter<'_, '_> {
             e.b.ins().store(MemFlagsData::trusted(), value, address, 0);
             Ok(())
         })?;
-        Ok(end)
+        Ok((!all).then_some(end))
     }
 
     fn i32x4(&mut self, x: [i32; 4]) -> Value {

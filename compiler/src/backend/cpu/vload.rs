@@ -11,6 +11,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{ConstantData, InstBuilder, MemFlagsData, Type, Value, types};
 
 use crate::artifact::DType;
+use crate::expr::range::Range;
 use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
 
 use super::columns::{slope, slopes};
@@ -52,32 +53,48 @@ fn shape<'a>(pool: &'a Pool, map: &Map, slopes: &HashMap<ExprId, i64>, id: ExprI
 impl Emitter<'_, '_> {
     /// The streams of a map for the row at hand, and whether all stay in range for columns 0..cols.
     pub fn streams(&mut self, map: &Map, cols: Value) -> Result<(HashMap<ExprId, Stream>, Option<Value>)> {
+        let columns = Range { lo: 0, hi: self.range(map.cols).hi.max(1) - 1 };
         let pool = self.pool();
         let slopes = slopes(pool, map, |_| true);
         let mut streams = HashMap::new();
         let mut safe = None;
         for &id in &map.varying {
             let Some(shape) = shape(pool, map, &slopes, id) else { continue };
+            // For what is proved of the moving index: the column is any of the row's.
+            self.note_range(map.col, columns);
+            self.note_below(map.col, map.cols);
             let (stream, inside) = self.stream(&shape, map.col, cols)?;
             streams.insert(id, stream);
-            safe = Some(match safe {
-                Some(before) => self.b.ins().band(before, inside),
-                None => inside,
-            });
+            safe = match (safe, inside) {
+                (Some(before), Some(inside)) => Some(self.b.ins().band(before, inside)),
+                (before, inside) => before.or(inside),
+            };
         }
         Ok((streams, safe))
     }
 
-    fn stream(&mut self, shape: &Shape, col: VarId, cols: Value) -> Result<(Stream, Value)> {
+    /// A stream, and what must hold for it, unless that is proved.
+    fn stream(&mut self, shape: &Shape, col: VarId, cols: Value) -> Result<(Stream, Option<Value>)> {
         let &Shape { tensor, index, dim, backward } = shape;
+        let inside = self.lies_in(index[dim], tensor, dim);
         let first = self.at_first_column(index[dim], col)?;
         let mut offset = Some(first);
-        for (other, &at) in index.iter().enumerate().filter(|(d, _)| *d != dim) {
-            let at = self.scalar(at)?;
-            let at = self.clamped(tensor, other, at);
+        for (other, &id) in index.iter().enumerate().filter(|(d, _)| *d != dim) {
+            let at = self.scalar(id)?;
+            let at = if self.lies_in(id, tensor, other) { at } else { self.clamped(tensor, other, at) };
             offset = Some(self.add_dim(tensor, other, at, offset)?);
         }
         let start = self.at_offset(tensor, offset)?;
+        let stream = Stream { tensor, start, backward };
+        let dense = if self.is_dense(tensor, dim) {
+            None
+        } else {
+            let stride = self.stride(tensor, dim);
+            Some(self.b.ins().icmp_imm_s(IntCC::Equal, stride, 1))
+        };
+        if inside {
+            return Ok((stream, dense));
+        }
         let size = self.size(tensor, dim);
         let room = self.b.ins().isub(size, cols);
         let lowest = if backward {
@@ -88,11 +105,12 @@ impl Emitter<'_, '_> {
         };
         let fits = self.b.ins().icmp_imm_s(IntCC::SignedGreaterThanOrEqual, room, 0);
         let inside = self.b.ins().icmp(IntCC::UnsignedLessThanOrEqual, lowest, room);
-        let stride = self.stride(tensor, dim);
-        let dense = self.b.ins().icmp_imm_s(IntCC::Equal, stride, 1);
         let safe = self.b.ins().band(fits, inside);
-        let safe = self.b.ins().band(safe, dense);
-        Ok((Stream { tensor, start, backward }, safe))
+        let safe = match dense {
+            Some(dense) => self.b.ins().band(safe, dense),
+            None => safe,
+        };
+        Ok((stream, Some(safe)))
     }
 
     /// Four elements of a stream.
@@ -113,9 +131,9 @@ impl Emitter<'_, '_> {
     }
 
     /// Elements anywhere, every index checked. Halves are widened four at a time.
-    pub fn gather(&mut self, body: &mut Body, t: TensorId, index: &[ExprId], ty: Ty) -> Result<Lanes> {
+    pub fn gather(&mut self, body: &mut Body, t: TensorId, ids: &[ExprId], ty: Ty) -> Result<Lanes> {
         let mut lanes = vec![Vec::new(); LANES as usize];
-        for &at in index {
+        for &at in ids {
             for (lane, at) in lanes.iter_mut().zip(self.each(body, at)?) {
                 lane.push(at);
             }
@@ -124,7 +142,8 @@ impl Emitter<'_, '_> {
         let half = matches!(dtype, DType::F16 | DType::Bf16);
         let mut each = [self.scratch; 4];
         for (slot, index) in each.iter_mut().zip(&lanes) {
-            *slot = if half { self.load_bits(t, index)? } else { self.load_element(t, index, ty)? };
+            *slot =
+                if half { self.load_bits(t, (ids, index))? } else { self.load_element(t, (ids, index), ty)? };
         }
         if half {
             let bits = self.pack(types::I32X4, each);
@@ -134,7 +153,7 @@ impl Emitter<'_, '_> {
     }
 
     /// The bits of an element of 16 bits, as i32.
-    fn load_bits(&mut self, t: TensorId, index: &[Value]) -> Result<Value> {
+    fn load_bits(&mut self, t: TensorId, index: (&[ExprId], &[Value])) -> Result<Value> {
         let (address, flags) = (self.element_address(t, index)?, self.load_flags(t)?);
         let bits = self.b.ins().load(types::I16, flags, address, 0);
         Ok(self.b.ins().uextend(types::I32, bits))
