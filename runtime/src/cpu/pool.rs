@@ -4,7 +4,8 @@
 //! of a call comes out in the caller. What holds: nothing is allocated for a call; the caller takes indices from the
 //! start and waits only for threads that have taken one, so a thread that is slow to wake delays nobody. A thread
 //! without work looks for some for [`AWAKE`] before it sleeps: launches that follow each other need no waking.
-//! A thread that is woken on its caller's processor leaves it (`placement.rs`). Deliberately not done: pinning, stealing parts of a call, ending threads before the process ends.
+//! A thread that is woken on its caller's processor leaves it (`placement.rs`).
+//! Deliberately not done: pinning, stealing parts of a call, ending threads before the process ends.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

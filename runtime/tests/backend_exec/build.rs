@@ -34,7 +34,7 @@ pub fn param(p: &mut Program, name: &str, ty: Ty) -> VarId {
     var
 }
 
-/// Adds a tensor. The backend reads sizes from the argument block, never from `shape`.
+/// Adds a tensor whose shape proves nothing: the backend reads sizes from the argument block.
 pub fn tensor(p: &mut Program, name: &str, kind: TensorKind, dtype: DType, rank: usize) -> TensorId {
     let zero = p.pool.int(0);
     let (shape, layout) = (vec![zero; rank], (0..rank).collect());

@@ -2,10 +2,10 @@
 
 use attn_compiler::artifact::DType;
 use attn_compiler::expr::{ExprId, Ty, UnaryOp, VarId};
-use attn_compiler::tile_ir::{BufId, Program, Stmt, TensorKind};
+use attn_compiler::tile_ir::{BufId, Launch, Program, RowsRef, Stmt, TensorKind};
 
 use crate::build;
-use crate::exec::{HostTensor, Loaded};
+use crate::exec::{Arg, HostTensor, Loaded};
 use crate::naive;
 
 const ROWS: i64 = 6;
@@ -235,5 +235,88 @@ fn streams_end_exactly_at_the_tensor() {
                 assert_eq!(got, entry(DType::F32, row, at) as f32, "{shift} {backward} ({row}, {col})");
             }
         }
+    }
+}
+
+/// Columns of a row that goes in vectors as a whole.
+const WHOLE: i64 = 24;
+
+/// Copies an n x 24 tensor in tiles of four rows. Without `shapes` nothing is known of the sizes but at run time.
+fn copy_in_tiles(kind: TensorKind, shapes: bool) -> Loaded {
+    let mut p = build::program();
+    let n = build::dim(&mut p, "n");
+    build::tensor(&mut p, "t", kind, DType::F32, 2);
+    let out = build::tensor(&mut p, "out", TensorKind::Output, DType::F32, 2);
+    let (n, cols, zero, four) = (p.pool.var(n), p.pool.int(WHOLE), p.pool.int(0), p.pool.int(4));
+    if shapes {
+        p.tensors.iter_mut().for_each(|t| t.shape = vec![n, cols]);
+    }
+    let [tile, row0, rows, row, col] =
+        ["tile", "row0", "rows", "row", "col"].map(|name| p.pool.add_var(name, Ty::Int));
+    let [at, first, count, r, c] = [tile, row0, rows, row, col].map(|v| p.pool.var(v));
+    let (begin, left) = (p.pool.mul(at, four), p.pool.sub(n, first));
+    let some = p.pool.min(left, four);
+    let index = p.pool.add(first, r);
+    let value = load(&mut p, vec![index, c], Ty::Float);
+    let dst = RowsRef { tensor: out, index: vec![first, zero], row_dim: 0, col_dim: 1 };
+    let body = vec![
+        Stmt::Let { var: row0, value: begin },
+        Stmt::Let { var: rows, value: some },
+        Stmt::Map { dst: BufId(0), rows: count, cols, row, col, reads: vec![], value },
+        Stmt::StoreRows { dst, src: BufId(0).into(), rows: count, d: cols, row_scale: None },
+    ];
+    let grid = vec![(tile, p.pool.ceil_div(n, 4))];
+    p.launches.push(Launch { name: "main".into(), grid, buffers: vec![build::buffer("acc", 4, 32)], body });
+    Loaded::new(&p, false)
+}
+
+#[test]
+fn what_shapes_prove_is_not_checked_and_is_right() {
+    for kind in [TensorKind::Input, TensorKind::Workspace] {
+        let (proved, checked) = (copy_in_tiles(kind.clone(), true), copy_in_tiles(kind, false));
+        assert!(proved.code.code.len() < checked.code.code.len(), "checks are left out");
+        for n in 0..=9 {
+            let values = || (0..n * WHOLE).map(|x| x as f64);
+            for loaded in [&proved, &checked] {
+                let (t, out) = (HostTensor::new(DType::F32, &[n, WHOLE], values()), &[n, WHOLE]);
+                let mut host = vec![t, HostTensor::zeros(DType::F32, out)];
+                let args = loaded.args(naive::table(), &mut host, &[Arg::Int(n)]);
+                loaded.run(0, &args, (n + 3) / 4);
+                let want: Vec<f32> = values().map(|x| x as f32).collect();
+                assert_eq!(host[1].f32s(), want, "{n} rows");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_index_from_memory_is_checked_whatever_its_type_says() {
+    // Bytes reach from -128 to 127: the shape of 128 rows leaves the negative ones out.
+    let mut p = build::program();
+    let t = build::tensor(&mut p, "t", TensorKind::Input, DType::F32, 2);
+    let at = build::tensor(&mut p, "at", TensorKind::Input, DType::I8, 1);
+    let out = build::tensor(&mut p, "out", TensorKind::Output, DType::F32, 2);
+    let (n, cols, five) = (p.pool.int(128), p.pool.int(WHOLE), p.pool.int(5));
+    p.tensors[0].shape = vec![n, cols];
+    p.tensors[1].shape = vec![five];
+    let [row, col] = ["row", "col"].map(|name| p.pool.add_var(name, Ty::Int));
+    let [r, c] = [row, col].map(|v| p.pool.var(v));
+    let index = p.pool.load(at, vec![r], Ty::Int);
+    let value = p.pool.load(t, vec![index, c], Ty::Float);
+    let map = Stmt::Map { dst: BufId(0), rows: five, cols, row, col, reads: vec![], value };
+    let store = build::store(&mut p, BufId(0), out, (5, WHOLE));
+    build::launch(&mut p, vec![build::buffer("acc", 5, 32)], vec![map, store]);
+    let loaded = Loaded::new(&p, false);
+    let indices = [0i64, 127, -1, -128, 3];
+    let mut host = vec![
+        HostTensor::new(DType::F32, &[128, WHOLE], (0..128 * WHOLE).map(|x| x as f64)),
+        HostTensor::new(DType::I8, &[5], indices.iter().map(|&i| i as f64)),
+        HostTensor::zeros(DType::F32, &[5, WHOLE]),
+    ];
+    let args = loaded.args(naive::table(), &mut host, &[]);
+    loaded.run(0, &args, 1);
+    for (r, &i) in indices.iter().enumerate() {
+        let want = if i < 0 { 0 } else { i * WHOLE };
+        assert_eq!(host[2].f32s()[r * WHOLE as usize], want as f32, "row {r} reads {i}");
     }
 }
