@@ -16,10 +16,13 @@ use attn_compiler_gpu::{GpuCode, GpuError, Kernels};
 use crate::error::Error;
 use crate::llvm;
 
+/// Launches of most kernels: more threads than that have nothing to compile, and starting one takes a while.
+const MOST_AT_ONCE: usize = 8;
+
 /// Starts what [`emit`] will use, while the plan is being made.
 pub fn prepare(target: &Target) {
     match target {
-        Target::Cpu(_) => attn_runtime::start_threads(),
+        Target::Cpu(_) => attn_runtime::start_threads(MOST_AT_ONCE),
         Target::Gpu(_) => {}
     }
 }

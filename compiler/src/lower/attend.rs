@@ -388,7 +388,6 @@ impl Attend<'_> {
                 let pool = self.builder.pool();
                 let (one, most) = (pool.int(1), pool.int(self.input.schedule.together));
                 let together = pool.select(direct, most, one);
-                let pool = self.builder.pool();
                 let n = pool.sub(end, first);
                 let fewer = pool.ceil_div(n, self.input.schedule.together);
                 let (zero, n) = (pool.int(0), pool.select(direct, fewer, n));
@@ -429,7 +428,7 @@ impl Attend<'_> {
         let Runs::Tiles(least) = parts.runs else { return (first, end) };
         let pool = self.builder.pool();
         let (seen, none, up) = (pool.sub(end, first), pool.int(0), pool.add_int(runs, -1));
-        // It never is: so it says to whoever divides it.
+        // It is not negative; this says so to whoever divides it.
         let seen = pool.max(seen, none);
         let seen = pool.add(seen, up);
         let (each, least) = (pool.idiv(seen, runs), pool.int(least));

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 /// Measurements, of which the best counts.
 const REPEATS: usize = 9;
-/// Bytes that each thread reads: four times the last cache, so that little of them is still there from the time before.
-fn read_bytes() -> usize {
+/// Bytes that each of `threads` threads reads: together four times the last cache, so that little of them is still there
+/// from the time before.
+fn read_bytes(threads: usize) -> usize {
     let last = host_facts().map_or(0, |facts| facts.l3);
-    (4 * last).clamp(64 << 20, 512 << 20)
+    (4 * last / threads).clamp(64 << 20, 512 << 20) / size_of::<f32>() * size_of::<f32>()
 }
 
 /// Runs `work` once per thread, all starting together; returns the time until the last has ended.
@@ -62,7 +63,7 @@ pub fn fma_peak_gflops(isa: Isa, threads: usize) -> f64 {
 pub fn read_bandwidth_gbs(threads: usize) -> f64 {
     let probe = Probe::best();
     let threads = threads.max(1);
-    let bytes = read_bytes();
+    let bytes = read_bytes(threads);
     let Ok(mut data) = (0..threads).map(|_| AlignedBuf::zeroed(bytes)).collect::<Result<Vec<_>, _>>() else {
         return 0.0;
     };

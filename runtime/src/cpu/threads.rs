@@ -31,12 +31,12 @@ impl Parallel for Serial {
     }
 }
 
-/// Starts the threads of a run that names none, and does not wait for them: a thread that has begun by the time there is
+/// Starts the threads of a run that names none, `most` of them at most, and does not wait for them: a thread that has begun by the time there is
 /// work is woken on an idle processor, a new one may begin on the caller's and take its time. Refused threads are an
 /// error of the first run.
-pub fn start_threads() {
+pub fn start_threads(most: usize) {
     if let Ok(n) = default_threads() {
-        let _ = Pool::starting(n.get());
+        let _ = Pool::starting(n.get().min(most));
     }
 }
 
