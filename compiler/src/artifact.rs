@@ -494,11 +494,48 @@ pub enum Intrinsic {
     /// `s[r, c] = -inf` for c < cols unless `from + p * from_step <= c < to + p * to_step`, p = r % period (r where the
     /// period is not positive). Other columns are not touched.
     Band = 25,
+    /// `gemm_pairs(c, ldc, a, lda, b, panel_stride, rows, k, n, row_scale, accumulate)`
+    ///
+    /// As `gemm`, for A and B of bf16 in pairs: A is row-major bf16 (`lda` in elements), element (t, x) of B is bf16 at
+    /// `b[(x / 32) * panel_stride + (t / 2) * 64 + (x % 32) * 2 + t % 2]`. Each pair t, t + 1 with t even adds the product
+    /// of t + 1, then that of t, each rounded once; where k is odd both operands are zero at k. Where an instruction does
+    /// it (AVX-512 BF16), subnormal bf16, products and sums count as zero.
+    GemmPairs = 26,
+    /// `gemm_pairs_skip_zero(..)`: as `gemm_pairs`, with the exception of `gemm_skip_zero`.
+    GemmPairsSkipZero = 27,
+    /// `pack_k_pairs(dst, src, n_keys, d, stride_key, stride_d)`
+    ///
+    /// Keys of bf16 as the B of `gemm_pairs` with t the feature and x the key, `panel_stride` 32 d; d is even; zero for the
+    /// missing keys of the last panel.
+    PackKPairs = 28,
+    /// `pack_v_pairs(dst, panel_stride, src, n_keys, d, stride_key, stride_d) -> i64`
+    ///
+    /// Values of bf16 as the B of `gemm_pairs` with t the key and x the feature; zero for the missing features of the last
+    /// panel, and for key `n_keys` where that is odd. Returns 1 if any element is NaN or infinite, else 0.
+    PackVPairs = 29,
+    /// `load_pairs(dst, ldd, src, rows, d, stride_row, stride_d)`
+    ///
+    /// Copies rows of bf16, zero in columns d..ldd.
+    LoadPairs = 30,
+    /// `round_pairs(dst, ldd, src, lds, rows, cols)`
+    ///
+    /// Rounds c < cols of rows of f32 to bf16, to nearest even; zero up to the next multiple of 16.
+    RoundPairs = 31,
+    /// `columns_pairs(c, ldc, a, lda, b, stride_x, stride_t, rows, k, n, accumulate)`
+    ///
+    /// As `gemm_columns`, for A of bf16 (`lda` in elements) and a tensor of bf16, with even k: sixteen partial sums of pairs
+    /// ((t / 2) % 16, in the order of `gemm_pairs`).
+    ColumnsPairs = 32,
+    /// `rows_pairs(c, ldc, a, lda, b, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero)`
+    ///
+    /// As `gemm_rows`, for A of bf16 (zero at k where that is odd) and a tensor of bf16: bit for bit `gemm_pairs` after
+    /// packing, as far as both sum over the same k at once.
+    RowsPairs = 33,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 26] = {
+    pub const ALL: [Intrinsic; 34] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -527,6 +564,14 @@ impl Intrinsic {
             GemmRows,
             Affine,
             Band,
+            GemmPairs,
+            GemmPairsSkipZero,
+            PackKPairs,
+            PackVPairs,
+            LoadPairs,
+            RoundPairs,
+            ColumnsPairs,
+            RowsPairs,
         ]
     };
 }

@@ -88,6 +88,8 @@ pub struct CpuFacts {
     pub l3: usize,
     /// Bits of the widest vector that the tile intrinsics use.
     pub vector_bits: usize,
+    /// The tile intrinsics multiply pairs of bf16 in one instruction (AVX-512 BF16).
+    pub pairs: bool,
 }
 
 impl fmt::Display for Target {
@@ -107,7 +109,8 @@ impl fmt::Display for Target {
                     CpuArch::Aarch64 => f.write_str("cpu aarch64")?,
                 }
                 let k = |bytes: usize| bytes / 1024;
-                write!(f, " simd{} l1d={}K l2={}K l3={}K", cpu.vector_bits, k(cpu.l1d), k(cpu.l2), k(cpu.l3))
+                let (simd, pairs) = (cpu.vector_bits, if cpu.pairs { "+bf16" } else { "" });
+                write!(f, " simd{simd}{pairs} l1d={}K l2={}K l3={}K", k(cpu.l1d), k(cpu.l2), k(cpu.l3))
             }
         }
     }

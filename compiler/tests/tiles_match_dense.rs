@@ -80,7 +80,7 @@ fn inputs(n: Sizes, seed: u64) -> Inputs {
 
 fn facts() -> CpuFacts {
     let arch = CpuArch::X86_64 { sse41: true, fma: true };
-    CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20, vector_bits: 256 }
+    CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20, vector_bits: 256, pairs: false }
 }
 
 fn compare(found: &View, wanted: &[f64], what: &str) {

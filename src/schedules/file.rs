@@ -290,6 +290,7 @@ mod tests {
             order: QueryOrder::Descending,
             direct: 16,
             together: 1,
+            pairs: attn_compiler::schedule::pairs::Pairs::NONE,
             split: None,
             fill: None,
             sram: vec![],

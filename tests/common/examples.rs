@@ -15,7 +15,7 @@ use attn_compiler::target::{CpuArch, CpuFacts, Target};
 /// A fixed x86-64 with AVX-512 sized vectors.
 pub fn fixed_target() -> Target {
     let arch = CpuArch::X86_64 { sse41: true, fma: true };
-    Target::Cpu(CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20, vector_bits: 512 })
+    Target::Cpu(CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20, vector_bits: 512, pairs: false })
 }
 
 /// Name and text of every example, sorted by name.

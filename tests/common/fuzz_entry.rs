@@ -64,7 +64,7 @@ pub fn compile(data: &[u8]) {
 
 fn key(kernel: &CheckedKernel) -> PlanKey {
     let arch = CpuArch::X86_64 { sse41: true, fma: true };
-    let facts = CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20, vector_bits: 512 };
+    let facts = CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 32 << 20, vector_bits: 512, pairs: false };
     let statics = kernel.params.iter().filter(|p| p.is_static && p.default.is_none());
     PlanKey {
         kernel: kernel.name.clone(),

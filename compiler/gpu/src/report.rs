@@ -106,6 +106,7 @@ fn keyword(stmt: &Stmt) -> &'static str {
         Stmt::If { .. } => "if",
         Stmt::Fill { .. } => "fill",
         Stmt::LoadRows { .. } => "load_rows",
+        Stmt::Round { .. } => "round",
         Stmt::PackK { .. } => "pack_k",
         Stmt::PackV { .. } => "pack_v",
         Stmt::Gemm { .. } => "gemm",

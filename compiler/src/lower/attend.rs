@@ -27,6 +27,8 @@ struct Tiles {
     /// Of each dot, the query tile in chains of features.
     q: Vec<Vec<Chain>>,
     s: Vec<BufId>,
+    /// Weights as they meet the values, where that is in pairs of bf16.
+    p: Option<BufId>,
     o: BufId,
     row_max: BufId,
     row_sum: BufId,
@@ -151,8 +153,17 @@ impl Attend<'_> {
     }
 
     fn declare_buffer(&mut self, name: &str, rows: i64, cols: i64) -> BufId {
-        self.buffers.push(Buffer { name: name.into(), rows, cols });
+        self.buffers.push(Buffer::new(name, rows, cols));
         BufId(self.buffers.len() as u32 - 1)
+    }
+
+    /// A tile of bf16 with room for `cols` columns if products take pairs, else of f32.
+    fn operand(&mut self, name: &str, (rows, cols): (i64, i64), pairs: bool) -> BufId {
+        let buf = self.buffer(name, rows, cols);
+        if pairs {
+            self.buffers[buf.0 as usize].dtype = DType::Bf16;
+        }
+        buf
     }
 
     fn declare(&mut self) -> Tiles {
@@ -166,9 +177,12 @@ impl Attend<'_> {
             n => n * tk + 16,
         };
         let s = (0..n_dots).map(|n| self.buffer(&format!("s{n}"), tq, wide)).collect();
+        let weighs = self.input.schedule.pairs.values && weighs_values(attn);
+        let p = weighs.then(|| self.operand("p", (tq, wide), true));
         Tiles {
             q,
             s,
+            p,
             o: self.buffer("acc", tq, self.values.d),
             row_max: self.vector("row_max", tq),
             row_sum: self.vector("row_sum", tq),
@@ -190,7 +204,7 @@ impl Attend<'_> {
             let len = step.min(d - first);
             let name = if split { format!("q{n}_{first}") } else { format!("q{n}") };
             let rows = self.input.schedule.rows();
-            let buf = self.buffer(&name, rows, len);
+            let buf = self.operand(&name, (rows, len), self.input.schedule.pairs.scores);
             let rest = attn.tensor(dot.x.tensor).rest;
             let rest = rest.map(|_| self.buffer(&format!("{name}_rest"), rows, len));
             Chain { first, len, buf, rest }
@@ -698,9 +712,10 @@ impl Attend<'_> {
         };
         let softmax = matches!(self.input.attn.weight, Weight::Softmax { .. });
         let n = self.builder.pool().int(self.values.d);
+        step.extend(tiles.p.map(|dst| Stmt::Round { dst, src: tiles.s[0], rows: task.rows, cols }));
         let product = |rest, b, row_scale| Stmt::Gemm {
             c: tiles.o,
-            a: tiles.s[0],
+            a: tiles.p.unwrap_or(tiles.s[0]),
             rest,
             b,
             rows: task.rows,

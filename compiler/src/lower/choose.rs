@@ -81,10 +81,8 @@ pub fn count(program: &mut Program, step: &Count) {
     let (_, row0, rows) = tiled(pool, lists[rank - 2], COUNT_TILE.0, &mut grid);
     let (_, col0, cols) = tiled(pool, counts[rank - 1], COUNT_TILE.1, &mut grid);
     let (alive, sums) = (BufId(0), BufId(1));
-    let buffers = vec![
-        Buffer { name: "alive".into(), rows: COUNT_TILE.0, cols: 1 },
-        Buffer { name: "counts".into(), rows: COUNT_TILE.0, cols: COUNT_TILE.1 },
-    ];
+    let buffers =
+        vec![Buffer::new("alive", COUNT_TILE.0, 1), Buffer::new("counts", COUNT_TILE.0, COUNT_TILE.1)];
     let entry_var = pool.add_var("n", Ty::Int);
     let n = pool.var(entry_var);
     let (zero, one) = (pool.int(0), pool.int(1));

@@ -112,7 +112,7 @@ impl Lowering<'_> {
 
     fn buffer(&mut self, rows: i64, cols: i64) -> BufId {
         let name = format!("part{}", self.buffers.len());
-        self.buffers.push(Buffer { name, rows, cols });
+        self.buffers.push(Buffer::new(name, rows, cols));
         BufId(self.buffers.len() as u32 - 1)
     }
 

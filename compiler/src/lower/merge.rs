@@ -126,7 +126,7 @@ impl Merge<'_> {
     }
 
     fn buffer(&mut self, name: &str, cols: i64) -> BufId {
-        self.buffers.push(Buffer { name: name.into(), rows: 1, cols });
+        self.buffers.push(Buffer::new(name, 1, cols));
         BufId(self.buffers.len() as u32 - 1)
     }
 

@@ -74,6 +74,11 @@ fn feature_panels(d: i64) -> i64 {
     (d + LANES - 1) / LANES
 }
 
+/// What is packed for products in pairs stays as it is stored.
+const fn panel_type(pairs: bool) -> DType {
+    if pairs { DType::Bf16 } else { DType::F32 }
+}
+
 /// Declares the workspace of a key tensor; the same tensor is declared once.
 pub fn declare_keys(builder: &mut Builder, input: &Input, rows: Rows) -> PackedKeys {
     let name = format!("{}_packed", input.attn.tensor(rows.tensor).name);
@@ -83,15 +88,17 @@ pub fn declare_keys(builder: &mut Builder, input: &Input, rows: Rows) -> PackedK
     let batches = if_packed(builder, input, batches);
     let (d_expr, lanes) = (builder.pool().int(d), builder.pool().int(LANES));
     let shape = vec![batches, heads, panels, d_expr, lanes];
+    let dtype = panel_type(input.schedule.pairs.scores);
     // One of several shapes has a number behind its name.
     let named = |t: &TensorDecl| {
         t.name.strip_prefix(&name).is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
     };
-    let same = |t: &TensorDecl| t.kind == TensorKind::Workspace && named(t) && t.shape == shape;
+    let same =
+        |t: &TensorDecl| t.kind == TensorKind::Workspace && named(t) && t.shape == shape && t.dtype == dtype;
     let known = builder.program.tensors.iter().position(same);
     let packed = match known {
         Some(n) => TensorId(n as u32),
-        None => builder.tensor(&name, TensorKind::Workspace, DType::F32, shape),
+        None => builder.tensor(&name, TensorKind::Workspace, dtype, shape),
     };
     PackedKeys { rows, tensor: rows.tensor, packed, d }
 }
@@ -107,7 +114,8 @@ pub fn declare_values(builder: &mut Builder, input: &Input) -> PackedValues {
     let padded = builder.pool().mul(panels, lanes);
     let fp = builder.pool().int(feature_panels(d));
     let shape = vec![batches, heads, fp, padded, lanes];
-    let packed = builder.tensor("v_packed_panels", TensorKind::Workspace, DType::F32, shape);
+    let dtype = panel_type(input.schedule.pairs.values);
+    let packed = builder.tensor("v_packed_panels", TensorKind::Workspace, dtype, shape);
     let tiles = builder.pool().ceil_div(input.attn.capacity(), input.schedule.tile_kv);
     let flags = builder.tensor("v_nonfinite", TensorKind::Workspace, DType::I32, vec![batches, heads, tiles]);
     PackedValues { rows, packed, flags, d }

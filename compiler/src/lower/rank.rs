@@ -151,7 +151,7 @@ impl Lowering<'_> {
 
     fn buffer(&mut self, name: &str, rows: i64, cols: i64) -> BufId {
         let cols = if cols == 1 { 1 } else { (cols + 15) / 16 * 16 };
-        self.buffers.push(Buffer { name: name.into(), rows, cols });
+        self.buffers.push(Buffer::new(name, rows, cols));
         BufId(self.buffers.len() as u32 - 1)
     }
 

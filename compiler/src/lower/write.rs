@@ -70,7 +70,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn buffer(&mut self, name: &str, cols: i64) -> BufId {
-        self.buffers.push(Buffer { name: name.into(), rows: self.most, cols });
+        self.buffers.push(Buffer::new(name, self.most, cols));
         BufId(self.buffers.len() as u32 - 1)
     }
 

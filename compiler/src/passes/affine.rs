@@ -149,7 +149,7 @@ impl Rewrite<'_> {
             fresh = format!("{name}{n}");
             n += 1;
         }
-        self.buffers.push(Buffer { name: fresh, rows: 1, cols: (room + 15) / 16 * 16 });
+        self.buffers.push(Buffer::new(fresh, 1, (room + 15) / 16 * 16));
         let dst = BufId(self.buffers.len() as u32 - 1);
         let (row, col) = (self.pool.add_var("r", Ty::Int), self.pool.add_var("c", Ty::Int));
         let at = self.pool.var(col);

@@ -133,7 +133,7 @@ mod tests {
 
     fn facts(l2: usize) -> CpuFacts {
         let arch = CpuArch::X86_64 { sse41: true, fma: true };
-        CpuFacts { arch, l1d: 32 << 10, l2, l3: 8 << 20, vector_bits: 256 }
+        CpuFacts { arch, l1d: 32 << 10, l2, l3: 8 << 20, vector_bits: 256, pairs: false }
     }
 
     fn attention(schedule: &str) -> Attention {

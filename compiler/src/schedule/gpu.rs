@@ -93,6 +93,7 @@ pub fn choose(attn: &Attention, arch: GpuArch, decided: &Override) -> Result<Sch
         order,
         direct: i64::MAX,
         together: 1,
+        pairs: super::pairs::Pairs::NONE,
         split,
         fill: runs::fill(attn, (tile_q, heads, tile_kv), runs::GPU, near(attn)),
         sram,

@@ -14,6 +14,7 @@ pub mod candidates;
 pub mod gpu;
 pub mod group;
 pub mod overrides;
+pub mod pairs;
 pub mod runs;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::mask::cuts::{Axis, Cut};
 use crate::target::CpuFacts;
 
 use overrides::Override;
+use pairs::Pairs;
 use runs::Fill;
 
 /// Order in which the query tiles of a head are started.
@@ -74,6 +76,8 @@ pub struct Schedule {
     /// Tiles of keys that such a call works on at once: nothing is packed, so what a step costs beside its products
     /// (the row state, the way back to where memory was left) is all that the size decides.
     pub together: i64,
+    /// Products of bf16 in pairs.
+    pub pairs: Pairs,
     /// Panels of a tile before the first and after the last that may hold a pair are left out.
     pub clips: bool,
     /// Keys of a task, where partial results over runs of keys are merged; a multiple of `tile_kv`.
@@ -111,6 +115,9 @@ impl fmt::Display for Schedule {
         )?;
         if self.heads > 1 {
             write!(f, ", heads = {}", self.heads)?;
+        }
+        if let Some(products) = self.pairs.words() {
+            write!(f, ", bf16 products = {products}")?;
         }
         match (self.split, self.fill) {
             (Some(n), _) => write!(f, ", split = {n} keys"),
@@ -204,7 +211,8 @@ pub fn choose_with(
 ) -> Result<Schedule, ScheduleError> {
     // A quarter of L2 is left to what streams through: K and V of the next step, scores' tensors, the stack.
     let budget = facts.l2 - facts.l2 / 4;
-    let (auto_q, auto_kv, auto_heads) = automatic(attn, budget);
+    let pairs = Pairs::of(attn, facts);
+    let (auto_q, auto_kv, auto_heads) = automatic(attn, budget, pairs);
     let most_heads = group::most_heads(attn);
     let given_q = decided.tile_q.or(attn.tiles.tile_q);
     let given_kv = decided.tile_kv.or(attn.tiles.tile_kv);
@@ -224,7 +232,7 @@ pub fn choose_with(
     }
     possible_tile(tile_q, tile_kv, split)?;
     decided.check(most_heads, tile_q, MAX_TILE)?;
-    let sram = stages(attn, tile_q * heads, tile_kv);
+    let sram = stages(attn, tile_q * heads, tile_kv, pairs);
     let direct = DIRECT_ROWS / (attn.n_heads / attn.n_kv_heads.max(1)).max(1);
     let (direct, order) = (decided.direct.unwrap_or(direct), decided.order.unwrap_or_else(|| order(attn)));
     let near = near(attn);
@@ -238,6 +246,7 @@ pub fn choose_with(
         order,
         direct,
         together: if near || attn.tiles.tile_kv.is_some() { 1 } else { (DIRECT_KEYS / tile_kv).max(1) },
+        pairs,
         split,
         fill,
         sram,
@@ -291,27 +300,32 @@ fn possible_tile(tile_q: i64, tile_kv: i64, split: Option<i64>) -> Result<(), Sc
 }
 
 /// Bytes per buffer of a task with so many rows, with the packed K and V of one step.
-fn stages(attn: &Attention, rows: i64, tile_kv: i64) -> Vec<StageBytes> {
+fn stages(attn: &Attention, rows: i64, tile_kv: i64, pairs: Pairs) -> Vec<StageBytes> {
     let pad = |n: i64| (n + 15) / 16 * 16;
     let bytes = |elements: i64| (elements * 4) as usize;
+    let operand = |elements: i64, pairs: bool| bytes(elements) / if pairs { 2 } else { 1 };
     let dv = attn.feature_dim(attn.value);
     let mut out = Vec::new();
     for (n, dot) in attn.dots.iter().enumerate() {
         let d = attn.feature_dim(dot.x);
-        out.push(StageBytes { name: format!("q{n} tile"), bytes: bytes(rows * pad(d)) });
+        out.push(StageBytes { name: format!("q{n} tile"), bytes: operand(rows * pad(d), pairs.scores) });
         out.push(StageBytes { name: format!("scores {n}"), bytes: bytes(rows * tile_kv) });
-        out.push(StageBytes { name: format!("k{n} panels"), bytes: bytes(tile_kv * d) });
+        out.push(StageBytes { name: format!("k{n} panels"), bytes: operand(tile_kv * d, pairs.scores) });
     }
-    out.push(StageBytes { name: "v panels".into(), bytes: bytes(tile_kv * ((dv + 31) / 32 * 32)) });
+    if pairs.values {
+        out.push(StageBytes { name: "weights".into(), bytes: operand(rows * tile_kv, true) });
+    }
+    let panels = operand(tile_kv * ((dv + 31) / 32 * 32), pairs.values);
+    out.push(StageBytes { name: "v panels".into(), bytes: panels });
     out.push(StageBytes { name: "output tile".into(), bytes: bytes(rows * pad(dv)) });
     out.push(StageBytes { name: "row state".into(), bytes: bytes(rows * 5) });
     out
 }
 
 /// The largest preferred tile that fits the budget and divides the blocks of the mask: query rows, keys, heads.
-fn automatic(attn: &Attention, budget: usize) -> (i64, i64, i64) {
+fn automatic(attn: &Attention, budget: usize, pairs: Pairs) -> (i64, i64, i64) {
     let (block_q, block_kv) = mask_blocks(attn);
-    let fits = |q: i64, kv: i64| stages(attn, q, kv).iter().map(|s| s.bytes).sum::<usize>() <= budget;
+    let fits = |q: i64, kv: i64| stages(attn, q, kv, pairs).iter().map(|s| s.bytes).sum::<usize>() <= budget;
     let (most, most_heads) = (largest(attn), group::most_heads(attn));
     for (q, kv) in PREFERRED.into_iter().filter(|(q, kv)| *q <= most.0 && *kv <= most.1) {
         // A group that falls into no smaller parts (71 heads of one key head) shares a tile as a whole.

@@ -112,7 +112,7 @@ mod tests {
 
     fn facts() -> CpuFacts {
         let arch = CpuArch::X86_64 { sse41: true, fma: true };
-        CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 8 << 20, vector_bits: 256 }
+        CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 8 << 20, vector_bits: 256, pairs: false }
     }
 
     fn attention(dims: &str, mask: &str, more: &str) -> Attention {

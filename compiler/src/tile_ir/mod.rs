@@ -132,8 +132,8 @@ pub struct Launch {
     pub body: Vec<Stmt>,
 }
 
-/// A tile buffer of f32 in SRAM (L1/L2 of a core, shared memory of a thread block): `rows` x `cols`, row-major,
-/// leading dimension `cols`. A vector has one column.
+/// A tile buffer in SRAM (L1/L2 of a core, shared memory of a thread block): `rows` x `cols`, row-major, leading
+/// dimension `cols`. A vector has one column.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
     /// Name in text.
@@ -142,6 +142,15 @@ pub struct Buffer {
     pub rows: i64,
     /// Columns and leading dimension, a constant: 1 or a multiple of 16.
     pub cols: i64,
+    /// f32, or bf16 for left operands of products with operands of bf16.
+    pub dtype: DType,
+}
+
+impl Buffer {
+    /// A buffer of f32.
+    pub fn new(name: impl Into<String>, rows: i64, cols: i64) -> Buffer {
+        Buffer { name: name.into(), rows, cols, dtype: DType::F32 }
+    }
 }
 
 /// A run of rows of a tensor: element (r, x) is at `index` with `index[row_dim] + r` and `index[col_dim] + x`.
@@ -163,7 +172,7 @@ pub struct RowsRef {
 /// `offset + (x / 32) * panel_stride + t * 32 + x % 32`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PanelRef {
-    /// Workspace tensor of f32.
+    /// Workspace tensor of f32, or of bf16 (of which a machine may interleave each two rows t).
     pub tensor: TensorId,
     /// Flat element offset.
     pub offset: ExprId,
@@ -329,7 +338,8 @@ pub enum Stmt {
         /// Constant.
         value: f64,
     },
-    /// `dst[r, x] = src(r, x)` for r < rows, x < d; zero for d <= x < cols of the buffer.
+    /// `dst[r, x] = src(r, x)` for r < rows, x < d; zero for d <= x < cols of the buffer. A buffer of bf16 takes rows of
+    /// bf16.
     LoadRows {
         /// Rows of a buffer.
         dst: BufRows,
@@ -366,6 +376,17 @@ pub enum Stmt {
         d: i64,
         /// An i32 workspace tensor and an index into it.
         flag: (TensorId, Vec<ExprId>),
+    },
+    /// `dst[r, c] = src[r, c]` rounded to bf16 for r < rows, c < cols; zero up to the next multiple of 16.
+    Round {
+        /// A buffer of bf16.
+        dst: BufId,
+        /// A buffer of f32.
+        src: BufId,
+        /// Rows.
+        rows: ExprId,
+        /// Columns.
+        cols: ExprId,
     },
     /// `c[r, x] = sum_{t<k} (a[r, t] + rest[r, t]) * b(t, x)` for r < rows, x < n (n rounded up to 16 is written); with
     /// `accumulate` added to `c[r, x] * row_scale[r]` (1 without `row_scale`). Where `skip_zero` holds, terms
@@ -724,6 +745,7 @@ impl Stmt {
                 vec![*rows, *cols, *row0, *col0, *stream, *offset, *seed, *threshold, *keep_scale]
             }
             Stmt::Transpose { rows, cols, .. }
+            | Stmt::Round { rows, cols, .. }
             | Stmt::ScanRows { rows, cols, .. }
             | Stmt::ReduceRows { rows, cols, .. } => vec![*rows, *cols],
             Stmt::SoftmaxStep { rows, cols, scale, floor_unmasked, .. }

@@ -17,7 +17,7 @@
 //!   what is packed has a feature.
 //! - I10 Tensor ids are of the table, there is an index for each dim, rows run along two different dims of the
 //!   tensor and a vector along one; what a map stores along one dim has one column.
-//! - I11 Panels and prefix sums lie in f32 workspace, flags, indices and ranks in i32 workspace.
+//! - I11 Panels lie in f32 or bf16 workspace, prefix sums in f32 workspace, flags, indices and ranks in i32 workspace.
 //! - I12 Inputs and tables are never written, outputs never read.
 //! - I13 No tensor is both read and written by one launch: tasks are independent.
 //! - I14 Workspace that a launch reads is written by an earlier launch.
@@ -27,6 +27,9 @@
 //! - I18 A right operand that lies in a buffer has exactly 32 columns.
 //! - I19 A product with columns of a tensor has no row_scale and skips nothing.
 //! - I20 Both parts of a left operand have one size, and neither is the result.
+//! - I21 A buffer is f32 or bf16. One of bf16 is a tile that rows of bf16 or rounding fill and that a product without a
+//!   rest reads on the left, whose right operand is bf16 in panels or in a tensor; panels of bf16 take rows of bf16, of
+//!   keys with an even number of features, and meet nothing else. Such a product with columns has an even k.
 //!
 //! Not decided here, but by [`super::interp`] on data: that run-time counts fit, that no two tasks write one
 //! element, that nothing uninitialised is read.

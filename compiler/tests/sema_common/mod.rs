@@ -29,7 +29,7 @@ pub fn rendered(map: &SourceMap, diagnostics: &Diagnostics) -> String {
 /// A CPU without any particular feature.
 pub fn cpu() -> Target {
     let arch = CpuArch::X86_64 { sse41: true, fma: true };
-    Target::Cpu(CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 8 << 20, vector_bits: 256 })
+    Target::Cpu(CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 8 << 20, vector_bits: 256, pairs: false })
 }
 
 /// A plan key for f32 with these sizes.

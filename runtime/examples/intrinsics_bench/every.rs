@@ -123,6 +123,14 @@ pub fn lines(isa: Isa) {
                 tiles(&limits, t, &mut room, intrinsic)
             }
             Intrinsic::Affine | Intrinsic::Band => scores(&limits, t, &mut room, intrinsic),
+            Intrinsic::GemmPairs
+            | Intrinsic::GemmPairsSkipZero
+            | Intrinsic::PackKPairs
+            | Intrinsic::PackVPairs
+            | Intrinsic::LoadPairs
+            | Intrinsic::RoundPairs
+            | Intrinsic::ColumnsPairs
+            | Intrinsic::RowsPairs => pairs(&limits, t, &mut room, intrinsic),
             Intrinsic::PrefixSum | Intrinsic::TopK | Intrinsic::KeepLargest | Intrinsic::Mark => {
                 selections(&limits, t, &mut room, intrinsic)
             }
@@ -161,6 +169,44 @@ fn products(limits: &Limits, t: &IntrinsicTable, room: &mut Room, which: Intrins
                     (t.gemm_rows())(c, n, a, k, from, f32_code, n, 1, 4, k, n, none, 1, 0)
                 });
             }
+        }
+    }
+}
+
+/// The same products of bf16 in pairs, which may pass the peak of f32, and what makes their operands.
+fn pairs(limits: &Limits, t: &IntrinsicTable, room: &mut Room, which: Intrinsic) {
+    let (a, b, c) = (room.a.ptr(), room.b.ptr(), room.c.ptr());
+    let (rows, k, n) = (32i64, 64, 64);
+    let (flops, direct) = (Limit::Fma((2 * rows * k * n) as f64), Limit::Fma((2 * 4 * k * n) as f64));
+    let copied = Limit::Bytes((4 * k * n) as f64);
+    let (none, from, to) = (std::ptr::null(), b.cast::<u8>().cast_const(), c.cast::<u16>());
+    // SAFETY: every operand has at most COUNT values, as many as the tiles.
+    unsafe {
+        match which {
+            Intrinsic::GemmPairs => limits.line("gemm_pairs 32 x 64 x 64", flops, || {
+                (t.gemm_pairs())(c, n, a, k, b, 32 * k, rows, k, n, none, 1)
+            }),
+            Intrinsic::GemmPairsSkipZero => limits.line("gemm_pairs_skip_zero 32 x 64 x 64", flops, || {
+                (t.gemm_pairs_skip_zero())(c, n, a, k, b, 32 * k, rows, k, n, none, 1)
+            }),
+            Intrinsic::PackKPairs => {
+                limits.line("pack_k_pairs", copied, || (t.pack_k_pairs())(c, from, n, k, k, 1))
+            }
+            Intrinsic::PackVPairs => {
+                limits.line("pack_v_pairs", copied, || _ = (t.pack_v_pairs())(c, n * 32, from, n, k, k, 1))
+            }
+            Intrinsic::LoadPairs => {
+                limits.line("load_pairs", copied, || (t.load_pairs())(to, k, from, n, k, k, 1))
+            }
+            Intrinsic::RoundPairs => limits.line("round_pairs", Limit::Bytes((6 * COUNT) as f64), || {
+                (t.round_pairs())(to, COLS as i64, a, COLS as i64, ROWS as i64, COLS as i64)
+            }),
+            Intrinsic::ColumnsPairs => limits.line("columns_pairs 4 x 64 x 64", direct, || {
+                (t.columns_pairs())(c, n, a, k, from, k, 1, 4, k, n, 0)
+            }),
+            _ => limits.line("rows_pairs 4 x 64 x 64", direct, || {
+                (t.rows_pairs())(c, n, a, k, from, n, 1, 4, k, n, none, 1, 0)
+            }),
         }
     }
 }

@@ -27,6 +27,7 @@ pub fn host_facts() -> Result<CpuFacts, RuntimeError> {
             l2: caches.l2,
             l3: caches.l3,
             vector_bits: vector_bits(host_isa()?),
+            pairs: host_isa()? == Isa::Avx512Bf16,
         })
     })
     .clone()
@@ -40,7 +41,7 @@ pub fn host_isa() -> Result<Isa, RuntimeError> {
 /// Bits of the widest vector of an instruction set; a plain f32 is 32.
 const fn vector_bits(isa: Isa) -> usize {
     match isa {
-        Isa::Avx512 => 512,
+        Isa::Avx512Bf16 | Isa::Avx512 => 512,
         Isa::Avx2 => 256,
         Isa::Neon => 128,
         Isa::Portable => 32,

@@ -44,7 +44,7 @@ pub fn tensor(p: &mut Program, name: &str, kind: TensorKind, dtype: DType, rank:
 
 /// A buffer declaration.
 pub fn buffer(name: &str, rows: i64, cols: i64) -> Buffer {
-    Buffer { name: name.into(), rows, cols }
+    Buffer::new(name, rows, cols)
 }
 
 /// Adds a launch without grid coordinates.

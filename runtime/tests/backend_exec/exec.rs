@@ -16,7 +16,7 @@ pub fn facts(plain: bool) -> CpuFacts {
     #[cfg(target_arch = "aarch64")]
     let arch = CpuArch::Aarch64;
     let _ = plain;
-    CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 16 << 20, vector_bits: 128 }
+    CpuFacts { arch, l1d: 32 << 10, l2: 1 << 20, l3: 16 << 20, vector_bits: 128, pairs: false }
 }
 
 /// A tensor in host memory: bytes, and sizes and strides in elements.

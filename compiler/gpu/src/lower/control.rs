@@ -41,6 +41,10 @@ impl Lower<'_> {
                 self.load_half(dst, src, *rows, *d)
             }
             Stmt::LoadRows { dst, src, rows, d } => self.load_rows(dst, src, *rows, *d),
+            // Schedules for GPUs ask for none: layouts say in what type a tile lies.
+            Stmt::Round { .. } => {
+                Err(crate::GpuError::internal("control", "no tile is rounded", format!("{stmt:?}")))
+            }
             Stmt::PackK { dst, src, n, d } => self.pack_k(dst, src, *n, *d),
             Stmt::PackV { dst, src, n, d, flag } => self.pack_v(dst, src, (*n, *d), flag),
             Stmt::Gemm { .. } if self.layouts.is_some() => self.tensor_product(stmt),

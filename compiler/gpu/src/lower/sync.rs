@@ -119,7 +119,9 @@ fn buffers(stmt: &Stmt) -> Vec<BufId> {
         Stmt::FinishSoftmax { row_max, row_sum, inv_sum, lse, .. } => {
             vec![*row_max, *row_sum, *inv_sum, *lse]
         }
-        Stmt::Transpose { dst, src, .. } | Stmt::ReduceRows { dst, src, .. } => vec![*dst, *src],
+        Stmt::Round { dst, src, .. }
+        | Stmt::Transpose { dst, src, .. }
+        | Stmt::ReduceRows { dst, src, .. } => vec![*dst, *src],
         Stmt::ScanRows { dst, decay, .. } => with(&[*dst], &[*decay]),
         Stmt::KeepLargest { best, at, src, .. } => vec![*best, *at, *src],
         Stmt::Mark { dst, at, .. } => vec![*dst, *at],

@@ -18,11 +18,25 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
     const F: Type = types::F32;
     match f {
         // c, ldc, a, lda, b, panel_stride, rows, k, n, row_scale, accumulate
-        Intrinsic::Gemm | Intrinsic::GemmSkipZero => (&[W, W, W, W, W, W, W, W, W, W, C], None),
+        Intrinsic::Gemm | Intrinsic::GemmSkipZero | Intrinsic::GemmPairs | Intrinsic::GemmPairsSkipZero => {
+            (&[W, W, W, W, W, W, W, W, W, W, C], None)
+        }
         // c, ldc, a, lda, b, dtype, stride_x, stride_t, rows, k, n, accumulate
         Intrinsic::GemmColumns => (&[W, W, W, W, W, C, W, W, W, W, W, C], None),
         // c, ldc, a, lda, b, dtype, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero
         Intrinsic::GemmRows => (&[W, W, W, W, W, C, W, W, W, W, W, W, C, C], None),
+        // dst, src, n_keys, d, stride_key, stride_d
+        Intrinsic::PackKPairs => (&[W, W, W, W, W, W], None),
+        // dst, panel_stride, src, n_keys, d, stride_key, stride_d
+        Intrinsic::PackVPairs => (&[W, W, W, W, W, W, W], Some(W)),
+        // dst, ldd, src, rows, d, stride_row, stride_d
+        Intrinsic::LoadPairs => (&[W, W, W, W, W, W, W], None),
+        // dst, ldd, src, lds, rows, cols
+        Intrinsic::RoundPairs => (&[W, W, W, W, W, W], None),
+        // c, ldc, a, lda, b, stride_x, stride_t, rows, k, n, accumulate
+        Intrinsic::ColumnsPairs => (&[W, W, W, W, W, W, W, W, W, W, C], None),
+        // c, ldc, a, lda, b, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero
+        Intrinsic::RowsPairs => (&[W, W, W, W, W, W, W, W, W, W, W, C, C], None),
         // s, lds, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked
         Intrinsic::SoftmaxStep => (&[W, W, W, W, F, W, W, W, C], None),
         // kind, s, lds, rows, cols, scale, row_max, floor_unmasked

@@ -42,7 +42,7 @@ impl Scratch {
 /// Bytes of a buffer in whole cache lines; `None` if nobody could want that much.
 pub(super) fn bytes(buffer: &Buffer) -> Option<i64> {
     let elements = buffer.rows.checked_mul(buffer.cols)?;
-    let bytes = elements.checked_mul(4)?;
+    let bytes = elements.checked_mul(buffer.dtype.size() as i64)?;
     (0..=i64::from(i32::MAX)).contains(&bytes).then(|| (bytes as u64).next_multiple_of(LINE as u64) as i64)
 }
 

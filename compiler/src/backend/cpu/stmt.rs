@@ -6,7 +6,7 @@
 
 use cranelift_codegen::ir::{Block, BlockArg, InstBuilder, MemFlagsData, Value, types};
 
-use crate::artifact::{Intrinsic, PANEL};
+use crate::artifact::{DType, Intrinsic, PANEL};
 use crate::expr::range::Range;
 use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::{BufId, BufRows, Operand, PanelRef, RowsRef, Span, Stmt};
@@ -55,6 +55,14 @@ impl Emitter<'_, '_> {
             Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise),
             Stmt::Fill { dst, value } => self.fill(*dst, *value),
             Stmt::LoadRows { dst, src, rows, d } => self.load_rows(dst, src, *rows, *d),
+            Stmt::Round { dst, src, rows, cols } => {
+                let (to, ldd) = (self.buffer_address(*dst)?, self.int(self.buffer(*dst)?.cols));
+                let most = (self.buffer(*dst)?.rows, self.buffer(*dst)?.cols);
+                let [from, lds, rows, cols] = self.tile(*src, *rows, *cols)?;
+                let (most_rows, most_cols) = (self.int(most.0), self.int(most.1));
+                let (rows, cols) = (self.b.ins().smin(rows, most_rows), self.b.ins().smin(cols, most_cols));
+                self.run(Intrinsic::RoundPairs, &[to, ldd, from, lds, rows, cols])
+            }
             Stmt::PackK { dst, src, n, d } => self.pack_k(dst, src, *n, *d),
             Stmt::PackV { dst, src, n, d, flag } => self.pack_v(dst, src, (*n, *d), flag),
             Stmt::Gemm { .. } => self.gemm(stmt),
@@ -256,7 +264,7 @@ impl Emitter<'_, '_> {
         let (first, all) = (self.count(first, buffer.rows)?, self.int(buffer.rows));
         let left = self.b.ins().isub(all, first);
         let n = self.b.ins().smin(n, left);
-        let skipped = self.b.ins().imul_imm_s(first, buffer.cols * 4);
+        let skipped = self.b.ins().imul_imm_s(first, buffer.cols * buffer.dtype.size() as i64);
         Ok((self.b.ins().iadd(at, skipped), n, Some(first)))
     }
 
@@ -294,6 +302,9 @@ impl Emitter<'_, '_> {
         let (dtype, from) = (self.dtype(src.tensor)?, self.rows_address(src)?);
         let ld = self.int(buffer.cols);
         let [by_row, by_col] = self.strides(src);
+        if buffer.dtype == DType::Bf16 {
+            return self.run(Intrinsic::LoadPairs, &[to, ld, from, rows, d, by_row, by_col]);
+        }
         self.run(Intrinsic::LoadRows, &[to, ld, from, dtype, rows, d, by_row, by_col])
     }
 
@@ -327,6 +338,9 @@ impl Emitter<'_, '_> {
         let (to, _) = self.panel(dst)?;
         let (dtype, from, d) = (self.dtype(src.tensor)?, self.rows_address(src)?, self.int(d));
         let [by_row, by_col] = self.strides(src);
+        if self.tensor(dst.tensor)?.dtype == DType::Bf16 {
+            return self.run(Intrinsic::PackKPairs, &[to, from, n, d, by_row, by_col]);
+        }
         self.run(Intrinsic::PackK, &[to, from, dtype, n, d, by_row, by_col])
     }
 
@@ -346,7 +360,11 @@ impl Emitter<'_, '_> {
             index.push(self.scalar(at)?);
         }
         let flag_address = self.element_address(flag.0, (&flag.1, &index))?;
-        let bad = self.call(Intrinsic::PackV, &[to, panel_stride, from, dtype, n, d, by_row, by_col])?;
+        let bad = if self.tensor(dst.tensor)?.dtype == DType::Bf16 {
+            self.call(Intrinsic::PackVPairs, &[to, panel_stride, from, n, d, by_row, by_col])?
+        } else {
+            self.call(Intrinsic::PackV, &[to, panel_stride, from, dtype, n, d, by_row, by_col])?
+        };
         let bad = self.b.ins().ireduce(types::I32, bad);
         self.b.ins().store(MemFlagsData::new().with_notrap(), bad, flag_address, 0);
         Ok(())
@@ -370,6 +388,10 @@ impl Emitter<'_, '_> {
         };
         let (k, n) = (self.count(*k, most_k)?, self.count(*n, most_n)?);
         let (ldc, lda) = (self.int(to.cols), self.int(from.cols));
+        let (all, skipping) = match from.dtype {
+            DType::Bf16 => (Intrinsic::GemmPairs, Intrinsic::GemmPairsSkipZero),
+            _ => (Intrinsic::Gemm, Intrinsic::GemmSkipZero),
+        };
         let [c, a] = self.addresses([*c, *a])?;
         let (panel, panel_stride) = match b {
             Operand::Panels(p) => self.panel(p)?,
@@ -381,14 +403,13 @@ impl Emitter<'_, '_> {
         let add = self.b.ins().iconst(types::I32, i64::from(*accumulate));
         let args = [c, ldc, a, lda, panel, panel_stride, rows, k, n, scale, add];
         match self.pool().as_bool(*skip_zero) {
-            Some(false) => self.run(Intrinsic::Gemm, &args),
-            Some(true) => self.run(Intrinsic::GemmSkipZero, &args),
+            Some(false) => self.run(all, &args),
+            Some(true) => self.run(skipping, &args),
             None => {
                 let skip = self.scalar(*skip_zero)?;
-                let (skipping, plain) =
-                    (self.function(Intrinsic::GemmSkipZero), self.function(Intrinsic::Gemm));
+                let (skipping, plain) = (self.function(skipping), self.function(all));
                 let chosen = self.b.ins().select(skip, skipping, plain);
-                self.call_at(Intrinsic::Gemm, chosen, &args).map(|_| ())
+                self.call_at(all, chosen, &args).map(|_| ())
             }
         }
     }
@@ -406,12 +427,21 @@ impl Emitter<'_, '_> {
         let (dtype, b) = (self.dtype(src.tensor)?, self.rows_address(src)?);
         let [by_row, by_element] = self.strides(src);
         let add = self.b.ins().iconst(types::I32, i64::from(*accumulate));
+        let pairs = from.dtype == DType::Bf16;
+        if columns && pairs {
+            let args = [c, ldc, a, lda, b, by_row, by_element, rows, k, n, add];
+            return self.run(Intrinsic::ColumnsPairs, &args);
+        }
         if columns {
             let args = [c, ldc, a, lda, b, dtype, by_row, by_element, rows, k, n, add];
             return self.run(Intrinsic::GemmColumns, &args);
         }
         let scale = self.address_or_null(*row_scale)?;
         let skip = self.flag(*skip_zero)?;
+        if pairs {
+            let args = [c, ldc, a, lda, b, by_row, by_element, rows, k, n, scale, add, skip];
+            return self.run(Intrinsic::RowsPairs, &args);
+        }
         let args = [c, ldc, a, lda, b, dtype, by_row, by_element, rows, k, n, scale, add, skip];
         self.run(Intrinsic::GemmRows, &args)
     }
@@ -485,7 +515,8 @@ impl Emitter<'_, '_> {
     /// Address and panel stride of a packed matrix.
     fn panel(&mut self, panel: &PanelRef) -> Result<(Value, Value)> {
         let (offset, stride) = (self.scalar(panel.offset)?, self.scalar(panel.panel_stride)?);
-        let bytes = self.b.ins().ishl_imm_u(offset, 2);
+        let size = self.tensor(panel.tensor)?.dtype.size();
+        let bytes = self.b.ins().ishl_imm_u(offset, i64::from(size.trailing_zeros()));
         let base = self.address(panel.tensor);
         Ok((self.b.ins().iadd(base, bytes), stride))
     }

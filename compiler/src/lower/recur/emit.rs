@@ -91,7 +91,7 @@ impl Emit<'_> {
     pub fn buffer(&mut self, name: &str, rows: i64, cols: i64) -> BufId {
         let taken = self.buffers.iter().filter(|b| b.name.starts_with(name)).count();
         let name = if taken == 0 { name.to_string() } else { format!("{name}_{taken}") };
-        self.buffers.push(Buffer { name, rows, cols });
+        self.buffers.push(Buffer::new(name, rows, cols));
         BufId(self.buffers.len() as u32 - 1)
     }
 

@@ -136,6 +136,7 @@ impl<'m, 'a> Task<'m, 'a> {
                 Ok(())
             }
             Stmt::LoadRows { dst, src, rows, d } => self.load_rows(dst, src, *rows, *d),
+            Stmt::Round { dst, src, rows, cols } => self.round(*dst, *src, (*rows, *cols)),
             Stmt::PackK { dst, src, n, d } => self.pack_k(dst, src, *n, *d),
             Stmt::PackV { dst, src, n, d, flag: (t, index) } => {
                 let nonfinite = self.pack_v(dst, src, *n, *d)?;
@@ -252,6 +253,19 @@ impl<'m, 'a> Task<'m, 'a> {
             for x in 0..cols {
                 let value = if x < d { self.source(src, &index, r, x)? } else { 0.0 };
                 self.tile(dst.buf).set(first + r, x, Some(value))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn round(&mut self, dst: BufId, src: BufId, (rows, cols): (ExprId, ExprId)) -> Done {
+        let (to, from) = (self.tile(dst).decl, self.tile(src).decl);
+        let (rows, cols) =
+            (self.count(rows, to.rows.min(from.rows))?, self.count(cols, to.cols.min(from.cols))?);
+        for r in 0..rows {
+            for c in 0..cols.next_multiple_of(16) {
+                let x = if c < cols { self.get(src, r, c)? } else { 0.0 };
+                self.tile(dst).set(r, c, Some(crate::host::round_to(to.dtype, x)))?;
             }
         }
         Ok(())

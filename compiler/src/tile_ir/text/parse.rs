@@ -180,7 +180,8 @@ impl Parser<'_> {
             self.r.expect(",")?;
             let cols = self.r.integer()?;
             self.r.expect("]")?;
-            self.buffers.push(Buffer { name, rows, cols });
+            let dtype = if self.r.eat(":")? { dtype(&mut self.r)? } else { DType::F32 };
+            self.buffers.push(Buffer { name, rows, cols, dtype });
         }
         let body = self.block(MAX_BLOCKS)?;
         Ok(Launch { name, grid, buffers: std::mem::take(&mut self.buffers), body })

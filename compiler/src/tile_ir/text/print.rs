@@ -20,7 +20,7 @@
 
 use std::fmt::Write;
 
-use crate::artifact::MathFn;
+use crate::artifact::{DType, MathFn};
 use crate::attn_ir::Fact;
 use crate::expr::eval::Value;
 use crate::expr::print::{float_text, ty_name};
@@ -170,7 +170,8 @@ impl Printer<'_> {
             let _ = writeln!(out, "    grid {}", grid.join(", "));
         }
         for b in &launch.buffers {
-            let _ = writeln!(out, "    buffer {}[{}, {}]", b.name, b.rows, b.cols);
+            let dtype = if b.dtype == DType::F32 { String::new() } else { format!(": {}", b.dtype) };
+            let _ = writeln!(out, "    buffer {}[{}, {}]{dtype}", b.name, b.rows, b.cols);
         }
         self.block(&launch.body, 4, out);
         out.push_str("  }\n");
@@ -222,6 +223,9 @@ impl Printer<'_> {
             Stmt::Fill { dst, value } => format!("fill {} = {}", buf(dst), float_text(*value)),
             Stmt::LoadRows { dst, src, rows, d } => {
                 format!("load_rows {} <- {}, rows = {}, d = {}", part(dst), self.rows(src), e(rows), e(d))
+            }
+            Stmt::Round { dst, src, rows, cols } => {
+                format!("round {} <- {}, rows = {}, cols = {}", buf(dst), buf(src), e(rows), e(cols))
             }
             Stmt::PackK { dst, src, n, d } => {
                 format!("pack_k {} <- {}, n = {}, d = {d}", self.panel(dst), self.rows(src), e(n))

@@ -130,6 +130,8 @@ impl<'a> Verifier<'a> {
             self.place = format!("buffer {}[{}, {}]", b.name, b.rows, b.cols);
             let cols = b.cols == 1 || (b.cols > 0 && b.cols % 16 == 0);
             self.ensure(b.rows > 0 && cols, "I7", "rows at least 1, cols 1 or a multiple of 16")?;
+            let known = b.dtype == DType::F32 || (b.dtype == DType::Bf16 && b.cols > 1);
+            self.ensure(known, "I21", "a buffer is f32, or a tile of bf16")?;
         }
         self.place = format!("launch {}", launch.name);
         Ok(())

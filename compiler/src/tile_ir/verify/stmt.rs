@@ -1,4 +1,4 @@
-//! I4 to I17 for statements.
+//! I4 to I21 for statements.
 
 use std::collections::BTreeSet;
 
@@ -55,12 +55,24 @@ impl<'a> Verifier<'a> {
             }
             Stmt::Fill { dst, .. } => self.buffer(*dst).map(drop),
             Stmt::LoadRows { dst, src, rows, d } => {
-                let b = self.tile(dst.buf)?;
+                let b = self.left(dst.buf)?;
                 self.part(dst, *rows)?;
                 self.count(*d, b.cols)?;
-                self.read_rows(src)
+                self.read_rows(src)?;
+                let fits = b.dtype == DType::F32 || self.tensor(src.tensor)?.dtype == DType::Bf16;
+                self.ensure(fits, "I21", "a buffer of bf16 takes rows of bf16")
             }
-            Stmt::PackK { dst, src, n, d } => self.pack(dst, src, *n, *d),
+            Stmt::Round { dst, src, rows, cols } => {
+                let (to, from) = (self.left(*dst)?, self.tile(*src)?);
+                self.ensure(to.dtype == DType::Bf16, "I21", "rounding fills a buffer of bf16")?;
+                self.count(*rows, to.rows.min(from.rows))?;
+                self.count(*cols, to.cols.min(from.cols))
+            }
+            Stmt::PackK { dst, src, n, d } => {
+                let odd = self.panel_type(dst)? == DType::Bf16 && d % 2 != 0;
+                self.ensure(!odd, "I21", "keys in panels of bf16 have an even number of features")?;
+                self.pack(dst, src, *n, *d)
+            }
             Stmt::PackV { dst, src, n, d, flag: (t, index) } => {
                 self.pack(dst, src, *n, *d)?;
                 let decl = self.workspace(*t, DType::I32)?;
@@ -204,16 +216,18 @@ impl<'a> Verifier<'a> {
         let Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
             return Ok(());
         };
-        let (to, from) = (self.tile(*c)?, self.tile(*a)?);
+        let (to, from) = (self.tile(*c)?, self.left(*a)?);
+        let mut right = DType::F32;
         if let Rest::Tile(rest) = rest {
             let same = *self.tile(*rest)? == Buffer { name: self.tile(*rest)?.name.clone(), ..from.clone() };
             self.ensure(same, "I20", "both parts of a left operand have one size")?;
+            self.ensure(from.dtype == DType::F32, "I21", "a left operand with a rest is f32")?;
             self.distinct(&[*c, *a, *rest])?;
         }
         let (mut most_k, mut most_n) = (from.cols, to.cols);
         match b {
             Operand::Panels(panels) => {
-                self.panel(panels)?;
+                right = self.panel_type(panels)?;
                 self.read(panels.tensor)?;
             }
             Operand::Buffer(buf) => {
@@ -227,9 +241,21 @@ impl<'a> Verifier<'a> {
                 self.read_rows(src)?;
                 let plain = row_scale.is_none() && self.program.pool.as_bool(*skip_zero) == Some(false);
                 self.ensure(plain, "I19", "a product with columns is neither scaled nor skips")?;
+                right = self.type_beside(from, src)?;
+                let odd =
+                    from.dtype == DType::Bf16 && self.program.pool.as_int(*k).is_some_and(|k| k % 2 != 0);
+                self.ensure(!odd, "I21", "a product with columns of bf16 has an even k")?;
             }
-            Operand::Rows(src) => self.read_rows(src)?,
+            Operand::Rows(src) => {
+                self.read_rows(src)?;
+                right = self.type_beside(from, src)?;
+            }
         }
+        self.ensure(
+            right == from.dtype,
+            "I21",
+            "a left operand of bf16 meets bf16, and panels of bf16 meet it",
+        )?;
         self.count(*rows, to.rows.min(from.rows))?;
         self.count(*k, most_k)?;
         self.count(*n, most_n)?;
@@ -299,7 +325,8 @@ impl<'a> Verifier<'a> {
     }
 
     fn pack(&self, dst: &PanelRef, src: &RowsRef, n: ExprId, d: i64) -> Checked {
-        self.panel(dst)?;
+        let fits = self.panel_type(dst)? == DType::F32 || self.tensor(src.tensor)?.dtype == DType::Bf16;
+        self.ensure(fits, "I21", "panels of bf16 take rows of bf16")?;
         self.expr(n, Ty::Int)?;
         self.ensure(d > 0, "I9", "at least one feature")?;
         self.ensure(self.program.pool.as_int(n).is_none_or(|n| n >= 0), "I9", "a negative count")?;
@@ -307,11 +334,29 @@ impl<'a> Verifier<'a> {
     }
 
     /// I7.
-    fn buffer(&self, id: BufId) -> Checked<&'a Buffer> {
+    fn any_buffer(&self, id: BufId) -> Checked<&'a Buffer> {
         match self.launch.and_then(|l| l.buffers.get(id.0 as usize)) {
             Some(b) => Ok(b),
             None => self.fail("I7", format!("buffer {} is not of this launch", id.0)),
         }
+    }
+
+    /// I7, of f32.
+    fn buffer(&self, id: BufId) -> Checked<&'a Buffer> {
+        let b = self.any_buffer(id)?;
+        if b.dtype == DType::F32 { Ok(b) } else { self.fail("I21", format!("`{}` is {}", b.name, b.dtype)) }
+    }
+
+    /// A tile that may be a left operand of bf16.
+    fn left(&self, id: BufId) -> Checked<&'a Buffer> {
+        let b = self.any_buffer(id)?;
+        if b.cols > 1 { Ok(b) } else { self.fail("I8", format!("`{}` is a vector", b.name)) }
+    }
+
+    /// What rows of a tensor count as beside a left operand: bf16 beside bf16 if they are, f32 beside f32 whatever they are.
+    fn type_beside(&self, left: &Buffer, rows: &RowsRef) -> Checked<DType> {
+        let bf16 = left.dtype == DType::Bf16 && self.tensor(rows.tensor)?.dtype == DType::Bf16;
+        Ok(if bf16 { DType::Bf16 } else { DType::F32 })
     }
 
     /// I8.
@@ -340,7 +385,7 @@ impl<'a> Verifier<'a> {
 
     /// Some rows of a buffer: I9 where their ends are constant.
     fn part(&self, part: &BufRows, rows: ExprId) -> Checked {
-        let limit = self.buffer(part.buf)?.rows;
+        let limit = self.any_buffer(part.buf)?.rows;
         part.first.iter().try_for_each(|first| self.count(*first, limit))?;
         let first = part.first.and_then(|first| self.program.pool.as_int(first)).unwrap_or(0);
         self.count(rows, limit - first)
@@ -352,10 +397,13 @@ impl<'a> Verifier<'a> {
         self.ensure(!twice, "I16", "one buffer in two places")
     }
 
-    fn panel(&self, p: &PanelRef) -> Checked {
-        self.workspace(p.tensor, DType::F32)?;
+    /// The type of the elements of a panel.
+    fn panel_type(&self, p: &PanelRef) -> Checked<DType> {
+        let dtype = self.tensor(p.tensor)?.dtype;
+        self.workspace(p.tensor, if dtype == DType::Bf16 { dtype } else { DType::F32 })?;
         self.expr(p.offset, Ty::Int)?;
-        self.expr(p.panel_stride, Ty::Int)
+        self.expr(p.panel_stride, Ty::Int)?;
+        Ok(dtype)
     }
 
     /// I11.
@@ -484,6 +532,7 @@ impl Touched {
                 | Stmt::Band { .. }
                 | Stmt::Math { .. }
                 | Stmt::Transpose { .. }
+                | Stmt::Round { .. }
                 | Stmt::ScanRows { .. }
                 | Stmt::ReduceRows { .. }
                 | Stmt::KeepLargest { .. }

@@ -1,8 +1,9 @@
 //! [`Simd`] on AVX-512 (F, BW, DQ, VL): a vector is one register, a mask is a mask register.
 //!
-//! In: lanes. Out: lanes. Not here: BF16 and FP16 arithmetic instructions, whose rounding differs.
+//! In: lanes. Out: lanes. With BF16 there is an instruction for [`Simd::dot_pairs`]: the same bits, but for
+//! subnormals (compared on Zen 4 with 32 million products). Not here: FP16 arithmetic.
 
-use super::simd::{LANES, Simd, simd_ops};
+use super::simd::{HIGH_HALF, LANES, Simd, simd_ops};
 use std::arch::x86_64::*;
 
 /// Folds sixteen vectors into one with `$op`: lanes at distance 8, 4, 2, 1, the results in the order of the
@@ -25,10 +26,10 @@ macro_rules! tree {
     }};
 }
 
-/// AVX-512 F, BW, DQ, VL.
-pub(super) struct Avx512;
+/// AVX-512 F, BW, DQ, VL, and BF16 where that is true.
+pub(super) struct Avx512<const BF16: bool>;
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     type M = __mmask16;
     const ROWS: usize = 8;
@@ -48,7 +49,14 @@ impl Simd for Avx512 {
         load_bf16(p: *const u16) -> __m512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
         }
-        store_bf16(p: *mut u16, v: __m512) { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(bf16_bits(v))) }
+        store_bf16(p: *mut u16, v: __m512) { {
+            let bits = if BF16 {
+                std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))
+            } else {
+                _mm512_cvtepi32_epi16(bf16_bits(v))
+            };
+            _mm256_storeu_si256(p.cast(), bits)
+        } }
         prefetch(p: *const u8) { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         prefetch_near(p: *const u8) { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         settle() { _mm_lfence() }
@@ -61,6 +69,36 @@ impl Simd for Avx512 {
             let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
             let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
             (_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b))
+        } }
+        dot_pairs(a: __m512, b: __m512, c: __m512) -> __m512 { {
+            if BF16 {
+                let pairs = std::mem::transmute::<__m512, __m512bh>;
+                _mm512_dpbf16_ps(c, pairs(a), pairs(b))
+            } else {
+                let high = Self::splat_bits(HIGH_HALF);
+                let c = Self::fma(Self::and(a, high), Self::and(b, high), c);
+                Self::fma(Self::shl::<16>(a), Self::shl::<16>(b), c)
+            }
+        } }
+        pairs_where(a: __m512, b: __m512) -> __m512 { {
+            let some = _mm512_test_epi16_mask(_mm512_castps_si512(a), _mm512_set1_epi16(0x7fff));
+            _mm512_castsi512_ps(_mm512_maskz_mov_epi16(some, _mm512_castps_si512(b)))
+        } }
+        pairs_unfloored(a: __m512) -> __m512 { {
+            let a = _mm512_castps_si512(a);
+            let some = _mm512_cmpneq_epi16_mask(a, _mm512_set1_epi16(0x0080));
+            _mm512_castsi512_ps(_mm512_maskz_mov_epi16(some, a))
+        } }
+        weave(a: __m512, b: __m512) -> (__m512, __m512) { {
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            (_mm512_castsi512_ps(_mm512_unpacklo_epi16(a, b)), _mm512_castsi512_ps(_mm512_unpackhi_epi16(a, b)))
+        } }
+        unweave(first: __m512, second: __m512) -> (__m512, __m512) { {
+            // Each 128 bits of the first are followed by those of the second.
+            let low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+            let high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+            let (a, b) = (_mm512_castps_pd(first), _mm512_castps_pd(second));
+            (_mm512_castpd_ps(_mm512_permutex2var_pd(a, low, b)), _mm512_castpd_ps(_mm512_permutex2var_pd(a, high, b)))
         } }
         add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }

@@ -14,17 +14,29 @@ use super::simd::{LANES, Simd};
 use super::stream::LINE;
 
 /// Sixteen elements along a row of a tensor.
-trait Span: Copy {
+pub(super) trait Span: Copy {
     /// Bytes between neighbours along a row where that is known and small: what is worth asking for ahead.
     const SIZE: usize;
     /// Rows that a vector of A meets at once: many where the work, few where memory takes the time, since rows at once
     /// are streams at once.
     const TOGETHER: usize;
+    /// Whether what was loaded has to arrive before more is asked for ([`Simd::settle`]).
+    const SETTLES: bool = false;
     /// Elements `t..t + n` of the row at `row`, at most 16; zero beyond.
     ///
     /// # Safety
     /// The features of `S`; those elements are readable.
     unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V;
+
+    /// `sum` and the product of a vector of A with one of the row.
+    ///
+    /// # Safety
+    /// The features of `S`.
+    #[inline(always)]
+    unsafe fn add_product<S: Simd>(a: S::V, b: S::V, sum: S::V) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::fma(a, b, sum) }
+    }
 
     /// Elements `t..t + 16`.
     ///
@@ -51,7 +63,7 @@ trait Span: Copy {
 }
 
 /// One after the other.
-struct Contiguous<E>(std::marker::PhantomData<E>);
+pub(super) struct Contiguous<E>(std::marker::PhantomData<E>);
 
 impl<E> Clone for Contiguous<E> {
     fn clone(&self) -> Self {
@@ -64,6 +76,7 @@ impl<E> Copy for Contiguous<E> {}
 impl<E: Element> Span for Contiguous<E> {
     const SIZE: usize = E::SIZE as usize;
     const TOGETHER: usize = if E::SIZE < 4 { 4 / E::SIZE as usize } else { 1 };
+    const SETTLES: bool = E::SIZE == 4;
 
     #[inline(always)]
     unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V {
@@ -111,7 +124,7 @@ impl Span for Scattered {
 }
 
 /// Bytes of rows that several passes of [`gemm_rows`] read from the first level.
-const CLOSE: usize = 8 << 10;
+pub(super) const CLOSE: usize = 8 << 10;
 
 /// The arguments of both products.
 #[derive(Clone, Copy)]
@@ -137,7 +150,7 @@ pub(super) struct Direct {
 impl Direct {
     /// Row `n` of the tensor.
     #[inline(always)]
-    unsafe fn row(self, n: usize) -> *const u8 {
+    pub(super) unsafe fn row(self, n: usize) -> *const u8 {
         // SAFETY: the caller asks for a row that there is.
         unsafe { self.b.offset(n as isize * self.row_bytes) }
     }
@@ -145,7 +158,7 @@ impl Direct {
     /// Asks for what lies ahead of the elements `t..t + 32` of a row: a line with every line that is used and in that
     /// order, since only so do the requests of the machine's own prefetchers and ours make one stream.
     #[inline(always)]
-    unsafe fn ask<S: Simd, P: Span>(self, row: *const u8, t: usize) {
+    pub(super) unsafe fn ask<S: Simd, P: Span>(self, row: *const u8, t: usize) {
         let at = row.wrapping_offset(self.ahead).wrapping_add(t * P::SIZE);
         // SAFETY: the features are there; the address need not be valid.
         unsafe {
@@ -162,7 +175,7 @@ impl Direct {
 
     /// The same product from row `row` of A and C on.
     #[inline(always)]
-    unsafe fn below(self, row: usize) -> Direct {
+    pub(super) unsafe fn below(self, row: usize) -> Direct {
         // SAFETY: `row` is inside the tile.
         unsafe {
             Direct {
@@ -234,7 +247,7 @@ struct Paired {
 }
 
 #[inline(always)]
-unsafe fn columns<S: Simd, P: Span>(g: Direct, span: P) {
+pub(super) unsafe fn columns<S: Simd, P: Span>(g: Direct, span: P) {
     // SAFETY: as for `gemm_columns`.
     unsafe {
         let mut row = 0;
@@ -299,7 +312,7 @@ unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize, const 
                     *lane = *sum;
                 }
                 *sums = S::tree_sums(all);
-                if P::SIZE == 4 && g.ahead > 0 {
+                if P::SETTLES && g.ahead > 0 {
                     S::settle();
                 }
             }
@@ -384,10 +397,10 @@ unsafe fn columns_together<S: Simd, P: Span, const R: usize, const X: usize, con
                     let a = pairs.a.add(r * pairs.lda + t);
                     let (first, second) = (S::load(a), S::load(a.add(LANES)));
                     for (sums, b) in acc.iter_mut().zip(&b) {
-                        sums[r] = S::fma(first, b.0, sums[r]);
+                        sums[r] = P::add_product::<S>(first, b.0, sums[r]);
                     }
                     for (sums, b) in acc.iter_mut().zip(&b) {
-                        sums[r] = S::fma(second, b.1, sums[r]);
+                        sums[r] = P::add_product::<S>(second, b.1, sums[r]);
                     }
                 }
                 t += 2 * LANES;
@@ -413,7 +426,7 @@ unsafe fn column_rest<S: Simd, P: Span, const R: usize, const X: usize>(
                 let n = LANES.min(g.k - t);
                 let b = span.first::<S>(row, t, n);
                 for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::fma(S::load_first(g.a.add(r * g.lda + t), n), b, *sum);
+                    *sum = P::add_product::<S>(S::load_first(g.a.add(r * g.lda + t), n), b, *sum);
                 }
             }
         }
@@ -533,11 +546,11 @@ unsafe fn row_block<S: Simd, P: Span, const R: usize, const W: usize, const SKIP
 }
 
 /// Which weights take part in [`row_sums`]: all of them.
-const EVERY: u8 = 0;
+pub(super) const EVERY: u8 = 0;
 /// Those that are not zero: what the others meet is not looked at.
-const BUT_ZERO: u8 = 1;
+pub(super) const BUT_ZERO: u8 = 1;
 /// All, with 0 in the place of `f32::MIN_POSITIVE`.
-const BUT_FLOORED: u8 = 2;
+pub(super) const BUT_FLOORED: u8 = 2;
 
 #[inline(always)]
 unsafe fn row_sums<S: Simd, P: Span, const R: usize, const W: usize, const WHICH: u8, const FULL: bool>(
@@ -595,7 +608,7 @@ unsafe fn meet<S: Simd, const R: usize, const W: usize, const WHICH: u8>(
 
 /// Is every lane of every vector finite?
 #[inline(always)]
-unsafe fn finite<S: Simd>(vectors: &[S::V]) -> bool {
+pub(super) unsafe fn finite<S: Simd>(vectors: &[S::V]) -> bool {
     let mut lanes = [0f32; LANES];
     // SAFETY: the features of `S` by the callers' promise; the array holds sixteen values.
     unsafe {

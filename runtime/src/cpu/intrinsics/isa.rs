@@ -5,12 +5,15 @@
 
 use std::fmt;
 
-/// Environment variable that overrides the choice: `avx512`, `avx2`, `neon` or `portable`.
+/// Environment variable that overrides the choice: `avx512bf16`, `avx512`, `avx2`, `neon` or
+/// `portable`.
 pub const ISA_VARIABLE: &str = "ATTN_ISA";
 
 /// An instruction set that the intrinsics are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
+    /// AVX-512 F, BW, DQ, VL and BF16.
+    Avx512Bf16,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
     /// AVX2 with FMA and F16C.
@@ -44,11 +47,12 @@ impl std::error::Error for IsaError {}
 
 impl Isa {
     /// All, best first.
-    pub const ALL: [Isa; 4] = [Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
+    pub const ALL: [Isa; 5] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
 
     /// The name used in `ATTN_ISA` and in messages.
     pub const fn name(self) -> &'static str {
         match self {
+            Isa::Avx512Bf16 => "avx512bf16",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
             Isa::Neon => "neon",
@@ -64,6 +68,8 @@ impl Isa {
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => Isa::Avx512.is_available() && std::is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 std::is_x86_feature_detected!("avx512f")

@@ -3,7 +3,7 @@
 //! In: an [`Isa`] (what the machine has, or `ATTN_ISA`). Out: an [`IntrinsicTable`], whose address a kernel
 //! receives in its arguments. Afterwards: the entries keep the contracts written in
 //! [`attn_compiler::artifact::Intrinsic`], with the same bits on every instruction set (but for the payload
-//! of a NaN). Each kernel is written once, over [`simd::Simd`], sixteen lanes wide. Not here: loops over
+//! of a NaN, and subnormal bf16 in products of pairs). Each kernel is written once, over [`simd::Simd`], sixteen lanes wide. Not here: loops over
 //! tiles, masks, threads: generated code has them.
 
 mod affine;
@@ -22,6 +22,7 @@ mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod pairs;
 mod portable;
 mod probe;
 mod random;
@@ -38,7 +39,8 @@ mod vectors;
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
-    AffineFn, BandFn, FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn, HalfToF32Fn, IntrinsicTable,
-    KeepLargestFn, LoadRowsFn, MarkFn, Math1Fn, PackKFn, PackVFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn,
-    ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn, table,
+    AffineFn, BandFn, ColumnsPairsFn, FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn, HalfToF32Fn,
+    IntrinsicTable, KeepLargestFn, LoadPairsFn, LoadRowsFn, MarkFn, Math1Fn, PackKFn, PackKPairsFn, PackVFn,
+    PackVPairsFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, RoundPairsFn, RowsPairsFn, ScanRowsFn,
+    SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn, table,
 };

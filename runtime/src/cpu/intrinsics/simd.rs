@@ -9,6 +9,11 @@
 /// Lanes of a [`Simd::V`].
 pub const LANES: usize = 16;
 
+/// Of a word with two bf16, the one with the higher index.
+pub(super) const HIGH_HALF: i32 = 0xffff_0000_u32 as i32;
+/// The other one.
+pub(super) const LOW_HALF: i32 = 0x0000_ffff;
+
 /// An instruction set, as operations on vectors of [`LANES`] f32 values.
 ///
 /// # Safety
@@ -87,6 +92,63 @@ pub(super) trait Simd {
             }
             (Self::load(x.as_ptr()), Self::load(y.as_ptr()))
         }
+    }
+
+    /// With two bf16 in each lane of `a` and `b`, adds their products to the f32 lanes of `c`: those of the high halves, then
+    /// those of the low halves, each rounded once. Where an instruction does it, subnormals count as zero.
+    #[inline(always)]
+    unsafe fn dot_pairs(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let high = Self::splat_bits(HIGH_HALF);
+            let c = Self::fma(Self::and(a, high), Self::and(b, high), c);
+            Self::fma(Self::shl::<16>(a), Self::shl::<16>(b), c)
+        }
+    }
+
+    /// The bf16 of `b` where the one of `a` is not zero, else zero.
+    #[inline(always)]
+    unsafe fn pairs_where(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (zero, high) = (Self::splat(0.0), Self::splat_bits(HIGH_HALF));
+            let low_b = Self::and(b, Self::splat_bits(LOW_HALF));
+            let low = Self::select(Self::eq(Self::shl::<16>(a), zero), zero, low_b);
+            let high = Self::select(Self::eq(Self::and(a, high), zero), zero, Self::and(b, high));
+            Self::xor(low, high)
+        }
+    }
+
+    /// The bf16 of `a`, zero where it is `f32::MIN_POSITIVE`.
+    #[inline(always)]
+    unsafe fn pairs_unfloored(a: Self::V) -> Self::V {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (zero, floor) = (Self::splat(0.0), Self::splat(f32::MIN_POSITIVE));
+            let (low, high) =
+                (Self::and(a, Self::splat_bits(LOW_HALF)), Self::and(a, Self::splat_bits(HIGH_HALF)));
+            let low = Self::select(Self::eq(Self::shl::<16>(a), floor), zero, low);
+            Self::xor(low, Self::select(Self::eq(high, floor), zero, high))
+        }
+    }
+
+    /// Of thirty-two bf16 in `a` and as many in `b`, pairs `(a[x], b[x])` in an order that [`Simd::unweave`] knows.
+    #[inline(always)]
+    unsafe fn weave(a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (low, high) = (Self::splat_bits(LOW_HALF), Self::splat_bits(HIGH_HALF));
+            let even = Self::xor(Self::and(a, low), Self::shl::<16>(b));
+            let odd = Self::xor(Self::and(Self::sra::<16>(a), low), Self::and(b, high));
+            (even, odd)
+        }
+    }
+
+    /// Lanes that stand as the pairs of [`Simd::weave`], in the order of x: the first sixteen and the others.
+    #[inline(always)]
+    unsafe fn unweave(first: Self::V, second: Self::V) -> (Self::V, Self::V) {
+        // SAFETY: the trait's contract.
+        unsafe { Self::zip(first, second) }
     }
 
     /// a + b

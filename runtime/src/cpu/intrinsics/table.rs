@@ -12,9 +12,9 @@
 use super::convert::{dtype_of, f16_to_f32};
 use super::isa::Isa;
 use super::{
-    affine, direct, gemm, largest, math, pack, probe, random, rows, softmax, stream, tiles, vectors,
+    affine, direct, gemm, largest, math, pack, pairs, probe, random, rows, softmax, stream, tiles, vectors,
 };
-use attn_compiler::artifact::Intrinsic;
+use attn_compiler::artifact::{DType, Intrinsic};
 
 /// `gemm` and `gemm_skip_zero`.
 pub type GemmFn = unsafe extern "C" fn(
@@ -53,6 +53,62 @@ pub type GemmRowsFn = unsafe extern "C" fn(
     lda: i64,
     b: *const u8,
     dtype: u32,
+    stride_t: i64,
+    stride_x: i64,
+    rows: i64,
+    k: i64,
+    n: i64,
+    row_scale: *const f32,
+    accumulate: i32,
+    skip_zero: i32,
+);
+/// `pack_k_pairs`.
+pub type PackKPairsFn =
+    unsafe extern "C" fn(dst: *mut f32, src: *const u8, n_keys: i64, d: i64, stride_key: i64, stride_d: i64);
+/// `pack_v_pairs`.
+pub type PackVPairsFn = unsafe extern "C" fn(
+    dst: *mut f32,
+    panel_stride: i64,
+    src: *const u8,
+    n_keys: i64,
+    d: i64,
+    stride_key: i64,
+    stride_d: i64,
+) -> i64;
+/// `load_pairs`.
+pub type LoadPairsFn = unsafe extern "C" fn(
+    dst: *mut u16,
+    ldd: i64,
+    src: *const u8,
+    rows: i64,
+    d: i64,
+    stride_row: i64,
+    stride_d: i64,
+);
+/// `round_pairs`.
+pub type RoundPairsFn =
+    unsafe extern "C" fn(dst: *mut u16, ldd: i64, src: *const f32, lds: i64, rows: i64, cols: i64);
+/// `columns_pairs`.
+pub type ColumnsPairsFn = unsafe extern "C" fn(
+    c: *mut f32,
+    ldc: i64,
+    a: *const f32,
+    lda: i64,
+    b: *const u8,
+    stride_x: i64,
+    stride_t: i64,
+    rows: i64,
+    k: i64,
+    n: i64,
+    accumulate: i32,
+);
+/// `rows_pairs`.
+pub type RowsPairsFn = unsafe extern "C" fn(
+    c: *mut f32,
+    ldc: i64,
+    a: *const f32,
+    lda: i64,
+    b: *const u8,
     stride_t: i64,
     stride_x: i64,
     rows: i64,
@@ -285,12 +341,100 @@ typed_entries! {
     gemm_rows, GemmRows, GemmRowsFn;
     affine, Affine, AffineFn;
     band, Band, BandFn;
+    gemm_pairs, GemmPairs, GemmFn;
+    gemm_pairs_skip_zero, GemmPairsSkipZero, GemmFn;
+    pack_k_pairs, PackKPairs, PackKPairsFn;
+    pack_v_pairs, PackVPairs, PackVPairsFn;
+    load_pairs, LoadPairs, LoadPairsFn;
+    round_pairs, RoundPairs, RoundPairsFn;
+    columns_pairs, ColumnsPairs, ColumnsPairsFn;
+    rows_pairs, RowsPairs, RowsPairsFn;
 }
 
 /// A count or a leading dimension.
 #[inline(always)]
 fn count(n: i64) -> usize {
     usize::try_from(n).unwrap_or(0)
+}
+
+/// Defines the entries for pairs of bf16, which an instruction set may have on top of another.
+macro_rules! pair_entries {
+    ($simd:ty $(, #[$feature:meta])?) => {
+        isa_table! { @wrap $simd, [$(#[$feature])?],
+            fn gemm_pairs(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const f32, panel_stride: i64,
+                rows: i64, k: i64, n: i64, row_scale: *const f32, accumulate: i32) {
+                gemm::gemm::<$simd, false, true>(gemm::Gemm {
+                    c, ldc: count(ldc), a, lda: count(lda) / 2, b, panel_stride: count(panel_stride) / 2,
+                    rows: count(rows), k: count(k).div_ceil(2), n: count(n), row_scale, accumulate: accumulate != 0,
+                })
+            }
+            fn gemm_pairs_skip_zero(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const f32,
+                panel_stride: i64, rows: i64, k: i64, n: i64, row_scale: *const f32, accumulate: i32) {
+                gemm::gemm::<$simd, true, true>(gemm::Gemm {
+                    c, ldc: count(ldc), a, lda: count(lda) / 2, b, panel_stride: count(panel_stride) / 2,
+                    rows: count(rows), k: count(k).div_ceil(2), n: count(n), row_scale, accumulate: accumulate != 0,
+                })
+            }
+            fn pack_k_pairs(dst: *mut f32, src: *const u8, n_keys: i64, d: i64, stride_key: i64, stride_d: i64) {
+                let (stride_t, stride_x) = (stride_d as isize, stride_key as isize);
+                let source = pack::Source {
+                    src, dtype: DType::Bf16, n_t: count(d), n_x: count(n_keys), stride_t, stride_x,
+                };
+                pairs::pack_k::<$simd>(source, dst)
+            }
+            fn pack_v_pairs(dst: *mut f32, panel_stride: i64, src: *const u8, n_keys: i64, d: i64,
+                stride_key: i64, stride_d: i64) -> i64 {
+                let (stride_t, stride_x) = (stride_key as isize, stride_d as isize);
+                let source = pack::Source {
+                    src, dtype: DType::Bf16, n_t: count(n_keys), n_x: count(d), stride_t, stride_x,
+                };
+                i64::from(pairs::pack_v::<$simd>(source, dst, count(panel_stride) / 2))
+            }
+            fn load_pairs(dst: *mut u16, ldd: i64, src: *const u8, rows: i64, d: i64, stride_row: i64, stride_d: i64) {
+                let (stride_row, stride_d) = (stride_row as isize, stride_d as isize);
+                let shape = rows::Strided {
+                    dtype: DType::Bf16, rows: count(rows), d: count(d), stride_row, stride_d,
+                };
+                pairs::load_pairs(dst, count(ldd), src, shape)
+            }
+            fn round_pairs(dst: *mut u16, ldd: i64, src: *const f32, lds: i64, rows: i64, cols: i64) {
+                pairs::round_pairs::<$simd>((dst, count(ldd)), (src, count(lds)), count(rows), count(cols))
+            }
+            fn columns_pairs(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const u8, stride_x: i64,
+                stride_t: i64, rows: i64, k: i64, n: i64, accumulate: i32) {
+                pairs::columns_pairs::<$simd>(direct::Direct {
+                    c, ldc: count(ldc), a, lda: count(lda) / 2, b, dtype: DType::Bf16, row_bytes: stride_x as isize * 2,
+                    stride_element: stride_t as isize, rows: count(rows), k: count(k) / 2, n: count(n),
+                    row_scale: std::ptr::null(), accumulate: accumulate != 0, ahead: stream::ahead(),
+                })
+            }
+            fn rows_pairs(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const u8, stride_t: i64,
+                stride_x: i64, rows: i64, k: i64, n: i64, row_scale: *const f32, accumulate: i32, skip_zero: i32) {
+                let product = direct::Direct {
+                    c, ldc: count(ldc), a, lda: count(lda) / 2, b, dtype: DType::Bf16, row_bytes: stride_t as isize * 2,
+                    stride_element: stride_x as isize, rows: count(rows), k: count(k), n: count(n),
+                    row_scale, accumulate: accumulate != 0, ahead: stream::ahead(),
+                };
+                if skip_zero != 0 {
+                    pairs::rows_pairs::<$simd, true>(product)
+                } else {
+                    pairs::rows_pairs::<$simd, false>(product)
+                }
+            }
+        }
+
+        /// The last entries of the table, in the order of `Intrinsic::ALL`.
+        pub(super) const PAIR_ENTRIES: [*const (); 8] = [
+            gemm_pairs as GemmFn as *const (),
+            gemm_pairs_skip_zero as GemmFn as *const (),
+            pack_k_pairs as PackKPairsFn as *const (),
+            pack_v_pairs as PackVPairsFn as *const (),
+            load_pairs as LoadPairsFn as *const (),
+            round_pairs as RoundPairsFn as *const (),
+            columns_pairs as ColumnsPairsFn as *const (),
+            rows_pairs as RowsPairsFn as *const (),
+        ];
+    };
 }
 
 /// Defines a module with the wrappers and the table of one instruction set.
@@ -302,14 +446,14 @@ macro_rules! isa_table {
             isa_table! { @wrap $simd, [$(#[$feature])?],
                 fn gemm(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const f32, panel_stride: i64,
                     rows: i64, k: i64, n: i64, row_scale: *const f32, accumulate: i32) {
-                    gemm::gemm::<$simd, false>(gemm::Gemm {
+                    gemm::gemm::<$simd, false, false>(gemm::Gemm {
                         c, ldc: count(ldc), a, lda: count(lda), b, panel_stride: count(panel_stride),
                         rows: count(rows), k: count(k), n: count(n), row_scale, accumulate: accumulate != 0,
                     })
                 }
                 fn gemm_skip_zero(c: *mut f32, ldc: i64, a: *const f32, lda: i64, b: *const f32,
                     panel_stride: i64, rows: i64, k: i64, n: i64, row_scale: *const f32, accumulate: i32) {
-                    gemm::gemm::<$simd, true>(gemm::Gemm {
+                    gemm::gemm::<$simd, true, false>(gemm::Gemm {
                         c, ldc: count(ldc), a, lda: count(lda), b, panel_stride: count(panel_stride),
                         rows: count(rows), k: count(k), n: count(n), row_scale, accumulate: accumulate != 0,
                     })
@@ -484,12 +628,16 @@ macro_rules! isa_table {
                 }
             }
 
+            pair_entries!($simd $(, #[$feature])?);
+
             /// The measuring loops of this instruction set.
             pub(super) const PROBE: Probe =
                 Probe { fma_loop, read_loop, flops: probe::flops_per_iteration::<$simd>() };
 
             /// The table of this instruction set, in the order of `Intrinsic::ALL`.
-            pub(super) static TABLE: IntrinsicTable = IntrinsicTable([
+            pub(super) static TABLE: IntrinsicTable = IntrinsicTable(ENTRIES);
+
+            pub(super) const ENTRIES: [*const (); Intrinsic::ALL.len()] = [
                 gemm as GemmFn as *const (),
                 softmax_step as SoftmaxStepFn as *const (),
                 weight_step as WeightStepFn as *const (),
@@ -516,7 +664,15 @@ macro_rules! isa_table {
                 gemm_rows as GemmRowsFn as *const (),
                 affine as AffineFn as *const (),
                 band as BandFn as *const (),
-            ]);
+                PAIR_ENTRIES[0],
+                PAIR_ENTRIES[1],
+                PAIR_ENTRIES[2],
+                PAIR_ENTRIES[3],
+                PAIR_ENTRIES[4],
+                PAIR_ENTRIES[5],
+                PAIR_ENTRIES[6],
+                PAIR_ENTRIES[7],
+            ];
         }
     };
     (@wrap $simd:ty, $features:tt, $(fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {
@@ -533,7 +689,24 @@ macro_rules! isa_table {
 }
 
 #[cfg(target_arch = "x86_64")]
-isa_table!(avx512, crate::cpu::intrinsics::avx512::Avx512, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]);
+isa_table!(avx512, crate::cpu::intrinsics::avx512::Avx512<false>, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]);
+/// The table of AVX-512 with other entries for pairs.
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16 {
+    use super::*;
+
+    pair_entries!(crate::cpu::intrinsics::avx512::Avx512<true>, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,fma,f16c")]);
+
+    pub(super) static TABLE: IntrinsicTable = {
+        let mut entries = super::avx512::ENTRIES;
+        let mut n = 0;
+        while n < PAIR_ENTRIES.len() {
+            entries[entries.len() - PAIR_ENTRIES.len() + n] = PAIR_ENTRIES[n];
+            n += 1;
+        }
+        IntrinsicTable(entries)
+    };
+}
 #[cfg(target_arch = "x86_64")]
 isa_table!(avx2, crate::cpu::intrinsics::avx2::Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
 #[cfg(target_arch = "aarch64")]
@@ -553,7 +726,7 @@ impl Probe {
         match isa {
             isa if !isa.is_available() => None,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Some(avx512::PROBE),
+            Isa::Avx512Bf16 | Isa::Avx512 => Some(avx512::PROBE),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(avx2::PROBE),
             #[cfg(target_arch = "aarch64")]
@@ -589,6 +762,8 @@ impl Probe {
 /// table; calling into a table needs `isa.is_available()`.
 pub fn table(isa: Isa) -> &'static IntrinsicTable {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => &avx512bf16::TABLE,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => &avx512::TABLE,
         #[cfg(target_arch = "x86_64")]

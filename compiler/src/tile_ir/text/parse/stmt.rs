@@ -42,6 +42,11 @@ impl Parser<'_> {
                 Ok(Stmt::Fill { dst, value: self.float()? })
             }
             "load_rows" => self.load_rows(),
+            "round" => {
+                let dst = self.buf()?;
+                self.r.expect("<-")?;
+                Ok(Stmt::Round { dst, src: self.buf()?, rows: self.key("rows")?, cols: self.key("cols")? })
+            }
             "pack_k" => self.pack_k(),
             "pack_v" => self.pack_v(),
             "gemm" => self.gemm(),

@@ -1,0 +1,44 @@
+//! Which products take bf16 as it is stored, two at a time, where a machine multiplies such pairs in one instruction.
+//!
+//! Comes in: an [`Attention`] and the facts of a CPU. Goes out: [`Pairs`]. What holds: an operand that is a tensor loses
+//! nothing, since it is bf16 already; weights are rounded to bf16 before they meet values of bf16, as on every GPU, while
+//! their sums are those of the unrounded ones. Not here: rows that something was done to (turned by `rope`, scaled),
+//! which are f32 and stay so.
+
+use crate::artifact::DType;
+use crate::attn_ir::{Attention, Rows};
+use crate::target::CpuFacts;
+
+/// Products of bf16 in pairs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pairs {
+    /// Of queries and keys, all dots of the score.
+    pub scores: bool,
+    /// Of weights and values.
+    pub values: bool,
+}
+
+impl Pairs {
+    /// None.
+    pub const NONE: Pairs = Pairs { scores: false, values: false };
+
+    /// Those of an attention on a CPU.
+    pub fn of(attn: &Attention, facts: &CpuFacts) -> Pairs {
+        let stored = |rows: Rows| {
+            let tensor = attn.tensor(rows.tensor);
+            tensor.dtype == DType::Bf16 && tensor.rest.is_none()
+        };
+        let dots = attn.dots.iter().all(|d| stored(d.x) && stored(d.y) && attn.feature_dim(d.x) % 2 == 0);
+        Pairs { scores: facts.pairs && dots, values: facts.pairs && stored(attn.value) }
+    }
+
+    /// In words: `scores and values`; none where there are none.
+    pub const fn words(self) -> Option<&'static str> {
+        match (self.scores, self.values) {
+            (true, true) => Some("scores and values"),
+            (true, false) => Some("scores"),
+            (false, true) => Some("values"),
+            (false, false) => None,
+        }
+    }
+}
