@@ -274,6 +274,30 @@ fn tiles_are_scaled_and_added_to_by_column_and_diagonal() {
 }
 
 #[test]
+fn tiles_are_rounded_with_zeros_behind() {
+    let launches = "launch l { buffer a[8, 16] buffer half[8, 32]: bf16 buffer p[1, 32] buffer c[8, 32]
+        load_rows a <- x[0 : r, 0 : x], rows = n, d = 5
+        map a[r < n, c2 < 5], e = tile(a): e + 0.001
+        round half <- a, rows = n, cols = 5
+        gemm c = half * rows(eye[0 : r, 0 : x]), rows = n, k = 16, n = 16, skip_zero = false
+        store_rows o[0 : r, 0 : x] <- c, rows = n, d = 5 }";
+    let eye = View::from_fn(&[16, 16], |at| f64::from(u8::from(at[0] == at[1])));
+    let text = format!(
+        "program p {{ dim n: int dim d: int input x: f32[n, d] input eye: bf16[16, 16] output o: f32[n, d] {launches} }}"
+    );
+    let view = View::contiguous(vec![6, 5], Data::Float(x(6, 5))).unwrap();
+    let inputs = Inputs {
+        dims: [("n".to_string(), 6), ("d".to_string(), 5)].into(),
+        params: HashMap::new(),
+        tensors: [("x".to_string(), view), ("eye".to_string(), eye)].into(),
+    };
+    let found = run(&text::parse(&text).unwrap(), &inputs, None).unwrap();
+    let Data::Float(found) = found["o"].data() else { panic!("floats") };
+    let wanted: Vec<f64> = x(6, 5).iter().map(|x| round_to(DType::Bf16, x + 0.001)).collect();
+    assert_eq!(*found, wanted);
+}
+
+#[test]
 fn what_a_program_must_not_do_is_an_error() {
     let store = "store_rows o[0 : r, 0 : x] <- a, rows = n, d = 5 }";
     let case = |body: &str, message: &str| {

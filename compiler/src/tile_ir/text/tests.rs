@@ -29,6 +29,7 @@ const EVERYTHING: &str = r#"program everything {
   launch main {
     grid b_2 < B, t < (Sq_2 + 15) div 16
     buffer qb[16, 16]
+    buffer qh[16, 16]: bf16
     buffer s[16, 32]
     buffer ob[16, 16]
     buffer m[16, 1]
@@ -38,6 +39,7 @@ const EVERYTHING: &str = r#"program everything {
     fill m = -inf
     fill l = 0.0
     load_rows qb <- q[b_2, 0, t * 16 : r, 0 : x], rows = n, d = 8
+    round qh <- qb, rows = n, cols = 8
     any some over p in 0..n, x_2 in p + 1..on ? n : 3: doc[p] == x_2 | on
     for u in 0..(Sq_2 + 31) div 32 {
       let left = min(Sq_2 - u * 32, 32)
@@ -92,7 +94,7 @@ const EVERYTHING: &str = r#"program everything {
 fn everything_prints_as_it_was_read() {
     let program = parse(EVERYTHING).unwrap();
     assert_eq!(print(&program), EVERYTHING);
-    assert_eq!(program.launches[1].buffers.len(), 6);
+    assert_eq!(program.launches[1].buffers.len(), 7);
     assert_eq!(program.requires[0].message, "a \"quoted\" \\ message\nof two lines // no comment");
 }
 

@@ -14,6 +14,8 @@ const GOOD: &str = r#"program good {
   workspace kp: f32[n * 32]
   workspace vp: f32[n * 32]
   workspace bad: i32[n]
+  input half: bf16[n, 16]
+  workspace kh: bf16[n * 32]
   output o: f16[n, 16]
   output l: f32[n]
   output chosen: i32[n, 16]
@@ -26,6 +28,22 @@ const GOOD: &str = r#"program good {
     grid p < n
     pack_k panel(kp, p * 512, 512) <- x[p : r, 0 : x], n = 1, d = 16
     pack_v panel(vp, p * 32, 512) <- x[p : r, 0 : x], n = 1, d = 16, flag = bad[p]
+  }
+  launch pack_pairs {
+    grid ph < n
+    pack_k panel(kh, ph * 512, 512) <- half[ph : r, 0 : x], n = 1, d = 16
+  }
+  launch pairs {
+    grid gh < n
+    buffer ah[4, 16]: bf16
+    buffer sh[4, 32]
+    buffer wh[4, 32]: bf16
+    buffer oh[4, 16]
+    load_rows ah <- half[gh : r, 0 : x], rows = 1, d = 16
+    gemm sh = ah * panel(kh, 0, 512), rows = 1, k = 16, n = 32, skip_zero = false
+    gemm sh = ah * columns(half[0 : r, 0 : x]), rows = 1, k = 16, n = 4, skip_zero = false
+    round wh <- sh, rows = 4, cols = 32
+    gemm oh = wh * rows(half[0 : r, 0 : x]), rows = 1, k = 4, n = 16, skip_zero = false
   }
   launch main {
     grid g < n
@@ -196,6 +214,18 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I4", "f2 = row(one)", "f2 = row(one), e2 = tile(z)"),
     ("I18", "buffer w[20, 32]", "buffer w[20, 48]"),
     ("I20", "buffer a_rest[4, 16]", "buffer a_rest[4, 32]"),
+    ("I21", "buffer oh[4, 16]", "buffer oh[4, 16]: bf16"),
+    ("I21", "buffer wh[4, 32]: bf16", "buffer wh[4, 32]"),
+    ("I21", "buffer sh[4, 32]", "buffer sh[4, 32]: f16"),
+    ("I21", "load_rows ah <- half", "load_rows ah <- x"),
+    ("I21", "n = 1, d = 16\n  }\n  launch pairs", "n = 1, d = 15\n  }\n  launch pairs"),
+    ("I21", "panel(kh, ph * 512, 512) <- half", "panel(kh, ph * 512, 512) <- x"),
+    ("I21", "gemm sh = ah * panel(kh", "gemm sh = ah * panel(kp"),
+    ("I21", "gemm s = (a + a_rest) * panel(kp", "gemm s = (a + a_rest) * panel(kh"),
+    ("I21", "gemm sh = ah * columns(half", "gemm sh = ah * columns(x"),
+    ("I21", "columns(half[0 : r, 0 : x]), rows = 1, k = 16", "columns(half[0 : r, 0 : x]), rows = 1, k = 15"),
+    ("I21", "gemm oh = wh * rows(half", "gemm oh = wh * rows(x"),
+    ("I9", "round wh <- sh, rows = 4", "round wh <- sh, rows = 5"),
 ];
 
 #[test]

@@ -159,6 +159,9 @@ impl Direct {
     /// order, since only so do the requests of the machine's own prefetchers and ours make one stream.
     #[inline(always)]
     pub(super) unsafe fn ask<S: Simd, P: Span>(self, row: *const u8, t: usize) {
+        if self.ahead == 0 {
+            return;
+        }
         let at = row.wrapping_offset(self.ahead).wrapping_add(t * P::SIZE);
         // SAFETY: the features are there; the address need not be valid.
         unsafe {

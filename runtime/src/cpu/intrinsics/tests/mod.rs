@@ -7,6 +7,7 @@
 mod affine;
 mod direct;
 mod functions;
+mod pairs;
 mod products;
 mod softmax;
 mod storage;
@@ -84,6 +85,8 @@ fn the_table_has_an_entry_for_every_intrinsic() {
         assert_eq!(entries[21], t.mark() as *const ());
         assert_eq!(entries[22], t.gemm_columns() as *const ());
         assert_eq!(entries[23], t.gemm_rows() as *const ());
+        assert_eq!(entries[26], t.gemm_pairs() as *const ());
+        assert_eq!(entries[33], t.rows_pairs() as *const ());
         // SAFETY: the words at as_ptr are the entries.
         assert_eq!(unsafe { *t.as_ptr().add(7) }, t.store_rows() as *const ());
     }
