@@ -531,11 +531,13 @@ pub enum Intrinsic {
     /// As `gemm_rows`, for A of bf16 (zero at k where that is odd) and a tensor of bf16: bit for bit `gemm_pairs` after
     /// packing, as far as both sum over the same k at once.
     RowsPairs = 33,
+    /// `fill(dst, n, value)`: n contiguous f32 values become `value`; n is a multiple of 16.
+    Fill = 34,
 }
 
 impl Intrinsic {
     /// Every intrinsic, in table order.
-    pub const ALL: [Intrinsic; 34] = {
+    pub const ALL: [Intrinsic; 35] = {
         use Intrinsic::*;
         [
             Gemm,
@@ -572,6 +574,7 @@ impl Intrinsic {
             RoundPairs,
             ColumnsPairs,
             RowsPairs,
+            Fill,
         ]
     };
 }

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use super::merge::{self, Runs};
 use super::pack::{self, PackedKeys, PackedValues};
 use super::parts::Parts;
-use super::{Builder, Input, rows_index, scale};
+use super::{Builder, Input, rows_index, scale, search};
 use crate::artifact::{DType, PANEL};
 use crate::attn_ir::{Attention, Output, OutputKind, Rows, Weight};
 use crate::expr::{ExprId, Pool, TensorId, Ty, VarId};
@@ -530,7 +530,7 @@ impl Attend<'_> {
         let zero = pool.int(0);
         let first = pool.add_var("p_first", Ty::Int);
         let over = Span { var: p, lo: zero, hi: n_panels };
-        out.body.push(Stmt::First { var: first, over, cond: from_front });
+        out.body.push(search::first(pool, first, over, from_front));
         let skipped = pool.var(first);
         let left = pool.sub(n_panels, skipped);
         let backward = pool.var(back);
@@ -539,7 +539,7 @@ impl Attend<'_> {
         let from_back = may(pool, from_back);
         let last = pool.add_var("p_last", Ty::Int);
         let over = Span { var: back, lo: zero, hi: left };
-        out.body.push(Stmt::First { var: last, over, cond: from_back });
+        out.body.push(search::first(pool, last, over, from_back));
         out.some = Some(pool.lt(skipped, n_panels));
         let size = pool.int(panel);
         let before = pool.mul(skipped, size);

@@ -156,14 +156,10 @@ impl Merge<'_> {
     }
 
     /// `dst[0, c]` = the value of run `first + c`.
-    fn values(&mut self, dst: BufId, tensor: TensorId, first: ExprId, cols: ExprId) -> Stmt {
-        let ([b, h, at], rows) = (self.at, self.one);
-        let pool = self.pool();
-        let (row, col) = (pool.add_var("r", Ty::Int), pool.add_var("c", Ty::Int));
-        let c = pool.var(col);
-        let run = pool.add(first, c);
-        let value = pool.load(tensor, vec![b, h, run, at], Ty::Float);
-        Stmt::Map { dst, rows, cols, row, col, reads: vec![], value }
+    fn values(&self, dst: BufId, tensor: TensorId, first: ExprId, cols: ExprId) -> Stmt {
+        let [b, h, at] = self.at;
+        let src = RowsRef { tensor, index: vec![b, h, first, at], row_dim: 3, col_dim: 2 };
+        Stmt::LoadRows { dst: dst.into(), src, rows: self.one, d: cols }
     }
 
     /// `acc += sum of a[c] times the row of run first + c`

@@ -22,6 +22,7 @@ mod parts;
 pub mod rank;
 pub mod recur;
 mod scale;
+mod search;
 pub mod stored;
 pub mod tabulate;
 pub mod write;

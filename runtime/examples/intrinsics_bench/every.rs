@@ -119,9 +119,11 @@ pub fn lines(isa: Isa) {
             Intrinsic::VMath | Intrinsic::Math1 | Intrinsic::Pow | Intrinsic::HalfToF32 => {
                 functions(&limits, t, &mut room, intrinsic)
             }
-            Intrinsic::Transpose | Intrinsic::ScanRows | Intrinsic::ReduceRows | Intrinsic::Random => {
-                tiles(&limits, t, &mut room, intrinsic)
-            }
+            Intrinsic::Transpose
+            | Intrinsic::ScanRows
+            | Intrinsic::ReduceRows
+            | Intrinsic::Random
+            | Intrinsic::Fill => tiles(&limits, t, &mut room, intrinsic),
             Intrinsic::Affine | Intrinsic::Band => scores(&limits, t, &mut room, intrinsic),
             Intrinsic::GemmPairs
             | Intrinsic::GemmPairsSkipZero
@@ -321,6 +323,7 @@ fn tiles(limits: &Limits, t: &IntrinsicTable, room: &mut Room, which: Intrinsic)
             Intrinsic::Transpose => {
                 limits.line("transpose", both, || (t.transpose())(to, rows, x, cols, rows, cols));
             }
+            Intrinsic::Fill => limits.line("fill", once, || (t.fill())(to, COUNT as i64, 1.5)),
             Intrinsic::ScanRows => {
                 limits.line("scan_rows", both, || (t.scan_rows())(to, cols, rows, cols, decay));
             }

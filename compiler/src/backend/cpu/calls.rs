@@ -25,6 +25,8 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::GemmColumns => (&[W, W, W, W, W, C, W, W, W, W, W, C], None),
         // c, ldc, a, lda, b, dtype, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero
         Intrinsic::GemmRows => (&[W, W, W, W, W, C, W, W, W, W, W, W, C, C], None),
+        // dst, n, value
+        Intrinsic::Fill => (&[W, W, F], None),
         // dst, src, n_keys, d, stride_key, stride_d
         Intrinsic::PackKPairs => (&[W, W, W, W, W, W], None),
         // dst, panel_stride, src, n_keys, d, stride_key, stride_d

@@ -29,6 +29,8 @@ pub(super) type Result<T> = std::result::Result<T, BackendError>;
 pub(super) enum Key {
     Var(VarId),
     Expr(ExprId),
+    /// A count, cut to at most so many.
+    Count(ExprId, i64),
     /// A word of the argument block.
     Word(usize),
     /// Is there any element in the tensor?
@@ -39,6 +41,8 @@ pub(super) enum Key {
     LoadStride(TensorId, usize),
     /// The offset of an element for loads, up to and with a dim: index, offset up to the dim before.
     Offset(TensorId, usize, Value, Option<Value>),
+    /// A value shifted left by so many bits.
+    Shifted(Value, i64),
     /// A constant of 64 bits.
     Int(i64),
     /// Address of the first element of a buffer.
@@ -127,7 +131,7 @@ impl<'a, 'f> Emitter<'a, 'f> {
     pub fn remember(&mut self, key: Key, value: Value) {
         self.memo.insert(key, value);
         self.trail.push(key);
-        if matches!(key, Key::Expr(id) if self.volatile[id.0 as usize]) {
+        if matches!(key, Key::Expr(id) | Key::Count(id, _) if self.volatile[id.0 as usize]) {
             self.perishable.push(key);
         }
     }
@@ -182,6 +186,16 @@ impl<'a, 'f> Emitter<'a, 'f> {
         }
         let value = self.b.ins().iconst(types::I64, x);
         self.remember(Key::Int(x), value);
+        value
+    }
+
+    /// `x << by`: an index in bytes, which many loads share.
+    pub fn shifted(&mut self, x: Value, by: i64) -> Value {
+        if let Some(known) = self.recall(Key::Shifted(x, by)) {
+            return known;
+        }
+        let value = self.b.ins().ishl_imm_u(x, by);
+        self.remember(Key::Shifted(x, by), value);
         value
     }
 

@@ -69,10 +69,12 @@ impl Emitter<'_, '_> {
         if self.pool().as_int(extent) == Some(1) {
             return Ok(self.int(0));
         }
-        let size = self.scalar(extent)?;
-        let one = self.int(1);
-        let some = self.b.ins().icmp_imm_s(IntCC::SignedGreaterThan, size, 0);
-        let size = self.b.ins().select(some, size, one);
+        let mut size = self.scalar(extent)?;
+        if self.range(extent).lo < 1 {
+            let one = self.int(1);
+            let some = self.b.ins().icmp_imm_s(IntCC::SignedGreaterThan, size, 0);
+            size = self.b.ins().select(some, size, one);
+        }
         let quotient = self.b.ins().udiv(*rest, size);
         let product = self.b.ins().imul(quotient, size);
         let coordinate = self.b.ins().isub(*rest, product);

@@ -128,7 +128,7 @@ impl Emitter<'_, '_> {
         for &id in &map.per_row {
             self.scalar(id)?;
         }
-        let Some(first) = self.map_vectors(map, &at, cols, max_cols)? else { return Ok(()) };
+        let Some((first, streams)) = self.map_vectors(map, &at, cols, max_cols)? else { return Ok(()) };
         let limit = Range { lo: 0, hi: max_cols - 1 };
         self.count_loop((first, cols, 1), [], |e, col, []| {
             e.bind(map.col, col, limit);
@@ -140,6 +140,7 @@ impl Emitter<'_, '_> {
                     e.bind(read.0, value, Range::ALL);
                 }
             }
+            e.load_along(&streams, col)?;
             let value = e.scalar(map.value)?;
             let address = e.element(at.dst, col);
             e.b.ins().store(MemFlagsData::trusted(), value, address, 0);
@@ -169,7 +170,7 @@ impl Emitter<'_, '_> {
 
     /// Address of a column of a row.
     pub fn element(&mut self, row_start: Value, col: Value) -> Value {
-        let bytes = self.b.ins().ishl_imm_u(col, 2);
+        let bytes = self.shifted(col, 2);
         self.b.ins().iadd(row_start, bytes)
     }
 }

@@ -12,7 +12,7 @@ use crate::expr::{ExprId, TensorId, VarId};
 use crate::tile_ir::{BufId, BufRows, Operand, PanelRef, RowsRef, Span, Stmt};
 
 use super::BackendError;
-use super::emitter::{Emitter, Result};
+use super::emitter::{Emitter, Key, Result};
 use super::scratch;
 
 /// Largest fill, in vectors of four, that is written out without a loop.
@@ -249,11 +249,8 @@ impl Emitter<'_, '_> {
             store(self, at, vectors);
             return Ok(());
         }
-        let end = self.b.ins().iadd_imm_s(at, vectors * 16);
-        self.count_loop((at, end, 64), [], |e, at, []| {
-            store(e, at, 4);
-            Ok(())
-        })
+        let n = self.int(vectors * 4);
+        self.run(Intrinsic::Fill, &[at, n, scalar])
     }
 
     /// Address and count of some rows of a buffer, within it whatever the expressions give, and the first.
@@ -448,6 +445,10 @@ impl Emitter<'_, '_> {
 
     /// A row or column count, cut to 0..=max.
     pub fn count(&mut self, id: ExprId, max: i64) -> Result<Value> {
+        let key = Key::Count(id, max);
+        if let Some(known) = self.recall(key) {
+            return Ok(known);
+        }
         let range = self.range(id);
         let mut n = self.scalar(id)?;
         if range.lo < 0 {
@@ -458,6 +459,7 @@ impl Emitter<'_, '_> {
             let max = self.int(max);
             n = self.b.ins().smin(n, max);
         }
+        self.remember(key, n);
         Ok(n)
     }
 
@@ -501,14 +503,19 @@ impl Emitter<'_, '_> {
     /// Address of the first element of a run of rows.
     pub fn rows_address(&mut self, rows: &RowsRef) -> Result<Value> {
         let size = self.tensor(rows.tensor)?.dtype.size();
-        let mut offset = self.int(0);
-        for (dim, &at) in rows.index.iter().enumerate() {
+        let pool = self.pool();
+        let mut offset = None;
+        for (dim, &at) in rows.index.iter().enumerate().filter(|(_, at)| pool.as_int(**at) != Some(0)) {
             let (at, stride) = (self.scalar(at)?, self.stride(rows.tensor, dim));
             let part = self.b.ins().imul(at, stride);
-            offset = self.b.ins().iadd(offset, part);
+            offset = Some(match offset {
+                Some(offset) => self.b.ins().iadd(offset, part),
+                None => part,
+            });
         }
-        let bytes = self.b.ins().ishl_imm_u(offset, i64::from(size.trailing_zeros()));
         let base = self.address(rows.tensor);
+        let Some(offset) = offset else { return Ok(base) };
+        let bytes = self.b.ins().ishl_imm_u(offset, i64::from(size.trailing_zeros()));
         Ok(self.b.ins().iadd(base, bytes))
     }
 

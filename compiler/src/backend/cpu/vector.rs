@@ -22,18 +22,19 @@ use super::lanes::{Body, LANES, Lanes, lane_order};
 use super::map::{Map, RowAt};
 use super::scalar::{float_cc, int_cc, math_fn};
 use super::scratch::SPILL;
+use super::vload::Stream;
 
 impl Emitter<'_, '_> {
-    /// Computes columns of a row in vectors; gives the first column that is left.
+    /// Computes columns of a row in vectors; gives the first column that is left, and the streams of the row.
     pub fn map_vectors(
         &mut self,
         map: &Map,
         at: &RowAt,
         cols: Value,
         max_cols: i64,
-    ) -> Result<Option<Value>> {
+    ) -> Result<Option<(Value, Vec<(ExprId, Stream)>)>> {
         if !self.isa.simd || max_cols < LANES {
-            return Ok(Some(self.int(0)));
+            return Ok(Some((self.int(0), vec![])));
         }
         let (streams, safe) = self.streams(map, cols)?;
         self.note_range(map.col, Range { lo: 0, hi: max_cols - 1 });
@@ -49,8 +50,13 @@ impl Emitter<'_, '_> {
             Some(safe) => self.b.ins().select(safe, whole, zero),
             None => whole,
         };
-        let (iota, step) = (self.i32x4([0, 1, 2, 3]), self.i32x4([LANES as i32; 4]));
-        self.count_loop((zero, end, LANES), [(iota, step)], |e, col, [cols]| {
+        let counted = |id: &ExprId| match thresholds.get(id) {
+            Some(threshold) => matches!(threshold, Threshold::Column(..)),
+            None => matches!(self.pool().op(*id), Op::Var(v) if *v == map.col),
+        };
+        let counts = needed.iter().any(counted);
+        let left = map.varying.iter().filter_map(|id| Some((*id, *streams.get(id)?))).collect();
+        let write = |e: &mut Self, col: Value, cols: Value| {
             let known = HashMap::new();
             let mut body = Body { ranges, streams, thresholds, known, col, cols };
             for id in needed {
@@ -61,8 +67,16 @@ impl Emitter<'_, '_> {
             let address = e.element(at.dst, col);
             e.b.ins().store(MemFlagsData::trusted(), value, address, 0);
             Ok(())
-        })?;
-        Ok((!all).then_some(end))
+        };
+        if counts {
+            let (iota, step) = (self.i32x4([0, 1, 2, 3]), self.i32x4([LANES as i32; 4]));
+            let carried = [(iota, step)];
+            self.count_loop((zero, end, LANES), carried, |e, col, [cols]| write(e, col, cols))?;
+        } else {
+            // Nothing asks which columns these are.
+            self.count_loop((zero, end, LANES), [], |e, col, []| write(e, col, col))?;
+        }
+        Ok((!all).then_some((end, left)))
     }
 
     fn i32x4(&mut self, x: [i32; 4]) -> Value {

@@ -15,7 +15,7 @@ use crate::expr::range::Range;
 use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId};
 
 use super::columns::{slope, slopes};
-use super::emitter::{Emitter, Result};
+use super::emitter::{Emitter, Key, Result};
 use super::lanes::{Body, LANES, Lanes, lane_order};
 use super::map::Map;
 
@@ -27,6 +27,10 @@ pub(super) struct Stream {
     start: Value,
     /// The next column's element comes before this one's.
     backward: bool,
+    /// The dim along which the columns lie.
+    dim: usize,
+    /// Every column of the row is proved to be in range.
+    inside: bool,
 }
 
 /// A load that can be a stream: the dim that moves, and which way.
@@ -85,7 +89,7 @@ impl Emitter<'_, '_> {
             offset = Some(self.add_dim(tensor, other, at, offset)?);
         }
         let start = self.at_offset(tensor, offset)?;
-        let stream = Stream { tensor, start, backward };
+        let stream = Stream { tensor, start, backward, dim, inside };
         let dense = if self.is_dense(tensor, dim) {
             None
         } else {
@@ -124,10 +128,32 @@ impl Emitter<'_, '_> {
         } else {
             body.col
         };
-        let bytes = self.b.ins().ishl_imm_u(first, shift);
+        let bytes = self.shifted(first, shift);
         let address = self.b.ins().iadd(stream.start, bytes);
         let lanes = self.load_four(dtype, address, flags);
         Ok(if stream.backward { self.reverse(lanes) } else { lanes })
+    }
+
+    /// Loads one column of streams that are in range, so that nothing works out where they lie a second time.
+    pub fn load_along(&mut self, streams: &[(ExprId, Stream)], col: Value) -> Result<()> {
+        for &(id, stream) in streams.iter().filter(|(_, stream)| stream.inside) {
+            let dtype = self.tensor(stream.tensor)?.dtype;
+            let flags = self.load_flags(stream.tensor)?;
+            let stride = self.stride(stream.tensor, stream.dim);
+            let elements = self.b.ins().imul(col, stride);
+            let bytes = match dtype.size() {
+                1 => elements,
+                size => self.shifted(elements, i64::from(size.trailing_zeros())),
+            };
+            let address = if stream.backward {
+                self.b.ins().isub(stream.start, bytes)
+            } else {
+                self.b.ins().iadd(stream.start, bytes)
+            };
+            let value = self.widen(dtype, address, flags);
+            self.remember(Key::Expr(id), value);
+        }
+        Ok(())
     }
 
     /// Elements anywhere, every index checked. Halves are widened four at a time.

@@ -39,8 +39,9 @@ mod vectors;
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub(crate) use table::Probe;
 pub use table::{
-    AffineFn, BandFn, ColumnsPairsFn, FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn, HalfToF32Fn,
-    IntrinsicTable, KeepLargestFn, LoadPairsFn, LoadRowsFn, MarkFn, Math1Fn, PackKFn, PackKPairsFn, PackVFn,
-    PackVPairsFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, RoundPairsFn, RowsPairsFn, ScanRowsFn,
-    SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn, table,
+    AffineFn, BandFn, ColumnsPairsFn, FillFn, FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn,
+    HalfToF32Fn, IntrinsicTable, KeepLargestFn, LoadPairsFn, LoadRowsFn, MarkFn, Math1Fn, PackKFn,
+    PackKPairsFn, PackVFn, PackVPairsFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, RoundPairsFn,
+    RowsPairsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn,
+    WeightStepFn, table,
 };

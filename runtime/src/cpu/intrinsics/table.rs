@@ -62,6 +62,8 @@ pub type GemmRowsFn = unsafe extern "C" fn(
     accumulate: i32,
     skip_zero: i32,
 );
+/// `fill`.
+pub type FillFn = unsafe extern "C" fn(dst: *mut f32, n: i64, value: f32);
 /// `pack_k_pairs`.
 pub type PackKPairsFn =
     unsafe extern "C" fn(dst: *mut f32, src: *const u8, n_keys: i64, d: i64, stride_key: i64, stride_d: i64);
@@ -349,6 +351,7 @@ typed_entries! {
     round_pairs, RoundPairs, RoundPairsFn;
     columns_pairs, ColumnsPairs, ColumnsPairsFn;
     rows_pairs, RowsPairs, RowsPairsFn;
+    fill, Fill, FillFn;
 }
 
 /// A count or a leading dimension.
@@ -423,7 +426,7 @@ macro_rules! pair_entries {
             }
         }
 
-        /// The last entries of the table, in the order of `Intrinsic::ALL`.
+        /// The entries of the table from `GemmPairs` on, in the order of `Intrinsic::ALL`.
         pub(super) const PAIR_ENTRIES: [*const (); 8] = [
             gemm_pairs as GemmFn as *const (),
             gemm_pairs_skip_zero as GemmFn as *const (),
@@ -620,6 +623,9 @@ macro_rules! isa_table {
                         affine::affine::<$simd, false>(tile, with)
                     }
                 }
+                fn fill(dst: *mut f32, n: i64, value: f32) {
+                    tiles::fill::<$simd>(dst, count(n), value)
+                }
                 fn fma_loop(iterations: usize) -> f32 {
                     probe::fma_loop::<$simd>(iterations)
                 }
@@ -672,6 +678,7 @@ macro_rules! isa_table {
                 PAIR_ENTRIES[5],
                 PAIR_ENTRIES[6],
                 PAIR_ENTRIES[7],
+                fill as FillFn as *const (),
             ];
         }
     };
@@ -701,7 +708,7 @@ mod avx512bf16 {
         let mut entries = super::avx512::ENTRIES;
         let mut n = 0;
         while n < PAIR_ENTRIES.len() {
-            entries[entries.len() - PAIR_ENTRIES.len() + n] = PAIR_ENTRIES[n];
+            entries[Intrinsic::GemmPairs as usize + n] = PAIR_ENTRIES[n];
             n += 1;
         }
         IntrinsicTable(entries)

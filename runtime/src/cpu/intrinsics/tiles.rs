@@ -1,4 +1,4 @@
-//! Steps between f32 tiles: `transpose`, `scan_rows`, `reduce_rows`.
+//! Steps between f32 tiles: `fill`, `transpose`, `scan_rows`, `reduce_rows`.
 //!
 //! In: row-major tiles, or vectors as tiles of one column. Out: another tile, the same one, or a vector.
 //! Afterwards: nothing but what the contract names was touched; the order of every sum is fixed. Not here: the
@@ -13,6 +13,21 @@ pub(super) struct Tile {
     pub lds: usize,
     pub rows: usize,
     pub cols: usize,
+}
+
+/// `dst[..n] = value` for whole vectors.
+///
+/// # Safety
+/// The features of `S`; `n` values are writable.
+#[inline(always)]
+pub(super) unsafe fn fill<S: Simd>(dst: *mut f32, n: usize, value: f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let value = S::splat(value);
+        for x in (0..n / LANES * LANES).step_by(LANES) {
+            S::store(dst.add(x), value);
+        }
+    }
 }
 
 /// `dst[c, x] = src[x, c]`; 0 for x from `src.rows` up to `ldd`.

@@ -9,6 +9,22 @@ const SIZES: [(usize, usize); 9] =
     [(1, 1), (16, 16), (17, 15), (3, 64), (64, 3), (33, 130), (5, 80), (0, 4), (4, 0)];
 
 #[test]
+fn filled_vectors() {
+    for n in [0usize, 16, 64, 4096] {
+        for value in [0.0f32, -1.5, f32::NEG_INFINITY] {
+            let got = same_bits("fill", |t| {
+                let mut dst = vec![9.0f32; n + 16];
+                // SAFETY: there is room.
+                unsafe { (t.fill())(dst.as_mut_ptr(), n as i64, value) };
+                dst
+            });
+            let kept = |(at, x): (usize, &f32)| *x == if at < n { value } else { 9.0 };
+            assert!(got.iter().enumerate().all(kept), "{n} of {value}");
+        }
+    }
+}
+
+#[test]
 fn transposed_tiles() {
     for (rows, cols) in SIZES {
         let (lds, ldd) = (cols.next_multiple_of(16).max(16), rows.next_multiple_of(16) + 16);
