@@ -97,9 +97,10 @@ fn one_of_both() {
     check(&text(DOT, "j <= i", "lse, max_logit", ""), [4, 2, 32, 32], Some("scores and values"));
 }
 
-/// Other types, and machines without the instruction, multiply f32.
+/// Other types, machines without the instruction and `dot = exact` multiply f32.
 #[test]
 fn none() {
+    check(&text(DOT, "j <= i", ALL, "numerics { dot = exact }"), [4, 2, 32, 32], None);
     let front = front("paired.attn", &text(DOT, "j <= i", ALL, ""));
     for (dtype, pairs) in [(DType::F32, true), (DType::F16, true), (DType::Bf16, false)] {
         let plan = planned(&front, [4, 2, 32, 32], dtype, pairs);

@@ -402,3 +402,27 @@ attention part {
         assert!(near(&o, &whole) && near(&lse, &whole_lse), "{order:?}");
     }
 }
+
+/// A page is loaded as its rows lie, and rows of 16 bits stay so on their way to the products.
+#[test]
+fn pages_are_read_whole() {
+    let text = |elem: &str, scale: &str| {
+        PAGED.replace("{elem}", elem).replace("{scale}", scale).replace("{more}", "")
+    };
+    let cases = [
+        (text("float", ""), DType::F32, "f32"),
+        (text("float", ""), DType::F16, "f16"),
+        (text("float", ""), DType::Bf16, "bf16"),
+        (text("i8", "scale f16 per (token, head)"), DType::Bf16, "f32"),
+    ];
+    for (text, dtype, rows) in cases {
+        let front = front("paged.attn", &text);
+        let plan = plan(&front, &key("paged", dtype, &[("Hq", 4), ("Hkv", 2), ("D", 16)]));
+        let printed = attn_compiler::tile_ir::text::print(&plan.program);
+        assert!(printed.contains(&format!("workspace k_rows: {rows}[")), "{dtype}: {printed}");
+        let launch = printed.split("launch derive_k_rows").nth(1).and_then(|l| l.split("launch ").next());
+        let launch = launch.expect("the rows are made");
+        assert!(launch.contains("load_rows part0 <- k[max(min(pages["), "{dtype}: {launch}");
+        assert_eq!(launch.contains("map "), rows == "f32" && dtype != DType::F32, "{dtype}: {launch}");
+    }
+}

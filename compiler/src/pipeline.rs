@@ -203,7 +203,11 @@ pub fn plan(
         Target::Cpu(_) => None,
         Target::Gpu(_) => lower::operands::prepare(&ir, &stored),
     };
-    let lowered = prepared.as_ref().map_or(&ir, |p| &p.kernel);
+    let copied = match &key.target {
+        Target::Cpu(_) => lower::operands::copied(&ir, &stored),
+        Target::Gpu(_) => None,
+    };
+    let lowered = prepared.as_ref().map(|p| &p.kernel).or(copied.as_ref()).unwrap_or(&ir);
     let mut program = lower::declare(&lower::Names {
         name: &lowered.name,
         pool: &lowered.pool,

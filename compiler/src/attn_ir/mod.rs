@@ -198,7 +198,7 @@ pub enum Products {
     /// As the types of the inputs and results allow.
     #[default]
     ByType,
-    /// `dot = exact`: as f32 (always true of the CPU target).
+    /// `dot = exact`: as f32.
     Exact,
     /// `dot = tf32`: factors may be rounded to 11 bits, where that makes products faster.
     Tf32,

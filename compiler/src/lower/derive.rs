@@ -17,6 +17,10 @@ pub fn derive(program: &mut Program, d: &Derive) {
     if d.at_bind {
         return table(program, d);
     }
+    if let Some(launch) = super::pages::launch(program, d) {
+        program.launches.push(launch);
+        return;
+    }
     let mut l =
         Lowering { out: d, name: program.tensors[d.out.0 as usize].name.clone(), program, buffers: vec![] };
     let launch = l.launch();

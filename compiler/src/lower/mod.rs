@@ -18,6 +18,7 @@ mod guards;
 mod merge;
 pub mod operands;
 mod pack;
+mod pages;
 mod parts;
 pub mod rank;
 pub mod recur;

@@ -8,7 +8,7 @@
 //! Comes in: a kernel for a target that multiplies so, with 16-bit outputs or `dot = tf32`. Goes out: the kernel that is
 //! lowered: what makes such rows makes their parts, and rows that something else reads as well are copied. What holds: it
 //! means the same up to that error for finite rows; an infinity may give NaN (0 times it is among the products). Not here:
-//! other kernels of f32 and `dot = exact` (they stay exact), rows of recurrences.
+//! other kernels of f32 and `dot = exact` (they stay exact), rows of recurrences. For CPUs [`copied`] keeps what is exact.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -165,6 +165,35 @@ pub fn prepare(kernel: &Kernel, stored: &Stored) -> Option<Prepared> {
         }
     }
     Some(Prepared { kernel, factors })
+}
+
+/// The kernel for a CPU, where rows that are copied as they are (read through a page table, joined) keep their 16-bit type:
+/// half the memory, and products in pairs where it has them. None where there are no such rows.
+pub fn copied(kernel: &Kernel, stored: &Stored) -> Option<Kernel> {
+    let holds = contents(kernel);
+    let mut elsewhere = BTreeSet::new();
+    for step in &kernel.steps {
+        let all = reads(kernel, step);
+        let rows = if let Step::Attend(a) = step { operands(a).len() } else { 0 };
+        elsewhere.extend(all.into_iter().skip(rows));
+    }
+    let mut out = kernel.clone();
+    let mut any = false;
+    for step in &kernel.steps {
+        let Step::Derive(d) = step else { continue };
+        let tensor = &mut out.tensors[d.out.0 as usize];
+        let made = tensor.origin == Origin::Made && tensor.dtype == DType::F32;
+        let Holds::Half(dtype) = holds[d.out.0 as usize] else { continue };
+        if made && !d.at_bind && d.sum.is_empty() && !stored.replaces(d.out) && !elsewhere.contains(&d.out) {
+            (tensor.dtype, any) = (dtype, true);
+        }
+    }
+    for step in &mut out.steps {
+        if let Step::Attend(a) = step {
+            a.tensors.clone_from(&out.tensors);
+        }
+    }
+    any.then_some(out)
 }
 
 /// Stored integers are read in the place of what is made of them.

@@ -6,7 +6,7 @@
 //! which are f32 and stay so.
 
 use crate::artifact::DType;
-use crate::attn_ir::{Attention, Rows};
+use crate::attn_ir::{Attention, Products, Rows};
 use crate::target::CpuFacts;
 
 /// Products of bf16 in pairs.
@@ -24,12 +24,15 @@ impl Pairs {
 
     /// Those of an attention on a CPU.
     pub fn of(attn: &Attention, facts: &CpuFacts) -> Pairs {
+        if !facts.pairs || attn.numerics.products == Products::Exact {
+            return Pairs::NONE;
+        }
         let stored = |rows: Rows| {
             let tensor = attn.tensor(rows.tensor);
             tensor.dtype == DType::Bf16 && tensor.rest.is_none()
         };
         let dots = attn.dots.iter().all(|d| stored(d.x) && stored(d.y) && attn.feature_dim(d.x) % 2 == 0);
-        Pairs { scores: facts.pairs && dots, values: facts.pairs && stored(attn.value) }
+        Pairs { scores: dots, values: stored(attn.value) }
     }
 
     /// In words: `scores and values`; none where there are none.

@@ -6,7 +6,12 @@
 use super::convert::{read, write};
 use super::element::{Bf16, Element, F8E4M3, F16, F32, I8, load_first, store_first};
 use super::simd::{LANES, Simd};
+use super::stream::LINE;
 use attn_compiler::artifact::DType;
+
+/// Rows that begin so many bytes apart are more than the machine follows by itself, and are asked for so many rows ahead.
+const FAR: isize = 1 << 10;
+const AHEAD: usize = 8;
 
 /// A strided tile of `rows` by `d` elements.
 #[derive(Clone, Copy)]
@@ -38,6 +43,10 @@ pub(super) unsafe fn load_rows<S: Simd>(dst: *mut f32, ldd: usize, src: *const u
         }
         for r in 0..shape.rows {
             let (from, to) = (src.offset(r as isize * shape.stride_row * size), dst.add(r * ldd));
+            if shape.stride_d == 1 && shape.stride_row * size >= FAR && r + AHEAD < shape.rows {
+                let next = from.wrapping_offset(AHEAD as isize * shape.stride_row * size);
+                (0..shape.d * size as usize).step_by(LINE).for_each(|at| S::prefetch(next.wrapping_add(at)));
+            }
             match shape.dtype {
                 DType::F32 if shape.stride_d == 1 => load_row::<S, F32>(to, from, shape.d),
                 DType::F16 if shape.stride_d == 1 => load_row::<S, F16>(to, from, shape.d),
