@@ -178,3 +178,25 @@ fn values_that_are_not_finite() {
         }
     }
 }
+
+/// The interpreter, which knows nothing of how pairs lie, finds what the machine finds.
+#[test]
+fn programs_agree_with_their_interpreter() {
+    let front = front("paired.attn", &text(DOT, "j <= i", "weight @ v, lse", ""));
+    let plan = planned(&front, [4, 2, 16, 16], DType::Bf16, true);
+    for (sq, sk) in [(3, 37), (20, 35)] {
+        let dims = [("B", 1), ("Sq", sq), ("Sk", sk)];
+        let problem = problem(&plan.kernel, &dims, &|_| (0, 2), 11);
+        let found =
+            attn_compiler::tile_ir::interp::run(&plan.program, &problem.inputs, Some(3)).expect("it runs");
+        let out: Vec<Tensor> = problem
+            .outputs
+            .iter()
+            .map(|(name, dtype, shape)| {
+                let layout: Vec<usize> = (0..shape.len()).collect();
+                bound(*dtype, found[name].data(), shape, &layout)
+            })
+            .collect();
+        verify(&plan.kernel, DType::Bf16, &problem, &out, &format!("Sq = {sq}, Sk = {sk}"));
+    }
+}

@@ -5,9 +5,10 @@
 //!
 //! What holds: the value is that of the search, whatever the uniform variables are, as long as sums do not overflow. Taken
 //! are conjunctions of comparisons of what is linear in the counter (also with `min` and `max` where they are
-//! conjunctions). Deliberately not done: disjunctions, equalities, what memory decides; those are still searched.
+//! conjunctions). Deliberately not done: disjunctions, equalities, what memory holds, which may be so large that sums
+//! overflow; those are still searched.
 
-use crate::expr::{BinaryOp, ExprId, Op, Pool, VarId};
+use crate::expr::{BinaryOp, ExprId, Op, Pool, Ty, VarId};
 use crate::tile_ir::{Span, Stmt};
 
 /// Names the first counter of a span at which a condition holds, the end of the span if there is none.
@@ -54,7 +55,9 @@ impl Run {
 
     /// `a + apart <= b`
     fn at_most(&mut self, pool: &mut Pool, counter: VarId, (a, b): (ExprId, ExprId), apart: i64) -> bool {
-        if pool.ty(a) != crate::expr::Ty::Int {
+        let loads =
+            |pool: &Pool, id| pool.reachable(&[id]).into_iter().any(|n| matches!(pool.op(n), Op::Load(..)));
+        if pool.ty(a) != Ty::Int || loads(pool, a) || loads(pool, b) {
             return false;
         }
         if let Op::Binary(BinaryOp::Max, x, y) = *pool.op(a) {
@@ -62,6 +65,13 @@ impl Run {
         }
         if let Op::Binary(BinaryOp::Min, x, y) = *pool.op(b) {
             return self.at_most(pool, counter, (a, x), apart) && self.at_most(pool, counter, (a, y), apart);
+        }
+        // a - min(x, y) is the larger of a - x and a - y.
+        if let Op::Binary(BinaryOp::Sub, from, less) = *pool.op(a)
+            && let Op::Binary(BinaryOp::Min, x, y) = *pool.op(less)
+        {
+            let sides = [x, y].map(|side| pool.sub(from, side));
+            return sides.into_iter().all(|side| self.at_most(pool, counter, (side, b), apart));
         }
         let (Some(left), Some(right)) = (linear(pool, counter, a), linear(pool, counter, b)) else {
             return false;
@@ -185,6 +195,7 @@ mod tests {
         check("a + (hi - 1 - c) * 5 <= b & a <= b + 4", true);
         check("a <= c * 4 + 3 & c * 4 - b <= 9", true);
         check("a <= min(c * 2 + 7, b) & max(c - a, 3) <= b", true);
+        check("a - min(c * 2 + 3, b) < 5 & c <= b", true);
         check("2 * c + a < b + 2 * c", true);
         check("c < 5 & true", true);
     }

@@ -22,7 +22,7 @@ use super::lanes::{Body, LANES, Lanes, lane_order};
 use super::map::{Map, RowAt};
 use super::scalar::{float_cc, int_cc, math_fn};
 use super::scratch::SPILL;
-use super::vload::Stream;
+use super::vload::Streams;
 
 impl Emitter<'_, '_> {
     /// Computes columns of a row in vectors; gives the first column that is left, and the streams of the row.
@@ -32,7 +32,7 @@ impl Emitter<'_, '_> {
         at: &RowAt,
         cols: Value,
         max_cols: i64,
-    ) -> Result<Option<(Value, Vec<(ExprId, Stream)>)>> {
+    ) -> Result<Option<(Value, Streams)>> {
         if !self.isa.simd || max_cols < LANES {
             return Ok(Some((self.int(0), vec![])));
         }

@@ -33,6 +33,9 @@ pub(super) struct Stream {
     inside: bool,
 }
 
+/// Streams and the loads that they are.
+pub(super) type Streams = Vec<(ExprId, Stream)>;
+
 /// A load that can be a stream: the dim that moves, and which way.
 struct Shape<'a> {
     tensor: TensorId,
