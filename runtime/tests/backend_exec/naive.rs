@@ -127,6 +127,11 @@ extern "C" fn half_to_f32(bits: u32) -> f32 {
     half::f16::from_bits(bits as u16).to_f32()
 }
 
+extern "C" fn fill(dst: *mut f32, n: i64, value: f32) {
+    // SAFETY: the caller passes room for n values.
+    (0..n as isize).for_each(|i| unsafe { *dst.offset(i) = value });
+}
+
 /// Intrinsics that have no naive form: `agree` runs those of the runtime.
 extern "C" fn elsewhere() {
     std::process::abort()
@@ -156,6 +161,7 @@ fn address(f: Intrinsic) -> *const () {
         Intrinsic::Math1 => math1 as *const (),
         Intrinsic::Pow => pow as *const (),
         Intrinsic::HalfToF32 => half_to_f32 as *const (),
+        Intrinsic::Fill => fill as *const (),
         _ => elsewhere as *const (),
     }
 }
