@@ -17,12 +17,12 @@ use super::parts::Parts;
 use super::{Builder, Input, rows_index, scale};
 use crate::artifact::{DType, PANEL};
 use crate::attn_ir::{Attention, Output, OutputKind, Rows, Weight};
-use crate::expr::{ExprId, Pool, TensorId, Ty, VarId};
+use crate::expr::{ExprId, TensorId, Ty, VarId};
 use crate::mask::{self, MaskAnalysis, TileBox};
 use crate::schedule::QueryOrder;
 use crate::schedule::group::with_key_head;
 use crate::tile_ir::{
-    Access, BufId, BufRows, Buffer, Launch, Operand, PanelRef, Rest, RowsRef, Span, Stmt, WeightKind,
+    Access, BufId, BufRows, Buffer, Launch, Operand, PanelRef, Rest, RowsRef, Stmt, WeightKind,
 };
 
 /// Buffers of a task.

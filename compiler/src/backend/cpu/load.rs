@@ -138,7 +138,8 @@ impl Emitter<'_, '_> {
         Ok(base)
     }
 
-    fn load_stride(&mut self, t: TensorId, dim: usize) -> Result<Value> {
+    /// Stride for loads, 0 of an empty tensor, whose elements all are the dummy.
+    pub fn load_stride(&mut self, t: TensorId, dim: usize) -> Result<Value> {
         if let Some(known) = self.recall(Key::LoadStride(t, dim)) {
             return Ok(known);
         }

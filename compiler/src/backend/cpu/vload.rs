@@ -142,7 +142,7 @@ impl Emitter<'_, '_> {
         for &(id, stream) in streams.iter().filter(|(_, stream)| stream.inside) {
             let dtype = self.tensor(stream.tensor)?.dtype;
             let flags = self.load_flags(stream.tensor)?;
-            let stride = self.stride(stream.tensor, stream.dim);
+            let stride = self.load_stride(stream.tensor, stream.dim)?;
             let elements = self.b.ins().imul(col, stride);
             let bytes = match dtype.size() {
                 1 => elements,

@@ -3,10 +3,12 @@
 //! Comes in: a tile that may hold a pair. Goes out: the panels from the first to the last that may, and the statements that
 //! find them. What holds: pairs are left out only where the mask leaves them out. Not here: whole tiles (`key_loop`).
 
-use super::super::search;
-use super::{Attend, PANEL, Pool, Span, Stmt, Ty};
-use crate::expr::ExprId;
+use super::Attend;
+use crate::artifact::PANEL;
+use crate::expr::{ExprId, Pool, Ty};
+use crate::lower::search;
 use crate::mask::{MaskAnalysis, TileBox};
+use crate::tile_ir::{Span, Stmt};
 
 /// The part of a tile that is worked on.
 pub(super) struct Clipped {

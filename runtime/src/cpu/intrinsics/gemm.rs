@@ -1,11 +1,10 @@
 //! The product of a row-major tile with packed panels: `gemm` and `gemm_skip_zero`, and both for pairs of bf16.
 //!
 //! In: A row-major, B in panels of [`PANEL`] columns, C row-major, all f32; or two bf16 in the place of each f32 of A and
-//! B, along k. Out: C. Afterwards: element
-//! (r, x) is one chain of fused multiply-adds over ascending t that starts at zero, and, when
-//! accumulating, a last one that adds `C[r, x] * row_scale[r]`; so the bits depend neither on the
-//! instruction set nor on the sizes of the other dimensions. Of pairs, the second comes first. Not here: packing (`pack.rs`), blocking for
-//! caches (the generated loops do that).
+//! B, along k. Out: C. Afterwards: element (r, x) is one chain of fused multiply-adds over ascending t that starts at zero
+//! (of pairs, the second comes first), and, when accumulating, a last one that adds `C[r, x] * row_scale[r]`; so the bits
+//! depend neither on the instruction set nor on the sizes of the other dimensions. Not here: packing (`pack.rs`), blocking
+//! for caches (the generated loops do that).
 //!
 //! The register block is `S::ROWS` (at most 8) rows by `S::COLS` vectors; few rows (decode) get more columns instead,
 //! so that enough chains run at a time to hide the latency of an FMA.
