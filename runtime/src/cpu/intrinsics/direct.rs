@@ -5,13 +5,14 @@
 //! instruction set nor the sizes of the other dimensions. Not here: many rows, for which packing pays (`pack.rs`, `gemm.rs`).
 
 use std::mem::MaybeUninit;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use attn_compiler::artifact::DType;
 
 use super::convert::read;
 use super::element::{Bf16, Element, F8E4M3, F16, F32, I8, load_first};
 use super::simd::{LANES, Simd};
-use super::stream::LINE;
+use super::stream::{Ahead, LINE};
 
 /// Sixteen elements along a row of a tensor.
 pub(super) trait Span: Copy {
@@ -20,6 +21,8 @@ pub(super) trait Span: Copy {
     /// Rows that a vector of A meets at once: many where the work, few where memory takes the time, since rows at once
     /// are streams at once.
     const TOGETHER: usize;
+    /// Rows of A from which on rows of usual lengths are loaded whole before they are used.
+    const HELD: usize;
     /// Whether what was loaded has to arrive before more is asked for ([`Simd::settle`]).
     const SETTLES: bool = false;
     /// Elements `t..t + n` of the row at `row`, at most 16; zero beyond.
@@ -76,6 +79,11 @@ impl<E> Copy for Contiguous<E> {}
 impl<E: Element> Span for Contiguous<E> {
     const SIZE: usize = E::SIZE as usize;
     const TOGETHER: usize = if E::SIZE < 4 { 4 / E::SIZE as usize } else { 1 };
+    const HELD: usize = match E::SIZE {
+        4 => 2,
+        2 => 1,
+        _ => usize::MAX,
+    };
     const SETTLES: bool = E::SIZE == 4;
 
     #[inline(always)]
@@ -109,6 +117,7 @@ struct Scattered {
 impl Span for Scattered {
     const SIZE: usize = LINE;
     const TOGETHER: usize = 1;
+    const HELD: usize = usize::MAX;
 
     #[inline(always)]
     unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V {
@@ -123,8 +132,11 @@ impl Span for Scattered {
     }
 }
 
-/// Bytes of rows that several passes of [`gemm_rows`] read from the first level.
+/// Bytes of rows of 16 bits and fewer that several passes of [`gemm_rows`] read from the first level.
 pub(super) const CLOSE: usize = 8 << 10;
+/// The same for f32: nothing is asked from memory in all passes but the first, so they are short where memory takes the
+/// time.
+const CLOSE_F32: usize = 4 << 10;
 
 /// The arguments of both products.
 #[derive(Clone, Copy)]
@@ -143,8 +155,8 @@ pub(super) struct Direct {
     pub n: usize,
     pub row_scale: *const f32,
     pub accumulate: bool,
-    /// Bytes ahead of the row at hand that are asked for ([`super::stream::ahead`]).
-    pub ahead: isize,
+    /// What is asked for ahead of its use ([`super::stream::ahead`]).
+    pub ahead: Ahead,
 }
 
 impl Direct {
@@ -159,10 +171,10 @@ impl Direct {
     /// order, since only so do the requests of the machine's own prefetchers and ours make one stream.
     #[inline(always)]
     pub(super) unsafe fn ask<S: Simd, P: Span>(self, row: *const u8, t: usize) {
-        if self.ahead == 0 {
+        if self.ahead.near == 0 {
             return;
         }
-        let at = row.wrapping_offset(self.ahead).wrapping_add(t * P::SIZE);
+        let at = row.wrapping_add(self.ahead.near + t * P::SIZE);
         // SAFETY: the features are there; the address need not be valid.
         unsafe {
             match P::SIZE {
@@ -173,6 +185,17 @@ impl Direct {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Asks for a line of what is used [`Ahead::far`] after this row, or of the next row where that is further away.
+    #[inline(always)]
+    pub(super) unsafe fn ask_far<S: Simd>(self, row: *const u8) {
+        if self.ahead.far > 0 {
+            let next = self.row_bytes.unsigned_abs() > self.ahead.far;
+            let at = row.wrapping_offset(if next { self.row_bytes } else { self.ahead.far as isize });
+            // SAFETY: the features are there; the address need not be valid.
+            unsafe { S::prefetch(at) };
         }
     }
 
@@ -253,19 +276,36 @@ struct Paired {
 pub(super) unsafe fn columns<S: Simd, P: Span>(g: Direct, span: P) {
     // SAFETY: as for `gemm_columns`.
     unsafe {
+        match g.k {
+            _ if P::HELD == usize::MAX || g.ahead.near > 0 => columns_of::<S, P, ANY>(g, span),
+            64 => columns_of::<S, P, 64>(g, span),
+            128 => columns_of::<S, P, 128>(g, span),
+            _ => columns_of::<S, P, ANY>(g, span),
+        }
+    }
+}
+
+/// A length of rows that is not known beforehand.
+const ANY: usize = 0;
+
+/// The product with rows of `K` elements.
+#[inline(always)]
+unsafe fn columns_of<S: Simd, P: Span, const K: usize>(g: Direct, span: P) {
+    // SAFETY: as for `gemm_columns`.
+    unsafe {
         let mut row = 0;
         while row < g.rows {
             let here = g.below(row);
             // The remainder of a row in code of its own: beside it the sums would not stay in registers.
-            let rest = !g.k.is_multiple_of(2 * LANES) || (P::ALTERNATE && g.k > ALTERNATED / 8);
+            let rest = K == ANY && (!g.k.is_multiple_of(2 * LANES) || (P::ALTERNATE && g.k > ALTERNATED / 8));
             row += match (here.rows, rest) {
-                (1, false) => column_blocks::<S, P, 1, 16, false>(here, span),
-                (2 | 3, false) => column_blocks::<S, P, 2, 8, false>(here, span),
-                (4..8, false) => column_blocks::<S, P, 4, 4, false>(here, span),
-                (8.., false) => column_blocks::<S, P, 8, 2, false>(here, span),
-                (1, true) => column_blocks::<S, P, 1, 16, true>(here, span),
-                (2 | 3, true) => column_blocks::<S, P, 2, 8, true>(here, span),
-                _ => column_blocks::<S, P, 4, 4, true>(here, span),
+                (1, false) => column_blocks::<S, P, 1, 16, K, false>(here, span),
+                (2 | 3, false) => column_blocks::<S, P, 2, 8, K, false>(here, span),
+                (4..8, false) => column_blocks::<S, P, 4, 4, K, false>(here, span),
+                (8.., false) => column_blocks::<S, P, 8, 2, K, false>(here, span),
+                (1, true) => column_blocks::<S, P, 1, 16, K, true>(here, span),
+                (2 | 3, true) => column_blocks::<S, P, 2, 8, K, true>(here, span),
+                _ => column_blocks::<S, P, 4, 4, K, true>(here, span),
             };
         }
     }
@@ -273,7 +313,14 @@ pub(super) unsafe fn columns<S: Simd, P: Span>(g: Direct, span: P) {
 
 /// `R` rows of A, all columns, `X` at a time (`R * X` is 16); gives `R`. Without `REST` all of a row goes in pairs.
 #[inline(always)]
-unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize, const REST: bool>(
+unsafe fn column_blocks<
+    S: Simd,
+    P: Span,
+    const R: usize,
+    const X: usize,
+    const K: usize,
+    const REST: bool,
+>(
     g: Direct,
     span: P,
 ) -> usize {
@@ -306,7 +353,7 @@ unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize, const 
                 }
                 // Columns that are not there repeat the last one and are not stored.
                 let rows: [*const u8; X] = std::array::from_fn(|u| g.row((first + u).min(g.n - 1)));
-                let mut acc = column_block::<S, P, R, X>(g, pairs, span, rows);
+                let mut acc = column_block::<S, P, R, X, K>(g, pairs, span, rows);
                 if REST {
                     acc = column_rest::<S, P, R, X>(g, pairs.k, span, rows, acc);
                 }
@@ -315,7 +362,7 @@ unsafe fn column_blocks<S: Simd, P: Span, const R: usize, const X: usize, const 
                     *lane = *sum;
                 }
                 *sums = S::tree_sums(all);
-                if P::SETTLES && g.ahead > 0 {
+                if P::SETTLES && g.ahead.near > 0 {
                     S::settle();
                 }
             }
@@ -360,7 +407,7 @@ unsafe fn store_columns<S: Simd, const R: usize>(g: Direct, x: usize, sums: [S::
 
 /// The products of `R` rows of A with `X` rows of the tensor as far as they go in pairs, lane by lane.
 #[inline(always)]
-unsafe fn column_block<S: Simd, P: Span, const R: usize, const X: usize>(
+unsafe fn column_block<S: Simd, P: Span, const R: usize, const X: usize, const K: usize>(
     g: Direct,
     pairs: Paired,
     span: P,
@@ -368,10 +415,15 @@ unsafe fn column_block<S: Simd, P: Span, const R: usize, const X: usize>(
 ) -> [[S::V; R]; X] {
     // SAFETY: as for `gemm_columns`.
     unsafe {
-        match P::TOGETHER.min(X) {
-            4 => columns_together::<S, P, R, X, 4>(g, pairs, span, rows),
-            2 => columns_together::<S, P, R, X, 2>(g, pairs, span, rows),
-            _ => columns_together::<S, P, R, X, 1>(g, pairs, span, rows),
+        let known = if R < P::HELD { ANY } else { K };
+        match (known, P::TOGETHER.min(X)) {
+            (64, _) if R < 8 => columns_held::<S, P, R, X, 2, 4>(g, pairs, span, rows),
+            (64, _) => columns_held::<S, P, R, X, 2, 2>(g, pairs, span, rows),
+            (128, _) if R < 8 => columns_held::<S, P, R, X, 4, 2>(g, pairs, span, rows),
+            (128, _) => columns_held::<S, P, R, X, 4, 1>(g, pairs, span, rows),
+            (_, 4) => columns_together::<S, P, R, X, 4>(g, pairs, span, rows),
+            (_, 2) => columns_together::<S, P, R, X, 2>(g, pairs, span, rows),
+            (_, _) => columns_together::<S, P, R, X, 1>(g, pairs, span, rows),
         }
     }
 }
@@ -407,6 +459,49 @@ unsafe fn columns_together<S: Simd, P: Span, const R: usize, const X: usize, con
                     }
                 }
                 t += 2 * LANES;
+            }
+        }
+        acc
+    }
+}
+
+/// The same for rows of `N` pairs of vectors: `T` rows are loaded, one after the other, before any of them is used.
+///
+/// What waits for memory then leaves the processor's windows to the loads behind it, and a vector of A is loaded once
+/// for `T` rows.
+#[inline(always)]
+unsafe fn columns_held<S: Simd, P: Span, const R: usize, const X: usize, const N: usize, const T: usize>(
+    g: Direct,
+    pairs: Paired,
+    span: P,
+    rows: [*const u8; X],
+) -> [[S::V; R]; X] {
+    // SAFETY: as for `gemm_columns`.
+    unsafe {
+        let zero = S::splat(0.0);
+        let mut acc = [[zero; R]; X];
+        for (acc, rows) in acc.chunks_exact_mut(T).zip(rows.chunks_exact(T)) {
+            let mut held = [[(zero, zero); N]; T];
+            // Loads keep their order: rows that are read in turn would be as many streams.
+            compiler_fence(Ordering::SeqCst);
+            for (held, &row) in held.iter_mut().zip(rows) {
+                g.ask_far::<S>(row);
+                for (n, b) in held.iter_mut().enumerate() {
+                    *b = span.pair::<S>(row, n * 2 * LANES);
+                }
+                compiler_fence(Ordering::SeqCst);
+            }
+            for r in 0..R {
+                for n in 0..N {
+                    let a = pairs.a.add(r * pairs.lda + n * 2 * LANES);
+                    let (first, second) = (S::load(a), S::load(a.add(LANES)));
+                    for (sums, b) in acc.iter_mut().zip(&held) {
+                        sums[r] = P::add_product::<S>(first, b[n].0, sums[r]);
+                    }
+                    for (sums, b) in acc.iter_mut().zip(&held) {
+                        sums[r] = P::add_product::<S>(second, b[n].1, sums[r]);
+                    }
+                }
             }
         }
         acc
@@ -451,7 +546,8 @@ pub(super) unsafe fn gemm_rows<S: Simd, const SKIP: bool>(g: Direct) {
 unsafe fn rows<S: Simd, P: Span, const SKIP: bool>(g: Direct, span: P) {
     // SAFETY: as for `gemm_rows`.
     unsafe {
-        let chunk = (CLOSE / (g.n * P::SIZE).max(1)).max(8);
+        let close = if P::SIZE == 4 { CLOSE_F32 } else { CLOSE };
+        let chunk = (close / (g.n * P::SIZE).max(1)).max(8);
         let mut t = 0;
         loop {
             let k = chunk.min(g.k - t);

@@ -155,6 +155,7 @@ struct Words;
 impl Span for Words {
     const SIZE: usize = 4;
     const TOGETHER: usize = 2;
+    const HELD: usize = 1;
     const SETTLES: bool = false;
 
     #[inline(always)]
@@ -185,6 +186,7 @@ struct ScatteredPairs {
 impl Span for ScatteredPairs {
     const SIZE: usize = super::stream::LINE;
     const TOGETHER: usize = 1;
+    const HELD: usize = usize::MAX;
     const SETTLES: bool = false;
 
     #[inline(always)]

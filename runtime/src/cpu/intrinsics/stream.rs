@@ -1,6 +1,6 @@
 //! How rows that come from memory are asked for ahead of their use, on the machine at hand.
 //!
-//! In: the kind of core. Out: a distance in bytes. What holds: it changes times, never bits. Not here: the requests
+//! In: the kind of core. Out: distances in bytes. What holds: it changes times, never bits. Not here: the requests
 //! (`direct.rs`), packing (`pack.rs`).
 
 use std::sync::OnceLock;
@@ -8,27 +8,41 @@ use std::sync::OnceLock;
 /// Bytes of a line of every cache.
 pub(super) const LINE: usize = 64;
 
-/// Bytes ahead of the row at hand that products with rows in memory ask for; 0 leaves it to the machine's prefetchers.
-///
-/// Measured on decode steps of 16384 keys: Zen 5 reads 26 GB/s of 48 left alone and 42 with requests 12 KiB ahead;
-/// Zen 4 reads 21 GB/s of 20 left alone (plain loops stop at every page) and 15 with requests, which take the few
-/// places for misses from its prefetchers.
-pub(super) fn ahead() -> isize {
-    static AHEAD: OnceLock<isize> = OnceLock::new();
-    *AHEAD.get_or_init(|| if is_zen5() { 12 << 10 } else { 0 })
+/// How far ahead of their use products with rows in memory ask for lines; 0 leaves it to the machine's prefetchers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ahead {
+    /// Bytes ahead of the row at hand, into the first level.
+    pub near: usize,
+    /// Bytes ahead of keys that are loaded a few rows at once, a line for each row, into the second level.
+    pub far: usize,
 }
 
+/// What suits the machine at hand.
+///
+/// Measured on decode steps of 16384 keys. Zen 5 reads 26 GB/s of 48 left alone and 42 with requests 12 KiB ahead. On
+/// Zen 4 such requests, and any for every line, take the few places for misses from its prefetchers (15 GB/s instead of
+/// 21); a line of each row into the second level, a page ahead, makes them start on the page before it is needed.
+pub(super) fn ahead() -> Ahead {
+    static AHEAD: OnceLock<Ahead> = OnceLock::new();
+    *AHEAD.get_or_init(|| match amd_family() {
+        Some(0x1a) => Ahead { near: 12 << 10, far: 0 },
+        Some(0x19) => Ahead { near: 0, far: 4 << 10 },
+        _ => Ahead::default(),
+    })
+}
+
+/// The family of a processor by AMD: 0x19 is Zen 3 and 4, 0x1a Zen 5.
 #[cfg(target_arch = "x86_64")]
-fn is_zen5() -> bool {
+fn amd_family() -> Option<u32> {
     use std::arch::x86_64::__cpuid;
     let vendor = __cpuid(0);
     let amd = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD";
-    amd && family(__cpuid(1).eax) == 0x1a
+    amd.then(|| family(__cpuid(1).eax))
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn is_zen5() -> bool {
-    false
+fn amd_family() -> Option<u32> {
+    None
 }
 
 /// The family in the signature of an x86 processor.
@@ -52,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn the_distance_is_whole_lines() {
-        assert_eq!(ahead() % LINE as isize, 0);
+    fn distances_are_whole_lines() {
+        assert_eq!((ahead().near % LINE, ahead().far % LINE), (0, 0));
     }
 }
