@@ -14,8 +14,8 @@ mod intrinsics;
 mod largest;
 mod loads;
 mod maps;
-
 mod naive;
+mod pairs;
 mod random;
 mod reference;
 mod statements;

@@ -61,6 +61,14 @@ recorder!(pack_v, PackV, (dst: i64, ps: i64, src: i64, dtype: u32, n: i64, d: i6
 recorder!(load_rows, LoadRows, (dst: i64, ldd: i64, src: i64, dtype: u32, rows: i64, d: i64, sr: i64, sd: i64));
 recorder!(store_vec, StoreVec, (src: i64, dst: i64, dtype: u32, n: i64, stride: i64));
 recorder!(finish_softmax, FinishSoftmax, (rows: i64, m: i64, l: i64, sink: f32, inv: i64, lse: i64));
+recorder!(gemm_pairs, GemmPairs, (c: i64, ldc: i64, a: i64, lda: i64, b: i64, ps: i64, rows: i64, k: i64, n: i64, rs: i64, acc: u32));
+recorder!(gemm_pairs_skip_zero, GemmPairsSkipZero, (c: i64, ldc: i64, a: i64, lda: i64, b: i64, ps: i64, rows: i64, k: i64, n: i64, rs: i64, acc: u32));
+recorder!(columns_pairs, ColumnsPairs, (c: i64, ldc: i64, a: i64, lda: i64, b: i64, sx: i64, st: i64, rows: i64, k: i64, n: i64, acc: u32));
+recorder!(rows_pairs, RowsPairs, (c: i64, ldc: i64, a: i64, lda: i64, b: i64, st: i64, sx: i64, rows: i64, k: i64, n: i64, rs: i64, acc: u32, skip: u32));
+recorder!(pack_k_pairs, PackKPairs, (dst: i64, src: i64, n: i64, d: i64, sk: i64, sd: i64));
+recorder!(pack_v_pairs, PackVPairs, (dst: i64, ps: i64, src: i64, n: i64, d: i64, sk: i64, sd: i64) -> i64 = 1);
+recorder!(load_pairs, LoadPairs, (dst: i64, ldd: i64, src: i64, rows: i64, d: i64, sr: i64, sd: i64));
+recorder!(round_pairs, RoundPairs, (dst: i64, ldd: i64, src: i64, lds: i64, rows: i64, cols: i64));
 
 /// f32 to f32, and every argument recorded.
 extern "C" fn store_rows(
@@ -154,6 +162,14 @@ fn address(f: Intrinsic) -> *const () {
         Intrinsic::PackK => pack_k as *const (),
         Intrinsic::PackV => pack_v as *const (),
         Intrinsic::LoadRows => load_rows as *const (),
+        Intrinsic::GemmPairs => gemm_pairs as *const (),
+        Intrinsic::GemmPairsSkipZero => gemm_pairs_skip_zero as *const (),
+        Intrinsic::ColumnsPairs => columns_pairs as *const (),
+        Intrinsic::RowsPairs => rows_pairs as *const (),
+        Intrinsic::PackKPairs => pack_k_pairs as *const (),
+        Intrinsic::PackVPairs => pack_v_pairs as *const (),
+        Intrinsic::LoadPairs => load_pairs as *const (),
+        Intrinsic::RoundPairs => round_pairs as *const (),
         Intrinsic::StoreRows => store_rows as *const (),
         Intrinsic::StoreVec => store_vec as *const (),
         Intrinsic::FinishSoftmax => finish_softmax as *const (),
