@@ -418,7 +418,7 @@ pub enum Intrinsic {
     /// `l' = l*exp(m - m') + exp(sink - m')`, `inv_sum[r] = exp(m - m') / l'` (0 where l' is 0),
     /// `lse[r] = m' + ln(l')` (-inf where l' is 0). NaN propagates.
     FinishSoftmax = 9,
-    /// `vmath(fn, dst, src, n)`: [`MathFn`] of n contiguous f32 values; `dst` may equal `src`.
+    /// `vmath(fn, s, lds, rows, cols)`: `s[r, c]` becomes its [`MathFn`] for c < cols. Other columns are not touched.
     VMath = 10,
     /// `math1(fn, x) -> f32`: [`MathFn`] of one value, the same bits as `vmath`.
     Math1 = 11,

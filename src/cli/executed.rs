@@ -23,8 +23,8 @@ const MOST: u64 = 1 << 24;
 /// Operations of the launches at the sizes of the study.
 pub fn flops(study: &Study, launches: Range<usize>) -> Result<Option<f64>, Failure> {
     let program = &study.plan.program;
-    let measure = |launch: &Launch, stmt: &Stmt| {
-        let work = work(&program.pool, launch, stmt)?;
+    let measure = |_: &Launch, stmt: &Stmt| {
+        let work = work(&program.pool, stmt)?;
         Some(work.into_iter().map(|(n, of)| (0, n, of)).collect())
     };
     let mut total = Some(0.0);
@@ -169,7 +169,7 @@ impl<'a> Outline<'a> {
 }
 
 /// Operations of a statement without blocks; none for those of masks and softmax.
-fn work(pool: &Pool, launch: &Launch, stmt: &Stmt) -> Option<Vec<(f64, Vec<ExprId>)>> {
+fn work(pool: &Pool, stmt: &Stmt) -> Option<Vec<(f64, Vec<ExprId>)>> {
     Some(match stmt {
         Stmt::Gemm { rows, k, n, row_scale, .. } => {
             let scaled = row_scale.map(|_| (1.0, vec![*rows, *n]));
@@ -185,15 +185,14 @@ fn work(pool: &Pool, launch: &Launch, stmt: &Stmt) -> Option<Vec<(f64, Vec<ExprI
             let each = 1.0 + f64::from(u8::from(factor.is_some())) + f64::from(u8::from(term.is_some()));
             vec![(each, vec![*rows, *cols])]
         }
-        Stmt::Math { dst, rows, .. } => {
-            vec![(launch.buffers[dst.0 as usize].cols as f64, vec![*rows])]
-        }
         // The first row is left as it is.
         Stmt::ScanRows { rows, cols, decay, .. } => {
             let each = if decay.is_some() { 2.0 } else { 1.0 };
             vec![(each, vec![*rows, *cols]), (-each, vec![*cols])]
         }
-        Stmt::ReduceRows { rows, cols, .. } => vec![(1.0, vec![*rows, *cols])],
+        Stmt::Math { rows, cols, .. } | Stmt::ReduceRows { rows, cols, .. } => {
+            vec![(1.0, vec![*rows, *cols])]
+        }
         Stmt::StoreRows { rows, d, row_scale: Some(_), .. } => vec![(1.0, vec![*rows, *d])],
         Stmt::PrefixSum { n, .. } => vec![(1.0, vec![*n])],
         Stmt::StoreRows { .. }

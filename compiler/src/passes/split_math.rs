@@ -38,7 +38,7 @@ fn split(pool: &mut Pool, stmt: &Stmt) -> Option<Vec<Stmt>> {
     let (first, seconds) = (reads_of(pool, argument, reads), reads_of(pool, outer, reads));
     let mut parts = vec![
         Stmt::Map { dst, rows, cols, row: *row, col: *col, reads: first, value: argument },
-        Stmt::Math { f, dst, rows },
+        Stmt::Math { f, dst, rows, cols },
     ];
     if outer == y {
         return Some(parts);

@@ -469,7 +469,7 @@ pub enum Stmt {
         /// Zeros stay.
         keep_zero: bool,
     },
-    /// `dst[r, c] = f(dst[r, c])` for r < rows and every column.
+    /// `dst[r, c] = f(dst[r, c])` for r < rows, c < cols; what other columns of these rows held is lost.
     Math {
         /// Function.
         f: MathFn,
@@ -477,6 +477,8 @@ pub enum Stmt {
         dst: BufId,
         /// Rows.
         rows: ExprId,
+        /// Columns.
+        cols: ExprId,
     },
     /// One step of the online softmax over columns 0..cols of `s`, in place
     /// (`crate::artifact::Intrinsic::SoftmaxStep`).
@@ -738,13 +740,13 @@ impl Stmt {
             Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
             Stmt::Band { rows, cols, period, from, to, .. } => vec![*rows, *cols, *period, from.at, to.at],
             Stmt::Affine { rows, cols, scale, .. } => vec![*rows, *cols, *scale],
-            Stmt::Math { rows, .. } => vec![*rows],
             Stmt::KeepLargest { rows, cols, first, m, .. } => vec![*rows, *cols, *first, *m],
             Stmt::Mark { rows, cols, first, .. } => vec![*rows, *cols, *first],
             Stmt::Random { rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale, .. } => {
                 vec![*rows, *cols, *row0, *col0, *stream, *offset, *seed, *threshold, *keep_scale]
             }
-            Stmt::Transpose { rows, cols, .. }
+            Stmt::Math { rows, cols, .. }
+            | Stmt::Transpose { rows, cols, .. }
             | Stmt::Round { rows, cols, .. }
             | Stmt::ScanRows { rows, cols, .. }
             | Stmt::ReduceRows { rows, cols, .. } => vec![*rows, *cols],

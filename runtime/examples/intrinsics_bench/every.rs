@@ -40,10 +40,10 @@ impl Limits {
     fn of(isa: Isa) -> Limits {
         let (src, mut dst) = (vec![1f32; COUNT], vec![0f32; COUNT]);
         let (_, copy) = measure(|| black_box(&mut dst[..]).copy_from_slice(black_box(&src)));
-        let (mut to, mut from) = (Tile::zeroed(COUNT), Tile::noise(COUNT));
-        let (to, from, vmath) = (to.ptr(), from.ptr(), table(isa).vmath());
-        // SAFETY: both tiles hold COUNT values.
-        let (_, exp) = measure(|| unsafe { vmath(MathFn::Exp as u32, to, from, COUNT as i64) });
+        let mut tile = Tile::noise(COUNT);
+        let (s, n, vmath) = (tile.ptr(), COUNT as i64, table(isa).vmath());
+        // SAFETY: the tile holds COUNT values.
+        let (_, exp) = measure(|| unsafe { vmath(MathFn::Exp as u32, s, n, 1, n) });
         Limits {
             fma: fma_peak_gflops(isa, 1),
             bytes: (8 * COUNT) as f64 / copy / 1e9,
@@ -279,7 +279,7 @@ fn storage(limits: &Limits, t: &IntrinsicTable, room: &mut Room, which: Intrinsi
 
 fn functions(limits: &Limits, t: &IntrinsicTable, room: &mut Room, which: Intrinsic) {
     use MathFn::*;
-    let (x, to, n) = (room.b.ptr(), room.c.ptr(), COUNT as i64);
+    let (to, n) = (room.c.ptr(), COUNT as i64);
     let all = [Exp, Exp2, Log, Log2, Tanh, Sigmoid, Sin, Cos];
     // SAFETY: both tiles hold COUNT values; the others take values only.
     unsafe {
@@ -287,7 +287,7 @@ fn functions(limits: &Limits, t: &IntrinsicTable, room: &mut Room, which: Intrin
             Intrinsic::VMath => {
                 for f in all {
                     limits.line(&format!("vmath {f:?}"), Limit::Exp(COUNT as f64), || {
-                        (t.vmath())(f as u32, to, x, n)
+                        (t.vmath())(f as u32, to, n, 1, n)
                     });
                 }
             }

@@ -168,9 +168,10 @@ fn kernels(isa: Isa) {
     let count = 64 * 128;
     let (mut dst, mut src) = (Tile::zeroed(count), Tile::noise(count));
     let (d, x) = (dst.ptr(), src.ptr());
+    let n = count as i64;
     for f in [MathFn::Exp, MathFn::Log, MathFn::Tanh, MathFn::Sigmoid, MathFn::Sin] {
-        // SAFETY: both tiles hold `count` values.
-        element_line(&format!("vmath {f:?}"), count, || unsafe { (ops.vmath)(f as u32, d, x, count as i64) });
+        // SAFETY: the tile holds `count` values.
+        element_line(&format!("vmath {f:?}"), count, || unsafe { (ops.vmath)(f as u32, d, n, 1, n) });
     }
     for dtype in [DType::F32, DType::F16, DType::Bf16, DType::I8] {
         let mut bytes = vec![0u8; count * dtype.size()];

@@ -103,7 +103,8 @@ const EIGHTH: u64 = 0x3e00_0000;
 #[test]
 fn buffers_are_aligned_and_apart() {
     let setup = setup();
-    let calls = setup.calls(Stmt::Math { f: MathFn::Exp, dst: BufId(0), rows: ExprId(0) }, false);
+    let calls =
+        setup.calls(Stmt::Math { f: MathFn::Exp, dst: BufId(0), rows: ExprId(0), cols: ExprId(0) }, false);
     assert!(calls.buffers.iter().all(|at| at % 64 == 0));
     let bytes = [8 * 48 * 4, 8 * 32 * 4, 64, 64, 64];
     for n in 1..5 {
@@ -266,11 +267,11 @@ fn finish_softmax() {
 }
 
 #[test]
-fn math_covers_whole_rows() {
-    let s = setup();
-    let rows = s.rows;
-    let c = s.calls(Stmt::Math { f: MathFn::Tanh, dst: BufId(1), rows }, false);
-    c.assert(Intrinsic::VMath, &[MathFn::Tanh as u64, c.buffers[1], c.buffers[1], 6 * 32]);
+fn math_takes_the_columns_that_there_are() {
+    let mut s = setup();
+    let (rows, cols) = (s.rows, s.p.pool.int(17));
+    let c = s.calls(Stmt::Math { f: MathFn::Tanh, dst: BufId(1), rows, cols }, false);
+    c.assert(Intrinsic::VMath, &[MathFn::Tanh as u64, c.buffers[1], 32, 6, 17]);
 }
 
 #[test]

@@ -119,11 +119,14 @@ extern "C" fn math1(code: u32, x: f32) -> f32 {
     unary(op(code), Value::Float(f64::from(x))).float() as f32
 }
 
-extern "C" fn vmath(code: u32, dst: *mut f32, src: *const f32, n: i64) {
-    record(Intrinsic::VMath, &[u64::from(code), dst as u64, src as u64, n as u64]);
-    for i in 0..n as isize {
-        // SAFETY: the caller passes n values.
-        unsafe { *dst.offset(i) = math1(code, *src.offset(i)) };
+extern "C" fn vmath(code: u32, s: *mut f32, lds: i64, rows: i64, cols: i64) {
+    record(Intrinsic::VMath, &[u64::from(code), s as u64, lds as u64, rows as u64, cols as u64]);
+    for (r, c) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
+        // SAFETY: the caller passes a tile that holds its rows.
+        unsafe {
+            let x = s.offset((r * lds + c) as isize);
+            *x = math1(code, *x);
+        }
     }
 }
 

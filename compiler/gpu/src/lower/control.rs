@@ -53,7 +53,7 @@ impl Lower<'_> {
             Stmt::Map { .. } => self.map(stmt),
             Stmt::Band { .. } => self.band(stmt),
             Stmt::Affine { .. } => self.affine(stmt),
-            Stmt::Math { f, dst, rows } => self.math(*f, *dst, *rows),
+            Stmt::Math { f, dst, rows, .. } => self.math(*f, *dst, *rows),
             Stmt::SoftmaxStep { .. } if self.layouts.is_some() => {
                 self.in_turns(|l| l.softmax_registers(stmt))
             }

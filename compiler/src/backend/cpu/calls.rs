@@ -55,8 +55,8 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::StoreVec => (&[W, W, C, W, W], None),
         // rows, row_max, row_sum, sink, inv_sum, lse
         Intrinsic::FinishSoftmax => (&[W, W, W, F, W, W], None),
-        // fn, dst, src, n
-        Intrinsic::VMath => (&[C, W, W, W], None),
+        // fn, s, lds, rows, cols
+        Intrinsic::VMath => (&[C, W, W, W, W], None),
         // fn, x
         Intrinsic::Math1 => (&[C, F], Some(F)),
         // x, y

@@ -67,12 +67,10 @@ impl Emitter<'_, '_> {
             Stmt::PackV { dst, src, n, d, flag } => self.pack_v(dst, src, (*n, *d), flag),
             Stmt::Gemm { .. } => self.gemm(stmt),
             Stmt::Map { .. } => self.map(stmt),
-            Stmt::Math { f, dst, rows } => {
-                let buffer = self.buffer(*dst)?;
+            Stmt::Math { f, dst, rows, cols } => {
                 let code = self.b.ins().iconst(types::I32, *f as i64);
-                let (at, rows) = (self.buffer_address(*dst)?, self.count(*rows, buffer.rows)?);
-                let n = self.b.ins().imul_imm_s(rows, buffer.cols);
-                self.run(Intrinsic::VMath, &[code, at, at, n])
+                let [at, ld, rows, cols] = self.tile(*dst, *rows, *cols)?;
+                self.run(Intrinsic::VMath, &[code, at, ld, rows, cols])
             }
             Stmt::SoftmaxStep { s, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked } => {
                 let [s, ld, rows, cols] = self.tile(*s, *rows, *cols)?;

@@ -196,8 +196,8 @@ impl Emitter<'_, '_> {
         let at = self.b.ins().iadd_imm_s(self.scratch, i64::from(SPILL));
         self.b.ins().store(MemFlagsData::trusted(), x, at, 0);
         let code = self.b.ins().iconst(types::I32, f as i64);
-        let n = self.int(LANES);
-        self.run(Intrinsic::VMath, &[code, at, at, n])?;
+        let (n, one) = (self.int(LANES), self.int(1));
+        self.run(Intrinsic::VMath, &[code, at, n, one, n])?;
         Ok(Lanes::Floats(self.b.ins().load(types::F32X4, MemFlagsData::trusted(), at, 0)))
     }
 

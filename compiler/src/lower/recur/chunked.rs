@@ -264,7 +264,7 @@ impl Chunked<'_> {
         }));
         body.push(Stmt::ScanRows { dst: p, rows: c.n, cols: c.n, decay: (!exp).then_some(step) });
         if exp {
-            body.push(Stmt::Math { f: MathFn::Exp, dst: p, rows: c.n });
+            body.push(Stmt::Math { f: MathFn::Exp, dst: p, rows: c.n, cols: c.n });
         }
     }
 

@@ -361,7 +361,7 @@ fn chunk_products(
     let scan = |dst, by| Stmt::ScanRows { dst, rows: n, cols: one, decay: (!exp).then_some(by) };
     let finish = |body: &mut Vec<Stmt>, dst| {
         if exp {
-            body.push(Stmt::Math { f: crate::artifact::MathFn::Exp, dst, rows: n });
+            body.push(Stmt::Math { f: crate::artifact::MathFn::Exp, dst, rows: n, cols: one });
         }
     };
     body.push(scan(product, step));

@@ -145,11 +145,18 @@ impl<'m, 'a> Task<'m, 'a> {
             }
             Stmt::Gemm { .. } => self.gemm(stmt),
             Stmt::Map { .. } => self.map(stmt),
-            Stmt::Math { f, dst, rows } => {
-                let rows = self.count(*rows, self.tiles[dst.0 as usize].decl.rows)?;
-                let cols = self.tiles[dst.0 as usize].decl.cols as usize;
-                for x in &mut self.tile(*dst).data[..rows * cols] {
-                    *x = x.map(|x| unary(math_op(*f), Value::Float(x)).float());
+            Stmt::Math { f, dst, rows, cols } => {
+                let (most, width) = {
+                    let decl = &self.tiles[dst.0 as usize].decl;
+                    (decl.rows, decl.cols)
+                };
+                let (rows, cols) = (self.count(*rows, most)?, self.count(*cols, width)?);
+                for row in self.tile(*dst).data.chunks_mut(width as usize).take(rows) {
+                    let (held, lost) = row.split_at_mut(cols);
+                    for x in held {
+                        *x = x.map(|x| unary(math_op(*f), Value::Float(x)).float());
+                    }
+                    lost.fill(None);
                 }
                 Ok(())
             }

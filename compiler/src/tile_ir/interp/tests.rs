@@ -89,7 +89,7 @@ fn maps_read_tiles_rows_columns_tables_and_parameters() {
         map e[r2 < 1, c3 < d]: float(c3) * c
         map a[i < n, j < d], s = tile(a), u = row(b), w = col(e):
           odd[j] ? s * u + w : (j < i ? tab[j - i + n] : max(s, c))
-        math tanh a, rows = n
+        math tanh a, rows = n, cols = d
         store_rows o[0 : r, 0 : x] <- a, rows = n, d = 5 }";
     let found = Case { header, launches, n: 7, d: 5 }.output();
     let c = f64::from(0.1f32);

@@ -273,8 +273,9 @@ impl Printer<'_> {
                 let sizes = format!("n = {}, m = {}, width = {}", e(n), e(m), e(width));
                 format!("top_k {} <- {}, {sizes}{ranks}", self.flat(indices), self.rows(src))
             }
-            Stmt::Math { f, dst, rows } => {
-                format!("math {} {}, rows = {}", name_of(&MATH_FNS, f), buf(dst), e(rows))
+            Stmt::Math { f, dst, rows, cols } => {
+                let f = name_of(&MATH_FNS, f);
+                format!("math {f} {}, rows = {}, cols = {}", buf(dst), e(rows), e(cols))
             }
             Stmt::SoftmaxStep { s, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked } => {
                 let tile =

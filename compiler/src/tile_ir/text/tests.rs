@@ -46,7 +46,7 @@ const EVERYTHING: &str = r#"program everything {
       if [%0 = seen[b_2, t] & u < 3] %0 != on | %0 {
         gemm s = qb * panel(kp, u * 256, 256), rows = n, k = 8, n = left, skip_zero = false
         map s[r < n, x < left], e = tile(s), mm = row(m), k = col(s): x <= r ? tanh(e + mm * k) : -inf
-        math exp2 s, rows = n
+        math exp2 s, rows = n, cols = 16
       } else {
         weight_step relu s, rows = n, cols = left, scale = c, row_max = m, floor_unmasked = on
       }

@@ -98,9 +98,10 @@ impl<'a> Verifier<'a> {
                 }
                 Ok(())
             }
-            Stmt::Math { dst, rows, .. } => {
+            Stmt::Math { dst, rows, cols, .. } => {
                 let b = self.buffer(*dst)?;
-                self.count(*rows, b.rows)
+                self.count(*rows, b.rows)?;
+                self.count(*cols, b.cols)
             }
             Stmt::SoftmaxStep { s, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked } => {
                 self.step(*s, *rows, *cols, *scale, *floor_unmasked)?;

@@ -66,7 +66,7 @@ const GOOD: &str = r#"program good {
         map s[r < rows, k < 32], e = tile(s), f = row(m): k <= r + j ? e * f : tab[k]
       }
     }
-    math exp s, rows = 4
+    math exp s, rows = 4, cols = 32
     softmax_step s, rows = rows, cols = 32, scale = c, row_max = m, row_sum = sum, alpha = al, floor_unmasked = false
     weight_step relu s, rows = rows, cols = 32, scale = 1.0, row_max = m, floor_unmasked = true
     gemm a += s * panel(vp, 0, 512), rows = rows, k = 32, n = 16, row_scale = al, skip_zero = true
@@ -124,12 +124,12 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I4", "grid g < n", "grid g < n, g < n"),
     ("I4", "grid g < n", "grid p < n, g < n"),
     ("I4", "for u in 0..2 {", "for g in 0..2 { let u = 0"),
-    ("I4", "math exp s, rows = 4", "let rows = 3"),
+    ("I4", "math exp s, rows = 4, cols = 32", "let rows = 3"),
     ("I4", "f = row(m)", "f = row(m), e = tile(s)"),
     ("I4", "map s[r < rows", "let k = 0 map s[r < rows"),
     ("I5", "math exp s, rows = 4", "math exp s, rows = j"),
     ("I5", "math exp s, rows = 4", "math exp s, rows = k"),
-    ("I5", "math exp s, rows = 4", "fill m = 0.0 let q = p"),
+    ("I5", "math exp s, rows = 4, cols = 32", "fill m = 0.0 let q = p"),
     ("I4", "z in y..rows", "z in y..rows, z in 0..rows"),
     ("I5", "math exp s, rows = 4", "math exp s, rows = y"),
     ("I6", "ids[y] == z", "ids[y]"),
@@ -144,6 +144,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I9", "rows = rows, d = 16\n    for", "rows = rows, d = 17\n    for"),
     ("I9", "n = 1, d = 16, flag", "n = 1, d = 0, flag"),
     ("I9", "math exp s, rows = 4", "math exp s, rows = 5"),
+    ("I9", "math exp s, rows = 4, cols = 32", "math exp s, rows = 4, cols = 33"),
     ("I9", "k = 16, n = 32", "k = 17, n = 32"),
     ("I9", "k = 32, n = 16", "k = 32, n = 17"),
     ("I9", "k < 32], e = tile(s)", "k < 32], e = tile(a)"),

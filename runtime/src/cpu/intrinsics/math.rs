@@ -6,6 +6,7 @@
 
 use super::exp::{exp, exp2, poly};
 use super::simd::{LANES, Simd};
+use super::tiles::Tile;
 use attn_compiler::artifact::MathFn;
 
 /// (ln(1+f) - f) / f^2 on [sqrt(1/2) - 1, sqrt(2) - 1]; relative error of the logarithm 7.7e-10.
@@ -206,42 +207,52 @@ pub(super) fn math_fn_of(code: u32) -> Option<MathFn> {
     [Exp, Exp2, Log, Log2, Tanh, Sigmoid, Sin, Cos].into_iter().find(|&f| f as u32 == code)
 }
 
-/// `dst[i] = f(src[i])`; an unknown code gives NaN.
+/// `s[r, c] = f(s[r, c])`; an unknown code gives NaN.
 ///
 /// # Safety
-/// The features of `S`; n values behind each pointer, which are equal or do not overlap.
+/// The features of `S`; the tile holds its rows.
 #[inline(always)]
-pub(super) unsafe fn vmath<S: Simd>(code: u32, dst: *mut f32, src: *const f32, n: usize) {
+pub(super) unsafe fn vmath<S: Simd>(code: u32, tile: Tile) {
     // SAFETY: the caller's promise.
     unsafe {
         match math_fn_of(code) {
-            Some(MathFn::Exp) => each::<S>(MathFn::Exp, dst, src, n),
-            Some(MathFn::Exp2) => each::<S>(MathFn::Exp2, dst, src, n),
-            Some(MathFn::Log) => each::<S>(MathFn::Log, dst, src, n),
-            Some(MathFn::Log2) => each::<S>(MathFn::Log2, dst, src, n),
-            Some(MathFn::Tanh) => each::<S>(MathFn::Tanh, dst, src, n),
-            Some(MathFn::Sigmoid) => each::<S>(MathFn::Sigmoid, dst, src, n),
-            Some(MathFn::Sin) => each::<S>(MathFn::Sin, dst, src, n),
-            Some(MathFn::Cos) => each::<S>(MathFn::Cos, dst, src, n),
-            None => (0..n).for_each(|i| *dst.add(i) = f32::NAN),
+            Some(MathFn::Exp) => each::<S>(MathFn::Exp, tile),
+            Some(MathFn::Exp2) => each::<S>(MathFn::Exp2, tile),
+            Some(MathFn::Log) => each::<S>(MathFn::Log, tile),
+            Some(MathFn::Log2) => each::<S>(MathFn::Log2, tile),
+            Some(MathFn::Tanh) => each::<S>(MathFn::Tanh, tile),
+            Some(MathFn::Sigmoid) => each::<S>(MathFn::Sigmoid, tile),
+            Some(MathFn::Sin) => each::<S>(MathFn::Sin, tile),
+            Some(MathFn::Cos) => each::<S>(MathFn::Cos, tile),
+            None => {
+                for r in 0..tile.rows {
+                    (0..tile.cols).for_each(|c| *tile.s.add(r * tile.lds + c) = f32::NAN);
+                }
+            }
         }
     }
 }
 
-/// The loop of one function; `f` is a constant at each call, so its `match` is gone from the loop.
+/// The loops of one function; `f` is a constant at each call, so its `match` is gone from them.
 #[inline(always)]
-unsafe fn each<S: Simd>(f: MathFn, dst: *mut f32, src: *const f32, n: usize) {
+unsafe fn each<S: Simd>(f: MathFn, tile: Tile) {
+    // Whole rows are one run.
+    let (rows, cols) =
+        if tile.cols == tile.lds { (1, tile.rows * tile.cols) } else { (tile.rows, tile.cols) };
+    let full = cols / LANES * LANES;
     // SAFETY: the caller's promise; the last vector touches only what is left.
     unsafe {
-        let full = n / LANES * LANES;
-        let mut i = 0;
-        while i < full {
-            S::store(dst.add(i), apply::<S>(f, S::load(src.add(i))));
-            i += LANES;
-        }
-        if full < n {
-            let x = S::load_first(src.add(full), n - full);
-            S::store_first(dst.add(full), apply::<S>(f, x), n - full);
+        for r in 0..rows {
+            let s = tile.s.add(r * tile.lds);
+            let mut c = 0;
+            while c < full {
+                S::store(s.add(c), apply::<S>(f, S::load(s.add(c))));
+                c += LANES;
+            }
+            if full < cols {
+                let x = S::load_first(s.add(full), cols - full);
+                S::store_first(s.add(full), apply::<S>(f, x), cols - full);
+            }
         }
     }
 }

@@ -199,7 +199,7 @@ pub type FinishSoftmaxFn = unsafe extern "C" fn(
     lse: *mut f32,
 );
 /// `vmath`.
-pub type VMathFn = unsafe extern "C" fn(function: u32, dst: *mut f32, src: *const f32, n: i64);
+pub type VMathFn = unsafe extern "C" fn(function: u32, s: *mut f32, lds: i64, rows: i64, cols: i64);
 /// `math1`.
 pub type Math1Fn = unsafe extern "C" fn(function: u32, x: f32) -> f32;
 /// `pow`.
@@ -523,8 +523,9 @@ macro_rules! isa_table {
                     inv_sum: *mut f32, lse: *mut f32) {
                     softmax::finish_softmax::<$simd>(count(rows), row_max, row_sum, sink, inv_sum, lse)
                 }
-                fn vmath(function: u32, dst: *mut f32, src: *const f32, n: i64) {
-                    math::vmath::<$simd>(function, dst, src, count(n))
+                fn vmath(function: u32, s: *mut f32, lds: i64, rows: i64, cols: i64) {
+                    let tile = tiles::Tile { s, lds: count(lds), rows: count(rows), cols: count(cols) };
+                    math::vmath::<$simd>(function, tile)
                 }
                 fn math1(function: u32, x: f32) -> f32 {
                     math::math1::<$simd>(function, x)

@@ -54,7 +54,7 @@ impl Parser<'_> {
             "math" => {
                 let f = self.named("a function", &MATH_FNS)?;
                 let dst = self.buf()?;
-                Ok(Stmt::Math { f, dst, rows: self.key("rows")? })
+                Ok(Stmt::Math { f, dst, rows: self.key("rows")?, cols: self.key("cols")? })
             }
             "transpose" => {
                 let dst = self.buf()?;

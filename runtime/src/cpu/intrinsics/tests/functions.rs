@@ -63,9 +63,9 @@ fn functions_are_within_two_ulps_and_agree_everywhere() {
     let xs = sweep();
     for f in ALL {
         let got = same_bits(&format!("{f:?}"), |t| {
-            let mut ys = vec![0.0; xs.len()];
-            // SAFETY: both vectors have that length.
-            unsafe { (t.vmath())(f as u32, ys.as_mut_ptr(), xs.as_ptr(), xs.len() as i64) };
+            let (mut ys, n) = (xs.clone(), xs.len() as i64);
+            // SAFETY: a row of that length.
+            unsafe { (t.vmath())(f as u32, ys.as_mut_ptr(), n, 1, n) };
             ys
         });
         let (mut worst, mut at) = (0.0, 0.0);
@@ -86,9 +86,9 @@ fn one_value_has_the_bits_of_many() {
     for (isa, t) in tables() {
         for f in ALL {
             let mut ys = xs.clone();
-            let p = ys.as_mut_ptr();
-            // SAFETY: in place, with the vector's length.
-            unsafe { (t.vmath())(f as u32, p, p, xs.len() as i64) };
+            let n = ys.len() as i64;
+            // SAFETY: a row of that length.
+            unsafe { (t.vmath())(f as u32, ys.as_mut_ptr(), n, 1, n) };
             // SAFETY: no pointers.
             let alone: Vec<f32> = xs.iter().map(|&x| unsafe { (t.math1())(f as u32, x) }).collect();
             assert_eq!(bits(&ys), bits(&alone), "{isa} {f:?}");
@@ -97,15 +97,20 @@ fn one_value_has_the_bits_of_many() {
 }
 
 #[test]
-fn short_vectors_end_where_they_should() {
-    for n in 0..40 {
+fn rows_end_where_they_should() {
+    for cols in 0..40 {
         for (isa, t) in tables() {
-            let xs = vec![1.0f32; n];
-            let mut ys = vec![9.0f32; n + 1];
-            // SAFETY: n values on both sides.
-            unsafe { (t.vmath())(MathFn::Exp2 as u32, ys.as_mut_ptr(), xs.as_ptr(), n as i64) };
-            assert_eq!(ys.pop(), Some(9.0), "{isa}");
-            assert!(ys.iter().all(|&y| y == 2.0), "{isa}");
+            for (rows, lds) in [(1, cols + 1), (3, cols + 5), (3, cols)] {
+                let mut tile = vec![1.0f32; rows * lds + 1];
+                // SAFETY: the rows are there.
+                unsafe {
+                    (t.vmath())(MathFn::Exp2 as u32, tile.as_mut_ptr(), lds as i64, rows as i64, cols as i64)
+                };
+                for (at, &y) in tile.iter().enumerate() {
+                    let inside = at < rows * lds && at % lds < cols;
+                    assert_eq!(y, if inside { 2.0 } else { 1.0 }, "{isa}, {rows} x {cols} of {lds}: {at}");
+                }
+            }
         }
     }
 }
@@ -116,7 +121,7 @@ fn unknown_functions_are_nan() {
         let mut y = [0.0f32; 3];
         // SAFETY: three values.
         unsafe {
-            (t.vmath())(77, y.as_mut_ptr(), y.as_ptr(), 3);
+            (t.vmath())(77, y.as_mut_ptr(), 3, 1, 3);
             assert!((t.math1())(77, 1.0).is_nan());
         }
         assert!(y.iter().all(|y| y.is_nan()));
