@@ -34,6 +34,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type M = __mmask16;
     const ROWS: usize = 8;
     const COLS: usize = 2;
+    const HOLDS: bool = true;
 
     simd_ops! {
         splat(x: f32) -> __m512 { _mm512_set1_ps(x) }

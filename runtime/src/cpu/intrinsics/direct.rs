@@ -277,7 +277,7 @@ pub(super) unsafe fn columns<S: Simd, P: Span>(g: Direct, span: P) {
     // SAFETY: as for `gemm_columns`.
     unsafe {
         match g.k {
-            _ if P::HELD == usize::MAX || g.ahead.near > 0 => columns_of::<S, P, ANY>(g, span),
+            _ if !S::HOLDS || P::HELD == usize::MAX || g.ahead.near > 0 => columns_of::<S, P, ANY>(g, span),
             64 => columns_of::<S, P, 64>(g, span),
             128 => columns_of::<S, P, 128>(g, span),
             _ => columns_of::<S, P, ANY>(g, span),

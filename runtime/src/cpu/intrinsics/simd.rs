@@ -28,6 +28,8 @@ pub(super) trait Simd {
     const ROWS: usize;
     /// Vectors per row of that block: 1 or 2.
     const COLS: usize;
+    /// Whether sixteen vectors fit into registers beside the sums of a product: 32 registers of a vector each.
+    const HOLDS: bool = false;
 
     /// `x` in every lane.
     unsafe fn splat(x: f32) -> Self::V;
