@@ -281,7 +281,7 @@ fn functions(limits: &Limits, t: &IntrinsicTable, room: &mut Room, which: Intrin
     use MathFn::*;
     let (to, n) = (room.c.ptr(), COUNT as i64);
     let all = [Exp, Exp2, Log, Log2, Tanh, Sigmoid, Sin, Cos];
-    // SAFETY: both tiles hold COUNT values; the others take values only.
+    // SAFETY: the tile holds COUNT values; the others take values only.
     unsafe {
         match which {
             Intrinsic::VMath => {

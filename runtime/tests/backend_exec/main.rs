@@ -8,6 +8,7 @@
 
 mod agree;
 mod build;
+mod calls;
 mod control;
 mod exec;
 mod intrinsics;
