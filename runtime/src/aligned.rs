@@ -14,10 +14,20 @@ use crate::error::RuntimeError;
 struct Line([u8; 64]);
 
 /// Bytes on whole cache lines.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct AlignedBuf {
     lines: Vec<Line>,
     len: usize,
+}
+
+impl Clone for AlignedBuf {
+    /// In huge pages like the original.
+    fn clone(&self) -> AlignedBuf {
+        let mut lines = Vec::with_capacity(self.lines.len());
+        ask_for_huge_pages(lines.spare_capacity_mut());
+        lines.extend_from_slice(&self.lines);
+        AlignedBuf { lines, len: self.len }
+    }
 }
 
 impl AlignedBuf {
