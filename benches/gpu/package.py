@@ -10,7 +10,7 @@ from types import SimpleNamespace as Record
 
 from postcard import Malformed, Reader
 
-MAGIC, VERSION, HEAD = b"attnc\0pk", 4, 8 + 4 + 8 + 32
+MAGIC, VERSION, HEAD = b"attnc\0pk", 5, 8 + 4 + 8 + 32
 
 TYPES = ["bool", "int", "float"]
 UNARY = ["neg", "not", "abs", "floor", "ceil", "sqrt", "rsqrt", "exp", "exp2", "log", "log2", "tanh", "sigmoid", "sin", "cos"]

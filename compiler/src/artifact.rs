@@ -471,14 +471,15 @@ pub enum Intrinsic {
     ///
     /// `dst[r, c] = 1` if `first + c` is among `at[r, 0..lda]`, else 0, for c < cols.
     Mark = 21,
-    /// `gemm_columns(c, ldc, a, lda, b, dtype, stride_x, stride_t, rows, k, n, accumulate)`
+    /// `gemm_columns(c, ldc, a, lda, b, dtype, stride_x, stride_t, rows, k, n, accumulate, next)`
     ///
     /// `C[r, x] = sum_t A[r, t] * B(t, x)` for r < rows, x < n, t < k, where B(t, x) is element
     /// `x * stride_x + t * stride_t` of a tensor, as f32; the old C is added with `accumulate != 0`. For few rows: the
     /// tensor is read where it lies. Sixteen partial sums (t % 16, t ascending, FMA from 0), then those as a tree of
-    /// distances 8, 4, 2, 1.
+    /// distances 8, 4, 2, 1. At `next`, unless it is null, begins what is read soon, as many bytes as this product reads: it
+    /// may be asked for, and need not be there.
     GemmColumns = 22,
-    /// `gemm_rows(c, ldc, a, lda, b, dtype, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero)`
+    /// `gemm_rows(c, ldc, a, lda, b, dtype, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero, next)`
     ///
     /// As `gemm`, and as `gemm_skip_zero` with `skip_zero != 0`, for a B whose element (t, x) is element
     /// `t * stride_t + x * stride_x` of a tensor, as f32; bit for bit what it would be after packing. For few rows. With
@@ -521,12 +522,12 @@ pub enum Intrinsic {
     ///
     /// Rounds c < cols of rows of f32 to bf16, to nearest even; zero up to the next multiple of 16.
     RoundPairs = 31,
-    /// `columns_pairs(c, ldc, a, lda, b, stride_x, stride_t, rows, k, n, accumulate)`
+    /// `columns_pairs(c, ldc, a, lda, b, stride_x, stride_t, rows, k, n, accumulate, next)`
     ///
     /// As `gemm_columns`, for A of bf16 (`lda` in elements) and a tensor of bf16, with even k: sixteen partial sums of pairs
     /// ((t / 2) % 16, in the order of `gemm_pairs`).
     ColumnsPairs = 32,
-    /// `rows_pairs(c, ldc, a, lda, b, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero)`
+    /// `rows_pairs(c, ldc, a, lda, b, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero, next)`
     ///
     /// As `gemm_rows`, for A of bf16 (zero at k where that is odd) and a tensor of bf16: bit for bit `gemm_pairs` after
     /// packing, as far as both sum over the same k at once.

@@ -10,6 +10,8 @@
 //! Each arrow is one call below; after each the [`Observer`] is told, and can ask for the text. The tile IR is
 //! verified after lowering and after every pass.
 
+mod ways;
+
 use std::time::{Duration, Instant};
 
 use crate::artifact::{Artifact, DeviceLaunch, LaunchSpec, RequireSpec, ScalarSpec, TensorRole, TensorSpec};
@@ -20,9 +22,12 @@ use crate::ensure;
 use crate::lower::checks::Checks;
 use crate::lower::{self, Table};
 use crate::passes::PASSES;
+use crate::schedule::sweep::Sweep;
 use crate::schedule::{self, Schedule};
 use crate::sema::{self, Checked, CheckedKernel, PlanKey};
 use crate::target::Target;
+use ways::Ways;
+
 use crate::tile_ir::{self, Program, ScalarArg, TensorDecl, TensorKind};
 
 /// Version that is part of every cache key: the release, and a hash of the compiler's sources (see `build.rs`).
@@ -159,6 +164,8 @@ pub struct AttendPlan {
     pub mask_clauses: sema::MaskClauses,
     /// How.
     pub schedule: Schedule,
+    /// How calls of few rows are, where that is in another way.
+    pub sweep: Option<Sweep>,
 }
 
 /// What was decided about one recurrence of a kernel.
@@ -173,7 +180,11 @@ pub struct RecurPlan {
 impl Plan {
     /// The schedules in words, a line for each attention and each recurrence.
     pub fn schedule_text(&self) -> String {
-        let mut lines: Vec<String> = self.attends.iter().map(|a| a.schedule.to_string()).collect();
+        let line = |a: &AttendPlan| {
+            let sweep = a.sweep.as_ref().map_or_else(String::new, |s| format!(", {}", s.words(&a.schedule)));
+            format!("{}{sweep}", a.schedule)
+        };
+        let mut lines: Vec<String> = self.attends.iter().map(line).collect();
         lines.extend(self.recurs.iter().map(|r| r.form.to_string()));
         lines.join("\n")
     }
@@ -215,6 +226,7 @@ pub fn plan(
         params: &lowered.params,
         tensors: &lowered.tensors,
     });
+    let ways = Ways::of(&program, lowered, &stored, (kernel, key))?;
     let mut checks = Checks::none();
     let (mut attends, mut recurs) = (Vec::new(), Vec::new());
     let mut clauses = instance.mask_clauses.into_iter();
@@ -226,7 +238,7 @@ pub fn plan(
             attn_ir::Step::Derive(d) => {
                 let (pool, shape) = (&mut program.pool, &lowered.tensor(d.out).shape);
                 checks.add_derived(d, shape, pool, &program.tensors);
-                lower::derive::derive(&mut program, d);
+                ways.derive(&mut program, lowered, d);
             }
             attn_ir::Step::Top(top) => {
                 checks.add_top(top, &mut program);
@@ -261,22 +273,20 @@ pub fn plan(
                 let tables = lower::tabulate::tabulate(&mut tabulated, first, n_before)
                     .map_err(|e| not_tabulable(kernel, key, &e))?;
                 clock.stage(Stage::Tabulate, &|| attn_ir::text::print(&tabulated));
-                let decided = key.schedules.of(&attention.name);
-                let schedule = match &key.target {
-                    Target::Cpu(facts) => schedule::choose_with(attention, facts, &decided),
-                    Target::Gpu(arch) => schedule::gpu::choose(attention, *arch, &decided),
-                }
-                .map_err(|e| bad_schedule(kernel, key, &e))?;
+                let Some((schedule, sweep)) = ways.get(attends.len()) else {
+                    return Err(internal("schedule", "each attention has a schedule", &attention.name));
+                };
                 clock.stage(Stage::Schedule, &|| schedule.to_string());
                 program.pool = tabulated.pool.clone();
                 program.tensors.extend(tables.iter().map(Table::declare));
                 checks.add_attention(&tabulated, &mut program.pool, &program.tensors);
-                let input =
-                    lower::Input { attn: &tabulated, tables: &tables, schedule: &schedule, value_factor };
+                let (attn, tables) = (&tabulated, &tables[..]);
+                let input = lower::Input { attn, tables, schedule, value_factor, sweep, when: None };
                 lower::attention(&mut program, &input);
                 let mask_clauses = clauses.next().unwrap_or_default();
                 let written = ir.attentions().nth(attends.len()).unwrap_or(attention).clone();
-                attends.push(AttendPlan { attention: written, mask_clauses, schedule });
+                let (schedule, sweep) = (schedule.clone(), sweep.map(|s| s.sweep.clone()));
+                attends.push(AttendPlan { attention: written, mask_clauses, schedule, sweep });
             }
         }
     }

@@ -159,7 +159,7 @@ fn lowered(attn: &Attention, tile: (i64, i64)) -> Program {
     let mut attn = attn.clone();
     let n_tensors = attn.tensors.len() as u32;
     let tables = tabulate(&mut attn, n_tensors, 0).expect("nothing that has no table");
-    let mut program = lower(&Input { attn: &attn, tables: &tables, schedule: &schedule, value_factor: None });
+    let mut program = lower(&Input::new(&attn, &tables, &schedule));
     let launch = program.launches.last_mut().expect("the attend launch");
     let acc = launch.buffers.iter().position(|b| b.name == "acc").expect("an accumulator");
     let body = std::mem::take(&mut launch.body);

@@ -112,8 +112,7 @@ fn check(score: &str, mask: &str, weight: &str, problems: &[(Sizes, Inputs)]) {
     let tables =
         tabulate(&mut lowered, attn.tensors.len() as u32, 0).unwrap_or_else(|e| panic!("{what}: {e:?}"));
     let schedule = choose(&attn, &facts()).unwrap_or_else(|e| panic!("{what}: {e:?}"));
-    let mut program =
-        lower(&Input { attn: &lowered, tables: &tables, schedule: &schedule, value_factor: None });
+    let mut program = lower(&Input::new(&lowered, &tables, &schedule));
     let target = Target::Cpu(facts());
     let compare_all = |program: &Program, stage: &str| {
         for (n, ((_, data), wanted)) in problems.iter().zip(&wanted).enumerate() {

@@ -19,7 +19,7 @@ use crate::error::{DataFault, RuntimeError};
 
 const MAGIC: [u8; 8] = *b"attnc\0pk";
 /// Changes whenever an old package must not be read: header, payload encoding, or the artifact's fields.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Magic, version, length.
 const HEAD: usize = 8 + 4 + 8;
 const HASH: usize = 32;

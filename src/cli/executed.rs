@@ -201,6 +201,7 @@ fn work(pool: &Pool, stmt: &Stmt) -> Option<Vec<(f64, Vec<ExprId>)>> {
         | Stmt::PackK { .. }
         | Stmt::PackV { .. }
         | Stmt::Transpose { .. }
+        | Stmt::View { .. }
         | Stmt::Fill { .. }
         | Stmt::Band { .. }
         | Stmt::Any { .. }

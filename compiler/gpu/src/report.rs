@@ -104,6 +104,7 @@ fn keyword(stmt: &Stmt) -> &'static str {
         Stmt::First { .. } => "first",
         Stmt::For { .. } => "for",
         Stmt::If { .. } => "if",
+        Stmt::View { .. } => "view",
         Stmt::Fill { .. } => "fill",
         Stmt::LoadRows { .. } => "load_rows",
         Stmt::Round { .. } => "round",

@@ -6,26 +6,28 @@
 
 mod clip;
 mod finish;
+mod start;
+mod sweep;
 
 use std::borrow::Cow;
 
 use clip::Clipped;
+pub use sweep::attend_few;
 
 use super::merge::{self, Runs};
 use super::pack::{self, PackedKeys, PackedValues};
 use super::parts::Parts;
-use super::{Builder, Input, rows_index, scale};
+use super::{Builder, Input, scale};
 use crate::artifact::{DType, PANEL};
 use crate::attn_ir::{Attention, Output, OutputKind, Rows, Weight};
 use crate::expr::{ExprId, TensorId, Ty, VarId};
 use crate::mask::{self, MaskAnalysis, TileBox};
 use crate::schedule::QueryOrder;
 use crate::schedule::group::with_key_head;
-use crate::tile_ir::{
-    Access, BufId, BufRows, Buffer, Launch, Operand, PanelRef, Rest, RowsRef, Stmt, WeightKind,
-};
+use crate::tile_ir::{Access, BufId, Buffer, Launch, Operand, PanelRef, Rest, RowsRef, Stmt, WeightKind};
 
 /// Buffers of a task.
+#[derive(Clone)]
 struct Tiles {
     /// Of each dot, the query tile in chains of features.
     q: Vec<Vec<Chain>>,
@@ -51,6 +53,7 @@ struct Chain {
 }
 
 /// The task's coordinates.
+#[derive(Clone)]
 struct Task {
     b: ExprId,
     /// The head, or the first of those that share the tile.
@@ -60,6 +63,8 @@ struct Task {
     /// Query rows, and those of all heads: a head's rows lie together.
     queries: ExprId,
     rows: ExprId,
+    /// Which of the key heads of the task.
+    kh: ExprId,
     i_lo: ExprId,
     i_hi: ExprId,
     /// Which run of keys, and how many there are where lengths say.
@@ -77,6 +82,10 @@ struct Attend<'a> {
     values: &'a PackedValues,
     parts: Option<&'a merge::Parts>,
     buffers: Vec<Buffer>,
+    /// Query heads that read the same keys and whose rows lie together.
+    heads: i64,
+    /// Views of the buffers, where a task takes several key heads.
+    views: Option<sweep::Views>,
 }
 
 /// Builds the launch.
@@ -88,9 +97,10 @@ pub fn attend(
     parts: Option<&merge::Parts>,
 ) -> Launch {
     let g = builder.pool().add_var("g", Ty::Int);
+    let heads = input.sweep.map_or(input.schedule.heads, |s| s.sweep.group);
     let (attn, value_factor) = by_key_head(builder, input, g);
     let input = &Input { attn: &attn, value_factor, ..*input };
-    let mut a = Attend { builder, input, keys, values, parts, buffers: Vec::new() };
+    let mut a = Attend { builder, input, keys, values, parts, buffers: Vec::new(), heads, views: None };
     let tiles = a.declare();
     let (grid, task, mut body) = a.coordinates(g);
     a.start(&tiles, &task, &mut body);
@@ -105,7 +115,8 @@ fn by_key_head<'a>(
     input: &Input<'a>,
     g: VarId,
 ) -> (Cow<'a, Attention>, Option<ExprId>) {
-    if input.schedule.heads == 1 {
+    // Where a task takes several key heads, each has a variable of its own.
+    if input.schedule.heads == 1 || input.key_heads() > 1 {
         return (Cow::Borrowed(input.attn), input.value_factor);
     }
     let pool = builder.pool();
@@ -172,7 +183,7 @@ impl Attend<'_> {
         let s = (0..n_dots).map(|n| self.buffer(&format!("s{n}"), tq, wide)).collect();
         let weighs = self.input.schedule.pairs.values && weighs_values(attn);
         let p = weighs.then(|| self.operand("p", (tq, wide), true));
-        Tiles {
+        let tiles = Tiles {
             q,
             s,
             p,
@@ -182,7 +193,9 @@ impl Attend<'_> {
             alpha: self.vector("alpha", tq),
             inv_sum: self.vector("inv_sum", tq),
             lse: self.vector("lse_row", tq),
-        }
+        };
+        self.declare_views(&tiles);
+        tiles
     }
 
     /// The query tile of a dot: one buffer, or one for each chain of features.
@@ -215,13 +228,18 @@ impl Attend<'_> {
     fn coordinates(&mut self, g: VarId) -> (Vec<(VarId, ExprId)>, Task, Vec<Stmt>) {
         let attn = self.input.attn;
         let (tile, heads) = (self.input.schedule.tile_q, self.input.schedule.heads);
+        let sweeps = self.input.key_heads() > 1;
         let pool = self.builder.pool();
         let vt = pool.add_var("qt", Ty::Int);
         let vh = if heads == 1 { attn.index.h } else { pool.add_var("hg", Ty::Int) };
         let (b, mut h, t) = (pool.var(attn.index.b), pool.var(vh), pool.var(vt));
         let n_tiles = pool.ceil_div(attn.seq_q, tile);
         let n_heads = pool.int(attn.n_heads / heads);
-        let mut grid = vec![(attn.index.b, attn.batch), (vh, n_heads), (vt, n_tiles)];
+        let batch = self.input.when.map_or(attn.batch, |when| {
+            let none = pool.int(0);
+            pool.select(when, attn.batch, none)
+        });
+        let mut grid = vec![(attn.index.b, batch), (vh, n_heads), (vt, n_tiles)];
         let (mut part, mut j_lo, mut j_hi) = (None, pool.int(0), pool.add_int(attn.seq_k, -1));
         if let Some(parts) = self.parts {
             let var = pool.add_var("part", Ty::Int);
@@ -251,7 +269,7 @@ impl Attend<'_> {
         let some = pool.min(left, tile_expr);
         let queries = self.define(&mut body, if heads == 1 { "rows" } else { "queries" }, some);
         let mut rows = queries;
-        if heads > 1 {
+        if heads > 1 && !sweeps {
             let pool = self.builder.pool();
             let n = pool.int(heads);
             let (first, all) = (pool.mul(h, n), pool.mul(queries, n));
@@ -259,8 +277,10 @@ impl Attend<'_> {
             rows = self.define(&mut body, "rows", all);
         }
         let pool = self.builder.pool();
-        let value = pool.substitute(attn.kv_head, &[(attn.index.h, h)]);
-        body.push(Stmt::Let { var: g, value });
+        if !sweeps {
+            let value = pool.substitute(attn.kv_head, &[(attn.index.h, h)]);
+            body.push(Stmt::Let { var: g, value });
+        }
         let g = pool.var(g);
         let low = pool.add(row0, attn.offset);
         let i_lo = self.define(&mut body, "i_lo", low);
@@ -270,7 +290,8 @@ impl Attend<'_> {
         let i_hi = self.define(&mut body, "i_hi", high);
         let fills = self.parts.filter(|parts| parts.whole.is_some());
         let runs = fills.map(|parts| self.define(&mut body, "runs", parts.count));
-        (grid, Task { b, h, g, row0, queries, rows, i_lo, i_hi, part, runs, j_lo, j_hi }, body)
+        let kh = self.builder.pool().int(0);
+        (grid, Task { b, h, g, row0, queries, rows, kh, i_lo, i_hi, part, runs, j_lo, j_hi }, body)
     }
 
     /// Statements for each head of the tile: what `f` makes of the head and its first row (none for the only head).
@@ -280,7 +301,7 @@ impl Attend<'_> {
         body: &mut Vec<Stmt>,
         mut f: impl FnMut(&mut Self, ExprId, Option<ExprId>, &mut Vec<Stmt>),
     ) {
-        let heads = self.input.schedule.heads;
+        let heads = self.heads;
         if heads == 1 {
             return f(self, task.h, None, body);
         }
@@ -291,74 +312,6 @@ impl Attend<'_> {
         let mut inner = Vec::new();
         f(self, head, Some(first), &mut inner);
         body.push(Stmt::For { var, lo, hi, body: inner });
-    }
-
-    fn start(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
-        let attn = self.input.attn;
-        self.each_head(task, body, |a, head, first, body| {
-            for (n, dot) in attn.dots.iter().enumerate() {
-                for chain in &tiles.q[n] {
-                    let mut index = rows_index(a.builder.pool(), attn, dot.x, task.b, head, task.row0);
-                    index[dot.x.feature] = a.builder.pool().int(chain.first);
-                    let (row_dim, col_dim) = (dot.x.seq, dot.x.feature);
-                    let d = a.builder.pool().int(chain.len);
-                    let tensors = [Some(dot.x.tensor), attn.tensor(dot.x.tensor).rest];
-                    let tiles = [Some(chain.buf), chain.rest];
-                    for (tensor, buf) in tensors.into_iter().zip(tiles) {
-                        let (Some(tensor), Some(buf)) = (tensor, buf) else { continue };
-                        let src = RowsRef { tensor, index: index.clone(), row_dim, col_dim };
-                        let dst = BufRows { buf, first };
-                        body.push(Stmt::LoadRows { dst, src, rows: task.queries, d });
-                    }
-                }
-            }
-        });
-        body.push(Stmt::Fill { dst: tiles.o, value: 0.0 });
-        body.push(Stmt::Fill { dst: tiles.row_max, value: f64::NEG_INFINITY });
-        body.push(Stmt::Fill { dst: tiles.row_sum, value: 0.0 });
-        if let Some(sink) = self.own_sink() {
-            let mut begin = Vec::new();
-            self.begin_with_sink(tiles, task, sink, &mut begin);
-            match self.whole(task) {
-                Some(cond) => body.push(Stmt::If { cond, then: begin, otherwise: vec![] }),
-                None => body.extend(begin),
-            }
-        }
-    }
-
-    /// The sink, where heads that share a tile have sinks of their own: their rows begin with it, since one number
-    /// will not do at the end.
-    fn own_sink(&self) -> Option<ExprId> {
-        let attn = self.input.attn;
-        let Weight::Softmax { sink: Some(sink) } = attn.weight else { return None };
-        let own = self.input.schedule.heads > 1 && attn.pool.depends_on(sink, &[attn.index.h]);
-        (own && self.parts.is_none_or(|parts| parts.whole.is_some())).then_some(sink)
-    }
-
-    /// Bool: the task's run is all of the keys. None where that is always so, or never known.
-    fn whole(&mut self, task: &Task) -> Option<ExprId> {
-        let pool = self.builder.pool();
-        let one = pool.int(1);
-        task.runs.map(|runs| pool.le(runs, one))
-    }
-
-    /// The state of a row that has seen its sink: `m = sink`, `l = exp(sink - m)`; a NaN goes to the sum, which keeps it.
-    fn begin_with_sink(&mut self, tiles: &Tiles, task: &Task, sink: ExprId, body: &mut Vec<Stmt>) {
-        let h = self.input.attn.index.h;
-        for (dst, is_max) in [(tiles.row_max, true), (tiles.row_sum, false)] {
-            let pool = self.builder.pool();
-            let (row, col) = (pool.add_var("r", Ty::Int), pool.add_var("c", Ty::Int));
-            let r = pool.var(row);
-            let head = pool.idiv(r, task.queries);
-            let head = pool.add(task.h, head);
-            let s = pool.substitute(sink, &[(h, head)]);
-            let (none, zero, one) = (pool.float(f64::NEG_INFINITY), pool.float(0.0), pool.float(1.0));
-            let (some, off) = (pool.lt(none, s), pool.le(s, none));
-            let sum = pool.select(off, zero, s);
-            let value = if is_max { pool.select(some, s, none) } else { pool.select(some, one, sum) };
-            let cols = pool.int(1);
-            body.push(Stmt::Map { dst, rows: task.rows, cols, row, col, reads: vec![], value });
-        }
     }
 
     fn key_loop(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
@@ -483,7 +436,10 @@ impl Attend<'_> {
         let mut seen = Vec::new();
         let some = parts.as_ref().map(|p| p.some(self.builder, analysis, &at, &mut seen));
         let Clipped { body: mut step, some: any_panel, at, cols } = self.clip(analysis, &at, cols);
-        let work = self.tile_step(tiles, task, (analysis, parts.as_ref()), &at, kt, cols);
+        let work = match self.input.sweep {
+            Some(_) => self.sweep_step(tiles, task, (analysis, parts.as_ref()), &at, cols),
+            None => self.tile_step(tiles, task, (analysis, parts.as_ref()), &at, kt, cols),
+        };
         match any_panel {
             Some(cond) => step.push(Stmt::If { cond, then: work, otherwise: vec![] }),
             None => step = work,
@@ -509,16 +465,11 @@ impl Attend<'_> {
         let mut step = Vec::new();
         let direct = pack::direct(self.builder, self.input);
         self.by_source(&mut step, direct, |a, direct, step| a.scores(tiles, task, at, cols, direct, step));
-        let (core, factor) = scale::split(self.builder.pool(), self.input.attn.score);
-        let minus_inf = self.builder.pool().float(f64::NEG_INFINITY);
-        let masked = self.builder.pool().select(self.input.attn.mask, core, minus_inf);
-        let full = self.map(tiles, task, at.j_lo, cols, core);
-        let partial = self.map(tiles, task, at.j_lo, cols, masked);
         let mut must = analysis.must(self.builder.pool(), at);
         if let Some(parts) = parts {
             must = parts.full(self.builder, analysis, (at, must), &mut step);
         }
-        step.push(Stmt::If { cond: must, then: vec![full], otherwise: vec![partial] });
+        let factor = self.score_maps(tiles, task, (at.j_lo, cols), must, &mut step);
         let scale = self.builder.pool().float(factor);
         // Where no output weighs the values, the row state is all that is wanted.
         if !weighs_values(self.input.attn) {
@@ -540,9 +491,28 @@ impl Attend<'_> {
             step.push(a.weights(tiles, task, cols, scale, skip));
             step.extend(a.dropped(tiles, task, at, cols));
             step.extend(a.scaled(tiles, task, at.j_lo, cols));
+            step.extend(Self::rounded(tiles, task, cols));
             a.weighed(tiles, task, (at.j_lo, cols), (direct, skip), step);
         });
         step
+    }
+
+    /// The score of each element, masked where not all pairs are seen; the scale that is left to the weights.
+    fn score_maps(
+        &mut self,
+        tiles: &Tiles,
+        task: &Task,
+        (j0, cols): (ExprId, ExprId),
+        must: ExprId,
+        step: &mut Vec<Stmt>,
+    ) -> f64 {
+        let (core, factor) = scale::split(self.builder.pool(), self.input.attn.score);
+        let minus_inf = self.builder.pool().float(f64::NEG_INFINITY);
+        let masked = self.builder.pool().select(self.input.attn.mask, core, minus_inf);
+        let full = self.map(tiles, task, j0, cols, core);
+        let partial = self.map(tiles, task, j0, cols, masked);
+        step.push(Stmt::If { cond: must, then: vec![full], otherwise: vec![partial] });
+        factor
     }
 
     /// Statements for keys and values that are read where they lie, and for packed ones, whichever there may be.
@@ -576,8 +546,11 @@ impl Attend<'_> {
         for (n, keys) in self.keys.iter().enumerate() {
             let also = if direct { self.rest_of(self.input.attn.dots[n].y) } else { None };
             for chain in &tiles.q[n] {
-                let mut more = None;
+                let (mut more, mut next) = (None, None);
                 let right = if direct {
+                    if chain.first == 0 {
+                        next = self.next(task, j0, |b, input, at| keys.rows_at(b, input, at.0, at.1, at.2));
+                    }
                     let mut src = keys.rows_at(self.builder, self.input, b, g, j0);
                     src.index[src.col_dim] = self.builder.pool().int(chain.first);
                     more = also.map(|tensor| Operand::Columns(RowsRef { tensor, ..src.clone() }));
@@ -602,6 +575,7 @@ impl Attend<'_> {
                     row_scale: None,
                     accumulate,
                     skip_zero: no,
+                    next: next.clone(),
                 };
                 step.push(product(chain.rest.map_or(Rest::None, Rest::Tile), right, chain.first > 0));
                 // The product of both rests is below what the sum of two parts holds.
@@ -635,8 +609,10 @@ impl Attend<'_> {
         step: &mut Vec<Stmt>,
     ) {
         let (b, g, value) = (task.b, task.g, self.input.attn.value);
-        let (mut rest, mut more) = (Rest::None, None);
+        let (mut rest, mut more, mut next) = (Rest::None, None, None);
         let right = if direct {
+            let values = self.values;
+            next = self.next(task, j0, |b, input, at| values.rows_at(b, input, at.0, at.1, at.2));
             let src = self.values.rows_at(self.builder, self.input, b, g, j0);
             more = self.rest_of(value).map(|tensor| Operand::Rows(RowsRef { tensor, ..src.clone() }));
             // Weights as exact as the result is stored.
@@ -650,7 +626,6 @@ impl Attend<'_> {
         };
         let softmax = matches!(self.input.attn.weight, Weight::Softmax { .. });
         let n = self.builder.pool().int(self.values.d);
-        step.extend(tiles.p.map(|dst| Stmt::Round { dst, src: tiles.s[0], rows: task.rows, cols }));
         let product = |rest, b, row_scale| Stmt::Gemm {
             c: tiles.o,
             a: tiles.p.unwrap_or(tiles.s[0]),
@@ -662,9 +637,16 @@ impl Attend<'_> {
             row_scale,
             accumulate: true,
             skip_zero,
+            next: next.clone(),
         };
-        step.push(product(rest, right, softmax.then_some(tiles.alpha)));
+        let scaled = softmax && self.input.sweep.is_none();
+        step.push(product(rest, right, scaled.then_some(tiles.alpha)));
         step.extend(more.map(|more| product(Rest::None, more, None)));
+    }
+
+    /// The weights as they meet the values.
+    fn rounded(tiles: &Tiles, task: &Task, cols: ExprId) -> Option<Stmt> {
+        tiles.p.map(|dst| Stmt::Round { dst, src: tiles.s[0], rows: task.rows, cols })
     }
 
     /// `s[r, c] = value` with the attention's variables replaced by those of the tile.
@@ -673,7 +655,11 @@ impl Attend<'_> {
         let pool = self.builder.pool();
         let (row, col) = (pool.add_var("r", Ty::Int), pool.add_var("c", Ty::Int));
         let (r, c) = (pool.var(row), pool.var(col));
-        let shared = self.input.schedule.heads > 1;
+        let shared = self.heads > 1;
+        let mut value = value;
+        if self.views.is_some() {
+            value = with_key_head(pool, attn, value, task.g);
+        }
         let query = if shared { pool.modulo(r, task.queries) } else { r };
         let at_row = pool.add(task.row0, query);
         let at_i = pool.add(task.i_lo, query);
@@ -682,6 +668,8 @@ impl Attend<'_> {
         if shared {
             let head = pool.idiv(r, task.queries);
             subst.push((attn.index.h, pool.add(task.h, head)));
+        } else if self.views.is_some() {
+            subst.push((attn.index.h, task.h));
         }
         let mut reads = Vec::new();
         for (n, dot) in attn.dots.iter().enumerate() {

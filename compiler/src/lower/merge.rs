@@ -55,6 +55,7 @@ pub fn declare(builder: &mut Builder, input: &Input) -> Option<Parts> {
         (None, None) => return None,
     };
     let stored = if_split(pool, whole, count);
+    let stored = if_computed(pool, input, stored);
     let heads = pool.int(attn.n_heads);
     let d = pool.int(attn.feature_dim(attn.value));
     let vector = vec![attn.batch, heads, stored, attn.seq_q];
@@ -92,6 +93,7 @@ pub fn merge(builder: &mut Builder, input: &Input, parts: &Parts) -> Launch {
     let vars = ["mb", "mh", "mr"].map(|name| pool.add_var(name, Ty::Int));
     let at = vars.map(|v| pool.var(v));
     let (heads, rows, one) = (pool.int(attn.n_heads), if_split(pool, parts.whole, attn.seq_q), pool.int(1));
+    let rows = if_computed(pool, input, rows);
     let grid = vec![(vars[0], attn.batch), (vars[1], heads), (vars[2], rows)];
     let mut body = Vec::new();
     let count = parts.whole.map_or(parts.count, |_| named(builder, &mut body, "runs", parts.count));
@@ -118,6 +120,13 @@ fn if_split(pool: &mut Pool, whole: Option<ExprId>, n: ExprId) -> ExprId {
     let Some(whole) = whole else { return n };
     let none = pool.int(0);
     pool.select(whole, none, n)
+}
+
+/// `n`, or 0 where the call is computed in another way.
+fn if_computed(pool: &mut Pool, input: &Input, n: ExprId) -> ExprId {
+    let Some(when) = input.when else { return n };
+    let none = pool.int(0);
+    pool.select(when, n, none)
 }
 
 impl Merge<'_> {
@@ -185,6 +194,7 @@ impl Merge<'_> {
             row_scale,
             accumulate: true,
             skip_zero,
+            next: None,
         }
     }
 

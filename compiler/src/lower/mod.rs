@@ -15,6 +15,7 @@ pub mod checks;
 pub mod choose;
 pub mod derive;
 mod guards;
+pub mod in_pages;
 mod merge;
 pub mod operands;
 mod pack;
@@ -32,8 +33,11 @@ use crate::artifact::DType;
 use crate::attn_ir::{Attention, Dim, Fact, Origin, OutputKind, Param, Rows, Tensor};
 use crate::expr::{ExprId, Op, Pool, TensorId};
 use crate::schedule::Schedule;
+use crate::schedule::sweep::Sweep;
 use crate::tile_ir::{Launch, Program, Require, ScalarArg, Stmt, TensorDecl, TensorKind};
 
+use in_pages::InPages;
+pub use pack::in_place;
 pub use tabulate::Table;
 
 /// What lowering is asked to lower.
@@ -46,6 +50,31 @@ pub struct Input<'a> {
     pub schedule: &'a Schedule,
     /// What each weight is multiplied by before the values: a float expression of (b, h, j) ([`stored`]).
     pub value_factor: Option<ExprId>,
+    /// How calls of few rows are computed, where that is in another way.
+    pub sweep: Option<Sweeping<'a>>,
+    /// Bool over the sizes: this is how the call at hand is computed; none where it always is.
+    pub when: Option<ExprId>,
+}
+
+/// Calls of few rows as a launch of their own.
+#[derive(Clone, Copy)]
+pub struct Sweeping<'a> {
+    /// Decisions.
+    pub sweep: &'a Sweep,
+    /// Rows that lie in pages.
+    pub pages: &'a InPages,
+}
+
+impl<'a> Input<'a> {
+    /// Every call in the way of the schedule.
+    pub fn new(attn: &'a Attention, tables: &'a [Table], schedule: &'a Schedule) -> Input<'a> {
+        Input { attn, tables, schedule, value_factor: None, sweep: None, when: None }
+    }
+
+    /// Key heads that a task takes.
+    fn key_heads(&self) -> i64 {
+        self.sweep.map_or(1, |s| s.sweep.key_heads)
+    }
 }
 
 /// Lowers one attention on its own to the CPU form of the tile IR.
@@ -61,7 +90,8 @@ pub fn lower(input: &Input) -> Program {
 /// Adds the launches of one attention to a program that declares its tensors and tables, and whose pool is a copy
 /// of the attention's.
 pub fn attention(program: &mut Program, input: &Input) {
-    let attn = input.attn;
+    let (attn, whole) = (input.attn, input);
+    let input = &Input { sweep: None, ..*whole };
     let mut builder = Builder { program: std::mem::replace(program, empty()), outputs: Vec::new() };
     builder.declare_outputs(attn);
     builder.program.requires.extend(probability(attn, &mut builder.program.pool));
@@ -82,16 +112,45 @@ pub fn attention(program: &mut Program, input: &Input) {
     if packs && attend::weighs_values(attn) {
         launches.push(pack::pack_values(&mut builder, input, &values));
     }
-    let parts = merge::declare(&mut builder, input);
-    launches.push(attend::attend(&mut builder, input, &keys, &values, parts.as_ref()));
-    if let Some(parts) = &parts {
-        launches.push(merge::merge(&mut builder, input, parts));
-    }
+    launches.extend(attends(&mut builder, whole, packs, (&keys, &values)));
     for mut launch in launches {
         launch.name = fresh(&launch.name, builder.program.launches.iter().map(|l| l.name.as_str()));
         builder.program.launches.push(launch);
     }
     *program = builder.program;
+}
+
+/// The launches that attend: one way, or one for calls of few rows and one for the others, of which one has tasks.
+fn attends(
+    builder: &mut Builder,
+    input: &Input,
+    packs: bool,
+    (keys, values): (&[pack::PackedKeys], &pack::PackedValues),
+) -> Vec<Launch> {
+    let mut out = Vec::new();
+    let Some(sweeping) = input.sweep else {
+        let parts = merge::declare(builder, input);
+        out.push(attend::attend(builder, input, keys, values, parts.as_ref()));
+        out.extend(parts.map(|parts| merge::merge(builder, input, &parts)));
+        return out;
+    };
+    let few = pack::direct(builder, &Input { sweep: None, ..*input });
+    if packs {
+        let schedule = Schedule { direct: 0, ..input.schedule.clone() };
+        let many = few.map(|few| builder.pool().not(few));
+        out.extend(attends(
+            builder,
+            &Input { schedule: &schedule, sweep: None, when: many, ..*input },
+            packs,
+            (keys, values),
+        ));
+    }
+    let schedule = sweeping.sweep.schedule(input.schedule);
+    let input = &Input { schedule: &schedule, when: few.filter(|_| packs), ..*input };
+    let parts = merge::declare(builder, input);
+    out.push(attend::attend_few(builder, input, keys, values, parts.as_ref()));
+    out.extend(parts.map(|parts| merge::merge(builder, input, &parts)));
+    out
 }
 
 /// A share that is dropped is a probability, and something is kept.

@@ -7,8 +7,10 @@
 
 use super::{Builder, Input, rows_index};
 use crate::artifact::{DType, PANEL};
-use crate::attn_ir::Rows;
-use crate::expr::{ExprId, TensorId, Ty, VarId};
+use crate::attn_ir::{Attention, Rows};
+use crate::expr::{ExprId, Pool, TensorId, Ty, VarId};
+use crate::schedule::Schedule;
+use crate::schedule::runs::most_queries;
 use crate::tile_ir::{Launch, PanelRef, RowsRef, Stmt, TensorDecl, TensorKind};
 
 /// A packed key tensor.
@@ -39,12 +41,20 @@ const LANES: i64 = PANEL as i64;
 
 /// Bool over the sizes: keys and values are read where they lie, and not packed. None where they never are.
 pub fn direct(builder: &mut Builder, input: &Input) -> Option<ExprId> {
-    if input.schedule.direct == i64::MAX {
-        return Some(builder.pool().bool(true));
+    in_place(builder.pool(), input.attn, input.schedule)
+}
+
+/// As [`direct`].
+pub fn in_place(pool: &mut Pool, attn: &Attention, schedule: &Schedule) -> Option<ExprId> {
+    if schedule.direct == 0 {
+        return None;
     }
-    let most = builder.pool().int(input.schedule.direct);
-    let few = builder.pool().le(input.attn.seq_q, most);
-    (builder.pool().as_bool(few) != Some(false)).then_some(few)
+    if most_queries(attn) <= schedule.direct {
+        return Some(pool.bool(true));
+    }
+    let most = pool.int(schedule.direct);
+    let few = pool.le(attn.seq_q, most);
+    (pool.as_bool(few) != Some(false)).then_some(few)
 }
 
 /// `n`, or 0 where nothing is packed.
@@ -197,7 +207,7 @@ fn own_coordinates(
     (rows.batch.map_or(zero, |_| b), rows.head.map_or(zero, |_| g), heads)
 }
 
-fn flat(pool: &mut crate::expr::Pool, b: ExprId, heads: ExprId, g: ExprId) -> ExprId {
+fn flat(pool: &mut Pool, b: ExprId, heads: ExprId, g: ExprId) -> ExprId {
     let base = pool.mul(b, heads);
     pool.add(base, g)
 }
@@ -272,6 +282,9 @@ fn where_they_lie(
     rows: Rows,
     (b, g, j0): (ExprId, ExprId, ExprId),
 ) -> RowsRef {
+    if let Some(found) = input.sweep.and_then(|s| s.pages.of_made(rows.tensor)) {
+        return found.rows(&mut builder.program, rows, (b, g, j0));
+    }
     let index = rows_index(builder.pool(), input.attn, rows, b, g, j0);
     RowsRef { tensor: rows.tensor, index, row_dim: rows.seq, col_dim: rows.feature }
 }

@@ -128,20 +128,20 @@ fn part_of(pool: &Pool, id: ExprId, s: VarId) -> Option<(BinaryOp, i64)> {
 }
 
 /// A formula over rows of pages.
-struct Paged {
+pub struct Paged {
     /// Rows of a page, and features of a row.
-    size: i64,
-    cols: i64,
+    pub size: i64,
+    pub cols: i64,
     /// Rows from here on are zero.
-    bound: Option<ExprId>,
+    pub bound: Option<ExprId>,
     /// The formula of the others.
-    value: ExprId,
+    pub value: ExprId,
     /// What it reads along the columns.
-    loads: Vec<Rows>,
+    pub loads: Vec<PageRows>,
 }
 
 impl Paged {
-    fn of(program: &Program, d: &Derive) -> Option<Paged> {
+    pub fn of(program: &Program, d: &Derive) -> Option<Paged> {
         let pool = &program.pool;
         let [.., s, x] = d.index[..] else { return None };
         let cols = pool.as_int(*program.tensors[d.out.0 as usize].shape.last()?)?;
@@ -153,8 +153,10 @@ impl Paged {
         let along: Vec<ExprId> = pool.reachable(&[value]).into_iter().filter(elements).collect();
         let size = along.iter().find_map(|&id| page_size(pool, id, s))?;
         let fits = (1..=MOST_ROWS).contains(&size) && cols > 0 && size * cols <= MOST_ELEMENTS;
-        let loads =
-            along.into_iter().map(|id| Rows::of(program, d, id, (size, cols))).collect::<Option<Vec<_>>>()?;
+        let loads = along
+            .into_iter()
+            .map(|id| PageRows::of(program, d, id, (size, cols)))
+            .collect::<Option<Vec<_>>>()?;
         fits.then_some(Paged { size, cols, bound, value, loads })
     }
 }
@@ -184,20 +186,20 @@ fn page_size(pool: &Pool, id: ExprId, s: VarId) -> Option<i64> {
 }
 
 /// A load of rows of pages along the columns.
-struct Rows {
-    id: ExprId,
-    tensor: TensorId,
-    index: Vec<ExprId>,
-    row_dim: usize,
-    col_dim: usize,
+pub struct PageRows {
+    pub id: ExprId,
+    pub tensor: TensorId,
+    pub index: Vec<ExprId>,
+    pub row_dim: usize,
+    pub col_dim: usize,
     /// Dims whose index is only known when the kernel runs.
-    chosen: Vec<usize>,
+    pub chosen: Vec<usize>,
 }
 
-impl Rows {
+impl PageRows {
     /// None unless rows and columns of a page lie along two dims and every other index is known to be in range, or can
     /// be brought there for a whole page.
-    fn of(program: &Program, d: &Derive, id: ExprId, (size, cols): (i64, i64)) -> Option<Rows> {
+    fn of(program: &Program, d: &Derive, id: ExprId, (size, cols): (i64, i64)) -> Option<PageRows> {
         let pool = &program.pool;
         let [.., s, x] = d.index[..] else { return None };
         let Op::Load(tensor, index, _) = pool.op(element(pool, id)?) else { return None };
@@ -222,7 +224,7 @@ impl Rows {
                 _ => return None,
             }
         }
-        Some(Rows {
+        Some(PageRows {
             id,
             tensor: *tensor,
             index: index.to_vec(),

@@ -298,6 +298,7 @@ impl Lowering<'_> {
                 row_scale: None,
                 accumulate: false,
                 skip_zero: no,
+                next: None,
             });
         }
         inner.push(self.best_of_block(tiles, task, h, t, (block0, cols)));

@@ -6,7 +6,7 @@
 //!
 //! Comes in: a kernel, and an attention of it about to be lowered. Goes out: the attention over the stored tensors, and
 //! the factor of its weights. What holds: what is computed is the same up to rounding. Not here: rows that are found
-//! through a page table, or made in any other way; those are derived first.
+//! through a page table (`in_pages.rs`), or made in any other way; those are derived first.
 
 use std::collections::BTreeSet;
 
@@ -146,6 +146,12 @@ impl Stored {
     /// True of a tensor that no step has to make.
     pub fn replaces(&self, made: TensorId) -> bool {
         self.scaled.iter().any(|s| s.made == made)
+    }
+
+    /// The rows that are read in the place of some.
+    pub fn rows(&self, made: Rows) -> Rows {
+        let scaled = self.scaled.iter().find(|s| s.made == made.tensor);
+        scaled.map_or(made, |s| s.rows(made))
     }
 
     /// Reads what is stored in the place of what is made; gives the factor of the weights, a float expression of

@@ -16,6 +16,7 @@ pub mod group;
 pub mod overrides;
 pub mod pairs;
 pub mod runs;
+pub mod sweep;
 
 use std::fmt;
 

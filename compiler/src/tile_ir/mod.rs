@@ -144,12 +144,14 @@ pub struct Buffer {
     pub cols: i64,
     /// f32, or bf16 for left operands of products with operands of bf16.
     pub dtype: DType,
+    /// The buffer of which it is a part, if it is a view; [`Stmt::View`] says which part.
+    pub of: Option<BufId>,
 }
 
 impl Buffer {
     /// A buffer of f32.
     pub fn new(name: impl Into<String>, rows: i64, cols: i64) -> Buffer {
-        Buffer { name: name.into(), rows, cols, dtype: DType::F32 }
+        Buffer { name: name.into(), rows, cols, dtype: DType::F32, of: None }
     }
 }
 
@@ -331,7 +333,16 @@ pub enum Stmt {
         /// Taken when false.
         otherwise: Vec<Stmt>,
     },
-    /// Every element of the buffer becomes `value`.
+    /// Lays a view over its buffer for what follows in this block: element (r, c) is that at (row + r, col + c).
+    View {
+        /// A buffer with [`Buffer::of`].
+        view: BufId,
+        /// First row.
+        row: ExprId,
+        /// First column.
+        col: ExprId,
+    },
+    /// Every element of the buffer, which is no view, becomes `value`.
     Fill {
         /// Buffer.
         dst: BufId,
@@ -412,6 +423,8 @@ pub enum Stmt {
         accumulate: bool,
         /// Uniform bool.
         skip_zero: ExprId,
+        /// Rows that are read soon after, and that a machine may ask for meanwhile: nothing else follows from it.
+        next: Option<Box<RowsRef>>,
     },
     /// `dst[r, c] = value` for r < rows, c < cols. `reads` name elements of buffers; `dst` may be among them
     /// only as [`Access::Tile`]. Loads of tensors in `value` with an index out of range give an arbitrary value,
@@ -726,6 +739,7 @@ impl Stmt {
             Stmt::First { over, cond, .. } => vec![over.lo, over.hi, *cond],
             Stmt::For { lo, hi, .. } => vec![*lo, *hi],
             Stmt::If { cond, .. } => vec![*cond],
+            Stmt::View { row, col, .. } => vec![*row, *col],
             Stmt::Fill { .. } => vec![],
             Stmt::LoadRows { dst, src, rows, d } => {
                 [&src.index[..], &[*rows, *d], dst.first.as_slice()].concat()
@@ -734,8 +748,9 @@ impl Stmt {
             Stmt::PackV { dst, src, n, flag, .. } => {
                 [&src.index[..], &panel(dst), &[*n], &flag.1[..]].concat()
             }
-            Stmt::Gemm { b, rows, k, n, skip_zero, .. } => {
-                [&b.exprs()[..], &[*rows, *k, *n, *skip_zero]].concat()
+            Stmt::Gemm { b, rows, k, n, skip_zero, next, .. } => {
+                let next = next.as_ref().map_or(&[][..], |rows| &rows.index);
+                [&b.exprs()[..], &[*rows, *k, *n, *skip_zero], next].concat()
             }
             Stmt::Map { rows, cols, value, .. } => vec![*rows, *cols, *value],
             Stmt::Band { rows, cols, period, from, to, .. } => vec![*rows, *cols, *period, from.at, to.at],

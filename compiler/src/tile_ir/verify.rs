@@ -30,6 +30,8 @@
 //! - I21 A buffer is f32 or bf16. One of bf16 is a tile that rows of bf16 or rounding fill and that a product without a
 //!   rest reads on the left, whose right operand is bf16 in panels or in a tensor; panels of bf16 take rows of bf16, of
 //!   keys with an even number of features, and meet nothing else. Such a product with columns has an even k.
+//! - I22 A view is a part of a buffer before it that is none, of its type, no larger, a vector of a vector; it is used
+//!   where it has been laid, once at a time, and not filled.
 //!
 //! Not decided here, but by [`super::interp`] on data: that run-time counts fit, that no two tasks write one
 //! element, that nothing uninitialised is read.
@@ -41,8 +43,9 @@ mod stmt;
 mod tests;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
-use super::{Launch, Program, Stmt, text};
+use super::{BufId, Launch, Program, Stmt, text};
 use crate::expr::{Seen, TensorId, VarId};
 
 /// A broken invariant: a bug of the compiler.
@@ -68,6 +71,7 @@ pub fn verify(program: &Program) -> Result<(), VerifyError> {
         in_scope: vec![false; n_vars],
         defined: vec![false; n_vars],
         written: vec![false; program.tensors.len()],
+        laid: BTreeSet::new(),
         well_typed: RefCell::default(),
         well_scoped: RefCell::default(),
         of_lengths: RefCell::default(),
@@ -91,6 +95,8 @@ struct Verifier<'a> {
     defined: Vec<bool>,
     /// Tensors written by the launches before.
     written: Vec<bool>,
+    /// Views that lie over their buffers.
+    laid: BTreeSet<BufId>,
     /// Nodes that have passed I6.
     well_typed: RefCell<Seen>,
     /// Nodes that have passed I5, I10 and I12 since a variable went out of scope.

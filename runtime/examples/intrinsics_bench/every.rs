@@ -163,12 +163,12 @@ fn products(limits: &Limits, t: &IntrinsicTable, room: &mut Room, which: Intrins
             }
             Intrinsic::GemmColumns => {
                 limits.line("gemm_columns 4 x 64 x 64", direct, || {
-                    (t.gemm_columns())(c, n, a, k, from, f32_code, k, 1, 4, k, n, 0)
+                    (t.gemm_columns())(c, n, a, k, from, f32_code, k, 1, 4, k, n, 0, std::ptr::null())
                 });
             }
             _ => {
                 limits.line("gemm_rows 4 x 64 x 64", direct, || {
-                    (t.gemm_rows())(c, n, a, k, from, f32_code, n, 1, 4, k, n, none, 1, 0)
+                    (t.gemm_rows())(c, n, a, k, from, f32_code, n, 1, 4, k, n, none, 1, 0, std::ptr::null())
                 });
             }
         }
@@ -204,10 +204,10 @@ fn pairs(limits: &Limits, t: &IntrinsicTable, room: &mut Room, which: Intrinsic)
                 (t.round_pairs())(to, COLS as i64, a, COLS as i64, ROWS as i64, COLS as i64)
             }),
             Intrinsic::ColumnsPairs => limits.line("columns_pairs 4 x 64 x 64", direct, || {
-                (t.columns_pairs())(c, n, a, k, from, k, 1, 4, k, n, 0)
+                (t.columns_pairs())(c, n, a, k, from, k, 1, 4, k, n, 0, std::ptr::null())
             }),
             _ => limits.line("rows_pairs 4 x 64 x 64", direct, || {
-                (t.rows_pairs())(c, n, a, k, from, n, 1, 4, k, n, none, 1, 0)
+                (t.rows_pairs())(c, n, a, k, from, n, 1, 4, k, n, none, 1, 0, std::ptr::null())
             }),
         }
     }

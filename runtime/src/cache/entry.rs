@@ -9,7 +9,7 @@ use std::io::Read;
 use super::Key;
 
 /// Changes whenever an old entry must not be read: header, payload encoding, or the artifact's fields.
-const FORMAT_VERSION: u32 = 5;
+const FORMAT_VERSION: u32 = 6;
 const MAGIC: [u8; 8] = *b"attnc\0ce";
 /// Magic, version, kind, length, hash.
 const HEADER: usize = 8 + 4 + 4 + 8 + 32;

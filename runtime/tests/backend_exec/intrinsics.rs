@@ -78,7 +78,19 @@ fn products_choose_by_skip_zero() {
             let skip_zero = constant.map_or(s.bool_arg, |x| s.p.pool.bool(x));
             let (c, a) = (BufId(0), BufId(1));
             let c = s.calls(
-                Stmt::Gemm { c, a, rest: Rest::None, b, rows, k, n, row_scale, accumulate, skip_zero },
+                Stmt::Gemm {
+                    c,
+                    a,
+                    rest: Rest::None,
+                    b,
+                    rows,
+                    k,
+                    n,
+                    row_scale,
+                    accumulate,
+                    skip_zero,
+                    next: None,
+                },
                 flag,
             );
             let scale = row_scale.map_or(0, |_| c.buffers[4]);
@@ -95,7 +107,7 @@ fn a_sum_on_the_left_is_two_products() {
     let (b, rows, n) = (Operand::Panels(s.panel()), s.rows, s.cols);
     let (k, skip_zero) = (s.p.pool.int(32), s.p.pool.bool(false));
     let (c, a, rest, row_scale) = (BufId(0), BufId(1), Rest::Tile(BufId(2)), Some(BufId(4)));
-    let stmt = Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate: true, skip_zero };
+    let stmt = Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate: true, skip_zero, next: None };
     let [first, second] = stmt.parts_of_product().expect("two products");
     let of = |stmt: &Stmt| match stmt {
         Stmt::Gemm { a, rest, row_scale, accumulate, .. } => (a.0, *rest, *row_scale, *accumulate),
@@ -113,6 +125,7 @@ fn products_with_rows_of_a_tensor() {
         let (src, rows, n) = (s.q_rows(), s.rows, s.cols);
         let (k, no) = (s.p.pool.int(9), s.p.pool.bool(false));
         let (c, a) = (BufId(0), BufId(1));
+        let next = flag.then(|| Box::new(src.clone()));
         let b = Operand::Columns(src);
         let stmt = Stmt::Gemm {
             c,
@@ -125,22 +138,38 @@ fn products_with_rows_of_a_tensor() {
             row_scale: None,
             accumulate: flag,
             skip_zero: no,
+            next,
         };
         let c = s.calls(stmt, flag);
-        let (to, from) = (c.buffers[0], c.buffers[1]);
-        c.assert(Intrinsic::GemmColumns, &[to, 48, from, 32, c.q, F16, 45, 5, 6, 9, 40, u64::from(flag)]);
+        let (to, from, next) = (c.buffers[0], c.buffers[1], if flag { c.q } else { 0 });
+        let want = [to, 48, from, 32, c.q, F16, 45, 5, 6, 9, 40, u64::from(flag), next];
+        c.assert(Intrinsic::GemmColumns, &want);
 
         let mut s = setup();
         let (src, rows, n, skip_zero) = (s.q_rows(), s.rows, s.cols, s.bool_arg);
         let k = s.p.pool.int(9);
         let (c, a, row_scale) = (BufId(0), BufId(1), Some(BufId(4)));
+        let next = flag.then(|| Box::new(src.clone()));
         let b = Operand::Rows(src);
         let c = s.calls(
-            Stmt::Gemm { c, a, rest: Rest::None, b, rows, k, n, row_scale, accumulate: true, skip_zero },
+            Stmt::Gemm {
+                c,
+                a,
+                rest: Rest::None,
+                b,
+                rows,
+                k,
+                n,
+                row_scale,
+                accumulate: true,
+                skip_zero,
+                next,
+            },
             flag,
         );
         let (to, from, scale) = (c.buffers[0], c.buffers[1], c.buffers[4]);
-        let want = [to, 48, from, 32, c.q, F16, 45, 5, 6, 9, 40, scale, 1, u64::from(flag)];
+        let next = if flag { c.q } else { 0 };
+        let want = [to, 48, from, 32, c.q, F16, 45, 5, 6, 9, 40, scale, 1, u64::from(flag), next];
         c.assert(Intrinsic::GemmRows, &want);
     }
 }

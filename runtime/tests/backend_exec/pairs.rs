@@ -11,7 +11,7 @@ fn product(s: &mut Setup, b: Operand, k: i64, scaled: bool, skip_zero: ExprId) -
     let row_scale = scaled.then_some(BufId(4));
     let (rows, n, k) = (s.rows, s.cols, s.p.pool.int(k));
     let (c, a, rest) = (BufId(0), BufId(1), Rest::None);
-    Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate: scaled, skip_zero }
+    Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate: scaled, skip_zero, next: None }
 }
 
 #[test]
@@ -76,14 +76,14 @@ fn products_with_rows_where_they_lie() {
         let stmt = product(&mut s, Operand::Columns(src), 8, false, no);
         let c = s.calls(stmt, flag);
         let (to, from) = (c.buffers[0], c.buffers[1]);
-        c.assert(Intrinsic::ColumnsPairs, &[to, 48, from, 32, c.q, 45, 5, 6, 8, 40, 0]);
+        c.assert(Intrinsic::ColumnsPairs, &[to, 48, from, 32, c.q, 45, 5, 6, 8, 40, 0, 0]);
 
         let mut s = paired_setup();
         let (src, skip_zero) = (s.q_rows(), s.bool_arg);
         let stmt = product(&mut s, Operand::Rows(src), 9, true, skip_zero);
         let c = s.calls(stmt, flag);
         let (to, from, scale) = (c.buffers[0], c.buffers[1], c.buffers[4]);
-        let want = [to, 48, from, 32, c.q, 45, 5, 6, 9, 40, scale, 1, u64::from(flag)];
+        let want = [to, 48, from, 32, c.q, 45, 5, 6, 9, 40, scale, 1, u64::from(flag), 0];
         c.assert(Intrinsic::RowsPairs, &want);
     }
 }

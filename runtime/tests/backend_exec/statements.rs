@@ -46,6 +46,60 @@ fn a_right_operand_may_be_a_buffer() {
     }
 }
 
+/// Products into parts of a tile, row states in part of a vector, with what is read next asked for.
+#[test]
+fn views_are_parts_of_their_buffers() {
+    let text = "program p { dim n: int dim k: int input x: f32[n, k] input y: f32[n, k] output o: f32[n, 48]
+        output top: f32[n] output sum: f32[n]
+        launch l { buffer a[8, 128] buffer s[8, 48] buffer m[8, 1] buffer z[8, 1] buffer al[8, 1]
+          buffer a_part[2, 128] of a buffer s_part[2, 16] of s buffer s_rows[2, 48] of s
+          buffer m_part[2, 1] of m buffer z_part[2, 1] of z buffer al_part[2, 1] of al
+          fill s = 0.0
+          fill m = -inf
+          fill z = 0.0
+          for u in 0..(n + 1) div 2 {
+            view a_part at u * 2, 0
+            load_rows a_part <- x[u * 2 : r, 0 : x], rows = min(n - u * 2, 2), d = k
+            for w in 0..3 {
+              view s_part at u * 2, w * 16
+              gemm s_part = a_part * columns(y[0 : r, 0 : x]), rows = min(n - u * 2, 2), k = k, n = min(n, 16), skip_zero = false, next = y[w : r, 0 : x]
+            }
+            view s_rows at u * 2, 0
+            view m_part at u * 2, 0
+            view z_part at u * 2, 0
+            view al_part at u * 2, 0
+            map s_rows[r < 2, c < 48], e = tile(s_rows): e * 0.01 + float(c div 16)
+            softmax_step s_rows, rows = min(n - u * 2, 2), cols = 48, scale = 1.0, row_max = m_part, row_sum = z_part, alpha = al_part, floor_unmasked = false
+          }
+          store_rows o[0 : r, 0 : x] <- s, rows = n, d = 48
+          store_vec top[0 : rx] <- m, rows = n
+          store_vec sum[0 : rx] <- z, rows = n } }";
+    for (n, k) in [(8usize, 128usize), (7, 64), (3, 50), (1, 1)] {
+        let (x, y) = (noise(5, n * k), noise(6, n * k));
+        let case = Case {
+            text,
+            scalars: &[("n", Arg::Int(n as i64)), ("k", Arg::Int(k as i64))],
+            inputs: vec![("x", tensor(&[n as i64, k as i64], &x)), ("y", tensor(&[n as i64, k as i64], &y))],
+            tolerance: 1e-5,
+        };
+        let found = case.outputs();
+        for r in 0..n {
+            let score = |c: usize| {
+                let dot = |j: usize| (0..k).map(|t| x[r * k + t] * y[j * k + t]).sum::<f64>();
+                let product = if c % 16 < n { dot(c % 16) } else { 0.0 };
+                product * 0.01 + (c / 16) as f64
+            };
+            let scores: Vec<f64> = (0..48).map(score).collect();
+            let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            assert!((found["top"][r].float() - top).abs() < 1e-4, "row {r}");
+            for (c, score) in scores.iter().enumerate() {
+                let weight = found["o"][r * 48 + c].float();
+                assert!((weight - (score - top).exp()).abs() < 1e-4, "({r}, {c}): {weight}");
+            }
+        }
+    }
+}
+
 #[test]
 fn tiles_are_transposed_with_zeros_beyond() {
     let text = "program p { dim n: int dim k: int input x: f32[n, k] output o: f32[k, 48]

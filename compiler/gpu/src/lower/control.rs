@@ -45,6 +45,10 @@ impl Lower<'_> {
             Stmt::Round { .. } => {
                 Err(crate::GpuError::internal("control", "no tile is rounded", format!("{stmt:?}")))
             }
+            // Nor does one read keys of several heads at once.
+            Stmt::View { .. } => {
+                Err(crate::GpuError::internal("control", "no tile has views", format!("{stmt:?}")))
+            }
             Stmt::PackK { dst, src, n, d } => self.pack_k(dst, src, *n, *d),
             Stmt::PackV { dst, src, n, d, flag } => self.pack_v(dst, src, (*n, *d), flag),
             Stmt::Gemm { .. } if self.layouts.is_some() => self.tensor_product(stmt),

@@ -102,6 +102,7 @@ fn buffers(stmt: &Stmt) -> Vec<BufId> {
         Stmt::Let { .. } | Stmt::Any { .. } | Stmt::First { .. } | Stmt::For { .. } | Stmt::If { .. } => {
             vec![]
         }
+        Stmt::View { view, .. } => vec![*view],
         Stmt::PackK { .. } | Stmt::PackV { .. } | Stmt::PrefixSum { .. } | Stmt::TopK { .. } => vec![SCRATCH],
         Stmt::Fill { dst, .. } | Stmt::Math { dst, .. } | Stmt::Random { dst, .. } => vec![*dst],
         Stmt::LoadRows { dst, .. } => vec![dst.buf],

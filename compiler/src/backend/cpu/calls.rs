@@ -21,10 +21,10 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::Gemm | Intrinsic::GemmSkipZero | Intrinsic::GemmPairs | Intrinsic::GemmPairsSkipZero => {
             (&[W, W, W, W, W, W, W, W, W, W, C], None)
         }
-        // c, ldc, a, lda, b, dtype, stride_x, stride_t, rows, k, n, accumulate
-        Intrinsic::GemmColumns => (&[W, W, W, W, W, C, W, W, W, W, W, C], None),
-        // c, ldc, a, lda, b, dtype, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero
-        Intrinsic::GemmRows => (&[W, W, W, W, W, C, W, W, W, W, W, W, C, C], None),
+        // c, ldc, a, lda, b, dtype, stride_x, stride_t, rows, k, n, accumulate, next
+        Intrinsic::GemmColumns => (&[W, W, W, W, W, C, W, W, W, W, W, C, W], None),
+        // c, ldc, a, lda, b, dtype, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero, next
+        Intrinsic::GemmRows => (&[W, W, W, W, W, C, W, W, W, W, W, W, C, C, W], None),
         // dst, n, value
         Intrinsic::Fill => (&[W, W, F], None),
         // dst, src, n_keys, d, stride_key, stride_d
@@ -35,10 +35,10 @@ fn signature(f: Intrinsic) -> (&'static [Type], Option<Type>) {
         Intrinsic::LoadPairs => (&[W, W, W, W, W, W, W], None),
         // dst, ldd, src, lds, rows, cols
         Intrinsic::RoundPairs => (&[W, W, W, W, W, W], None),
-        // c, ldc, a, lda, b, stride_x, stride_t, rows, k, n, accumulate
-        Intrinsic::ColumnsPairs => (&[W, W, W, W, W, W, W, W, W, W, C], None),
-        // c, ldc, a, lda, b, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero
-        Intrinsic::RowsPairs => (&[W, W, W, W, W, W, W, W, W, W, W, C, C], None),
+        // c, ldc, a, lda, b, stride_x, stride_t, rows, k, n, accumulate, next
+        Intrinsic::ColumnsPairs => (&[W, W, W, W, W, W, W, W, W, W, C, W], None),
+        // c, ldc, a, lda, b, stride_t, stride_x, rows, k, n, row_scale, accumulate, skip_zero, next
+        Intrinsic::RowsPairs => (&[W, W, W, W, W, W, W, W, W, W, W, C, C, W], None),
         // s, lds, rows, cols, scale, row_max, row_sum, alpha, floor_unmasked
         Intrinsic::SoftmaxStep => (&[W, W, W, W, F, W, W, W, C], None),
         // kind, s, lds, rows, cols, scale, row_max, floor_unmasked

@@ -244,6 +244,28 @@ impl<'a, 'f> Emitter<'a, 'f> {
         self.launch.buffers.get(buf.0 as usize).ok_or_else(missing)
     }
 
+    /// How many elements the rows of a buffer are apart.
+    pub fn ld(&self, buf: BufId) -> Result<i64> {
+        let buffer = self.buffer(buf)?;
+        buffer.of.map_or(Ok(buffer.cols), |of| self.ld(of))
+    }
+
+    /// Lays a view over its buffer, within it whatever the expressions give.
+    pub fn view(&mut self, view: BufId, (row, col): (ExprId, ExprId)) -> Result<()> {
+        let part = self.buffer(view)?;
+        let missing = || BackendError::internal("buffers", "a view has a buffer", format!("{view:?}"));
+        let of = part.of.ok_or_else(missing)?;
+        let whole = self.buffer(of)?;
+        let size = whole.dtype.size() as i64;
+        let (base, ld) = (self.buffer_address(of)?, self.ld(of)?);
+        let (row, col) = (self.count(row, whole.rows - part.rows)?, self.count(col, whole.cols - part.cols)?);
+        let (above, before) = (self.b.ins().imul_imm_s(row, ld * size), self.b.ins().imul_imm_s(col, size));
+        let address = self.b.ins().iadd(base, above);
+        let address = self.b.ins().iadd(address, before);
+        self.remember(Key::Buffer(view), address);
+        Ok(())
+    }
+
     /// Address of the first element of a buffer.
     pub fn buffer_address(&mut self, buf: BufId) -> Result<Value> {
         if let Some(known) = self.recall(Key::Buffer(buf)) {

@@ -162,7 +162,7 @@ impl Emitter<'_, '_> {
 
     /// Address of element (row, 0).
     fn row_start(&mut self, buf: BufId, row: Value) -> Result<Value> {
-        let ld = self.buffer(buf)?.cols;
+        let ld = self.ld(buf)?;
         let base = self.buffer_address(buf)?;
         let bytes = self.b.ins().imul_imm_s(row, ld * 4);
         Ok(self.b.ins().iadd(base, bytes))

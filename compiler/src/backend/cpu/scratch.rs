@@ -1,6 +1,6 @@
 //! Places the tile buffers of a launch in the scratch memory of a task.
 //!
-//! Comes in: the buffers. Goes out: a byte offset for each, 64-byte aligned, and the total. Between two buffers
+//! Comes in: the buffers. Goes out: a byte offset for each, 64-byte aligned (views have none of their own), and the total. Between two buffers
 //! lies an unused cache line, so that tiles of a power of two bytes do not start at the same set of L1. The
 //! first two lines belong to the backend. Not here: reuse of memory between buffers that are never live
 //! together (a pass may merge buffers instead).
@@ -17,7 +17,7 @@ pub(super) const SPILL: i32 = 64;
 
 /// Byte offsets of the buffers of one launch.
 pub(super) struct Scratch {
-    offsets: Vec<i32>,
+    offsets: Vec<Option<i32>>,
     pub bytes: usize,
 }
 
@@ -26,8 +26,12 @@ impl Scratch {
         let mut next = 2 * LINE;
         let mut offsets = Vec::new();
         for buffer in &launch.buffers {
+            if buffer.of.is_some() {
+                offsets.push(None);
+                continue;
+            }
             let offset = i32::try_from(next).map_err(|_| too_large(launch))?;
-            offsets.push(offset);
+            offsets.push(Some(offset));
             let bytes = bytes(buffer).ok_or_else(|| too_large(launch))?;
             next += bytes + LINE;
         }
@@ -35,7 +39,7 @@ impl Scratch {
     }
 
     pub fn offset(&self, buf: BufId) -> Option<i32> {
-        self.offsets.get(buf.0 as usize).copied()
+        self.offsets.get(buf.0 as usize).copied().flatten()
     }
 }
 

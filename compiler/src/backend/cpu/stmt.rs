@@ -53,10 +53,11 @@ impl Emitter<'_, '_> {
                 })
             }
             Stmt::If { cond, then, otherwise } => self.branch(*cond, then, otherwise),
+            Stmt::View { view, row, col } => self.view(*view, (*row, *col)),
             Stmt::Fill { dst, value } => self.fill(*dst, *value),
             Stmt::LoadRows { dst, src, rows, d } => self.load_rows(dst, src, *rows, *d),
             Stmt::Round { dst, src, rows, cols } => {
-                let (to, ldd) = (self.buffer_address(*dst)?, self.int(self.buffer(*dst)?.cols));
+                let (to, ldd) = (self.buffer_address(*dst)?, self.int(self.ld(*dst)?));
                 let most = (self.buffer(*dst)?.rows, self.buffer(*dst)?.cols);
                 let [from, lds, rows, cols] = self.tile(*src, *rows, *cols)?;
                 let (most_rows, most_cols) = (self.int(most.0), self.int(most.1));
@@ -119,17 +120,16 @@ impl Emitter<'_, '_> {
                 let [from, lds, rows, cols] = self.tile(*src, *rows, *cols)?;
                 let rows = self.within(rows, &[*best, *at])?;
                 let [best_at, at] = self.addresses([*best, *at])?;
-                let width = self.buffer(*best)?.cols;
-                let (first, m) = (self.scalar(*first)?, self.count(*m, width)?);
-                let ldb = self.int(width);
+                let most = self.buffer(*best)?.cols;
+                let (first, m) = (self.scalar(*first)?, self.count(*m, most)?);
+                let ldb = self.int(self.ld(*best)?);
                 self.run(Intrinsic::KeepLargest, &[best_at, at, ldb, from, lds, rows, cols, first, m])
             }
             Stmt::Mark { dst, at, rows, cols, first } => {
                 let [to, ldd, rows, cols] = self.tile(*dst, *rows, *cols)?;
                 let rows = self.within(rows, &[*at])?;
                 let [places] = self.addresses([*at])?;
-                let width = self.buffer(*at)?.cols;
-                let (lda, first) = (self.int(width), self.scalar(*first)?);
+                let (lda, first) = (self.int(self.ld(*at)?), self.scalar(*first)?);
                 self.run(Intrinsic::Mark, &[to, ldd, places, lda, rows, cols, first])
             }
             Stmt::Random { dst, rows, cols, row0, col0, stream, offset, seed, threshold, keep_scale } => {
@@ -259,7 +259,8 @@ impl Emitter<'_, '_> {
         let (first, all) = (self.count(first, buffer.rows)?, self.int(buffer.rows));
         let left = self.b.ins().isub(all, first);
         let n = self.b.ins().smin(n, left);
-        let skipped = self.b.ins().imul_imm_s(first, buffer.cols * buffer.dtype.size() as i64);
+        let by_row = self.ld(part.buf)? * buffer.dtype.size() as i64;
+        let skipped = self.b.ins().imul_imm_s(first, by_row);
         Ok((self.b.ins().iadd(at, skipped), n, Some(first)))
     }
 
@@ -295,7 +296,7 @@ impl Emitter<'_, '_> {
         let buffer = self.buffer(dst.buf)?;
         let ((to, rows, _), d) = (self.part(dst, rows)?, self.count(d, buffer.cols)?);
         let (dtype, from) = (self.dtype(src.tensor)?, self.rows_address(src)?);
-        let ld = self.int(buffer.cols);
+        let ld = self.int(self.ld(dst.buf)?);
         let [by_row, by_col] = self.strides(src);
         if buffer.dtype == DType::Bf16 {
             return self.run(Intrinsic::LoadPairs, &[to, ld, from, rows, d, by_row, by_col]);
@@ -313,7 +314,7 @@ impl Emitter<'_, '_> {
         let buffer = self.buffer(src.buf)?;
         let ((from, rows, first), d) = (self.part(src, rows)?, self.count(d, buffer.cols)?);
         let (dtype, to) = (self.dtype(dst.tensor)?, self.rows_address(dst)?);
-        let ld = self.int(buffer.cols);
+        let ld = self.int(self.ld(src.buf)?);
         let [by_row, by_col] = self.strides(dst);
         let mut scale = self.address_or_null(row_scale)?;
         let mut rows = rows;
@@ -382,7 +383,7 @@ impl Emitter<'_, '_> {
             Operand::Buffer(b) => (from.cols.min(self.buffer(*b)?.rows), to.cols.min(PANEL as i64)),
         };
         let (k, n) = (self.count(*k, most_k)?, self.count(*n, most_n)?);
-        let (ldc, lda) = (self.int(to.cols), self.int(from.cols));
+        let (ldc, lda) = (self.int(self.ld(*c)?), self.int(self.ld(*a)?));
         let (all, skipping) = match from.dtype {
             DType::Bf16 => (Intrinsic::GemmPairs, Intrinsic::GemmPairsSkipZero),
             _ => (Intrinsic::Gemm, Intrinsic::GemmSkipZero),
@@ -411,33 +412,37 @@ impl Emitter<'_, '_> {
 
     /// A product with rows of a tensor where they lie.
     fn direct(&mut self, stmt: &Stmt, src: &RowsRef, columns: bool) -> Result<()> {
-        let Stmt::Gemm { c, a, rows, k, n, row_scale, accumulate, skip_zero, .. } = stmt else {
+        let Stmt::Gemm { c, a, rows, k, n, row_scale, accumulate, skip_zero, next, .. } = stmt else {
             return Ok(());
+        };
+        let next = match next {
+            Some(rows) => self.rows_address(rows)?,
+            None => self.int(0),
         };
         let (to, from) = (self.buffer(*c)?, self.buffer(*a)?);
         let rows = self.count(*rows, to.rows.min(from.rows))?;
         let (k, n) = (self.count(*k, from.cols)?, self.count(*n, to.cols)?);
-        let (ldc, lda) = (self.int(to.cols), self.int(from.cols));
+        let (ldc, lda) = (self.int(self.ld(*c)?), self.int(self.ld(*a)?));
         let [c, a] = self.addresses([*c, *a])?;
         let (dtype, b) = (self.dtype(src.tensor)?, self.rows_address(src)?);
         let [by_row, by_element] = self.strides(src);
         let add = self.b.ins().iconst(types::I32, i64::from(*accumulate));
         let pairs = from.dtype == DType::Bf16;
         if columns && pairs {
-            let args = [c, ldc, a, lda, b, by_row, by_element, rows, k, n, add];
+            let args = [c, ldc, a, lda, b, by_row, by_element, rows, k, n, add, next];
             return self.run(Intrinsic::ColumnsPairs, &args);
         }
         if columns {
-            let args = [c, ldc, a, lda, b, dtype, by_row, by_element, rows, k, n, add];
+            let args = [c, ldc, a, lda, b, dtype, by_row, by_element, rows, k, n, add, next];
             return self.run(Intrinsic::GemmColumns, &args);
         }
         let scale = self.address_or_null(*row_scale)?;
         let skip = self.flag(*skip_zero)?;
         if pairs {
-            let args = [c, ldc, a, lda, b, by_row, by_element, rows, k, n, scale, add, skip];
+            let args = [c, ldc, a, lda, b, by_row, by_element, rows, k, n, scale, add, skip, next];
             return self.run(Intrinsic::RowsPairs, &args);
         }
-        let args = [c, ldc, a, lda, b, dtype, by_row, by_element, rows, k, n, scale, add, skip];
+        let args = [c, ldc, a, lda, b, dtype, by_row, by_element, rows, k, n, scale, add, skip, next];
         self.run(Intrinsic::GemmRows, &args)
     }
 
@@ -464,7 +469,7 @@ impl Emitter<'_, '_> {
     /// Address, leading dimension, rows, columns.
     pub fn tile(&mut self, buf: BufId, rows: ExprId, cols: ExprId) -> Result<[Value; 4]> {
         let buffer = self.buffer(buf)?;
-        let (at, ld) = (self.buffer_address(buf)?, self.int(buffer.cols));
+        let (at, ld) = (self.buffer_address(buf)?, self.int(self.ld(buf)?));
         Ok([at, ld, self.count(rows, buffer.rows)?, self.count(cols, buffer.cols)?])
     }
 

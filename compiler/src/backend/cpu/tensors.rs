@@ -51,7 +51,7 @@ impl Emitter<'_, '_> {
 
     /// Where a map finds an element of a buffer.
     fn read_address(&mut self, (buf, access): (BufId, Access), r: Value, c: Value) -> Result<Value> {
-        let ld = self.buffer(buf)?.cols;
+        let ld = self.ld(buf)?;
         let base = self.buffer_address(buf)?;
         let row_start = if access == Access::Col {
             base

@@ -25,7 +25,7 @@ impl Emitter<'_, '_> {
         let (to, from) = (self.buffer(dst)?, self.buffer(src)?);
         let rows = self.count(rows, from.rows.min(to.cols))?;
         let cols = self.count(cols, from.cols.min(to.rows))?;
-        let (ldd, lds) = (self.int(to.cols), self.int(from.cols));
+        let (ldd, lds) = (self.int(self.ld(dst)?), self.int(self.ld(src)?));
         let [to, from] = self.addresses([dst, src])?;
         self.run(Intrinsic::Transpose, &[to, ldd, from, lds, rows, cols])
     }

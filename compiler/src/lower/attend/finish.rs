@@ -4,6 +4,7 @@
 //! results are merged; lengths alone decide which of the two is stored, so it is the same for every task of a launch. Not
 //! here: merging (`merge.rs`).
 
+use super::sweep::Phase;
 use super::{Attend, Task, Tiles};
 use crate::attn_ir::{OutputKind, Weight};
 use crate::expr::ExprId;
@@ -12,6 +13,12 @@ use crate::tile_ir::{BufId, BufRows, RowsRef, Stmt};
 
 impl Attend<'_> {
     pub(super) fn finish(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
+        self.each_key_head(Phase::State, tiles, task, body, |a, tiles, task, body| {
+            a.finish_rows(tiles, task, body);
+        });
+    }
+
+    fn finish_rows(&mut self, tiles: &Tiles, task: &Task, body: &mut Vec<Stmt>) {
         let attn = self.input.attn;
         let mut row_scale = None;
         if let Weight::Softmax { sink } = attn.weight {
@@ -24,6 +31,7 @@ impl Attend<'_> {
                 (Some(sink), None) if self.parts.is_none() => sink,
                 _ => none,
             };
+            let sink = self.builder.pool().substitute(sink, &[(attn.index.h, task.h)]);
             body.push(Stmt::FinishSoftmax { rows, row_max, row_sum, sink, inv_sum, lse });
             row_scale = Some(inv_sum);
         }

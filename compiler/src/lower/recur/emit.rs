@@ -143,6 +143,7 @@ impl Emit<'_> {
             row_scale: p.add.flatten(),
             accumulate: p.add.is_some(),
             skip_zero: self.program.pool.bool(p.skip_zero),
+            next: None,
         }
     }
 }

@@ -7,6 +7,9 @@
 mod tensors;
 mod tiles;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::InterpError;
 use super::lazy::Machine;
 use super::rows::{finish_softmax, softmax_step, weight_step};
@@ -19,35 +22,42 @@ use crate::tile_ir::{
 
 type Done<T = ()> = Result<T, String>;
 
-/// A buffer; `None` is an element that nothing has written.
+/// A buffer, or a view of one; `None` is an element that nothing has written.
 struct Tile<'a> {
     decl: &'a Buffer,
-    data: Vec<Option<f64>>,
+    data: Rc<RefCell<Vec<Option<f64>>>>,
+    /// Where its first element is, and how far its rows are apart.
+    first: usize,
+    ld: usize,
 }
 
-impl Tile<'_> {
-    fn at(&self, r: usize, c: usize) -> usize {
-        r * self.decl.cols as usize + c
+impl<'a> Tile<'a> {
+    fn new(decl: &'a Buffer) -> Tile<'a> {
+        // A view has no place before it is laid.
+        let elements = if decl.of.is_some() { 0 } else { (decl.rows * decl.cols).max(0) as usize };
+        let data = Rc::new(RefCell::new(vec![None; elements]));
+        Tile { decl, data, first: 0, ld: decl.cols as usize }
+    }
+
+    /// The place of an element, if there is one.
+    fn at(&self, r: usize, c: usize) -> Option<usize> {
+        let inside = (r as i64) < self.decl.rows && (c as i64) < self.decl.cols;
+        inside.then_some(self.first + r * self.ld + c)
     }
 
     fn get(&self, r: usize, c: usize) -> Done<f64> {
-        let (name, cols) = (&self.decl.name, self.decl.cols as usize);
-        let x = if c < cols { self.data.get(self.at(r, c)) } else { None };
-        match x {
-            Some(Some(x)) => Ok(*x),
+        let name = &self.decl.name;
+        match self.at(r, c).and_then(|at| self.data.borrow().get(at).copied()) {
+            Some(Some(x)) => Ok(x),
             Some(None) => Err(format!("reads {name}[{r}, {c}], which nothing has written")),
             None => Err(format!("reads {name}[{r}, {c}], outside of the buffer")),
         }
     }
 
     fn set(&mut self, r: usize, c: usize, x: Option<f64>) -> Done {
-        let at = self.at(r, c);
-        match self.data.get_mut(at) {
-            Some(slot) if c < self.decl.cols as usize => {
-                *slot = x;
-                Ok(())
-            }
-            _ => Err(format!("writes {}[{r}, {c}], outside of the buffer", self.decl.name)),
+        match self.at(r, c).and_then(|at| self.data.borrow_mut().get_mut(at).map(|slot| *slot = x)) {
+            Some(()) => Ok(()),
+            None => Err(format!("writes {}[{r}, {c}], outside of the buffer", self.decl.name)),
         }
     }
 }
@@ -63,8 +73,7 @@ type Right<'m, 'a> = Box<dyn Fn(&Task<'m, 'a>, usize, usize) -> Done<f64>>;
 
 /// Runs the task whose grid coordinates are set.
 pub fn run<'a>(machine: &mut Machine<'a>, launch: &'a Launch) -> Result<(), InterpError> {
-    let tile = |decl: &'a Buffer| Tile { decl, data: vec![None; (decl.rows * decl.cols).max(0) as usize] };
-    let tiles = launch.buffers.iter().map(tile).collect();
+    let tiles = launch.buffers.iter().map(Tile::new).collect();
     Task { machine, launch, tiles }.block(&launch.body)
 }
 
@@ -131,8 +140,9 @@ impl<'m, 'a> Task<'m, 'a> {
                 self.machine.set(*var, Value::Int(found));
                 Ok(())
             }
+            Stmt::View { view, row, col } => self.lay(*view, (*row, *col)),
             Stmt::Fill { dst, value } => {
-                self.tile(*dst).data.fill(Some(*value));
+                self.tile(*dst).data.borrow_mut().fill(Some(*value));
                 Ok(())
             }
             Stmt::LoadRows { dst, src, rows, d } => self.load_rows(dst, src, *rows, *d),
@@ -151,12 +161,10 @@ impl<'m, 'a> Task<'m, 'a> {
                     (decl.rows, decl.cols)
                 };
                 let (rows, cols) = (self.count(*rows, most)?, self.count(*cols, width)?);
-                for row in self.tile(*dst).data.chunks_mut(width as usize).take(rows) {
-                    let (held, lost) = row.split_at_mut(cols);
-                    for x in held {
-                        *x = x.map(|x| unary(math_op(*f), Value::Float(x)).float());
-                    }
-                    lost.fill(None);
+                for (r, c) in (0..rows).flat_map(|r| (0..width as usize).map(move |c| (r, c))) {
+                    let x = if c < cols { self.get(*dst, r, c).ok() } else { None };
+                    let y = x.map(|x| unary(math_op(*f), Value::Float(x)).float());
+                    self.tile(*dst).set(r, c, y)?;
                 }
                 Ok(())
             }
@@ -211,6 +219,18 @@ impl<'m, 'a> Task<'m, 'a> {
             }
         }
         Ok(false)
+    }
+
+    /// Lays a view over its buffer.
+    fn lay(&mut self, view: BufId, (row, col): (ExprId, ExprId)) -> Done {
+        let decl = self.tile(view).decl;
+        let Some(of) = decl.of else { return Err(format!("{} is no view", decl.name)) };
+        let whole = self.tile(of).decl;
+        let (row, col) = (self.count(row, whole.rows - decl.rows)?, self.count(col, whole.cols - decl.cols)?);
+        let (data, ld) = (self.tile(of).data.clone(), self.tile(of).ld);
+        let tile = self.tile(view);
+        (tile.data, tile.ld, tile.first) = (data, ld, row * ld + col);
+        Ok(())
     }
 
     fn tile(&mut self, id: BufId) -> &mut Tile<'a> {
@@ -319,7 +339,7 @@ impl<'m, 'a> Task<'m, 'a> {
     }
 
     fn gemm(&mut self, stmt: &Stmt) -> Done {
-        let Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
+        let Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero, .. } = stmt else {
             return Ok(());
         };
         let rest = if let Rest::Tile(rest) = rest { Some(*rest) } else { None };

@@ -274,6 +274,35 @@ fn tiles_are_scaled_and_added_to_by_column_and_diagonal() {
 }
 
 #[test]
+fn views_are_parts_of_their_buffers() {
+    let header = "input x: f32[n, d] output o: f32[n, d]";
+    let launches = "launch l { buffer s[8, 32] buffer m[8, 1] buffer part[2, 16] of s buffer state[2, 1] of m
+        fill s = 1.0
+        fill m = 3.0
+        for u in 0..2 {
+          view part at u * 2 + 1, 16
+          view state at u * 2 + 1, 0
+          map state[r < 2, c < 1]: float(u) + 5.0
+          load_rows part <- x[u * 2 : r, 0 : x], rows = 2, d = 5
+          map part[r2 < 2, c2 < 5], e = tile(part), f = row(state): e * f
+        }
+        map s[r3 < n, c3 < d], g = tile(s), h = row(m): g + h
+        store_rows o[0 : r, 0 : x] <- s, rows = n, d = d }";
+    let found = Case { header, launches, n: 6, d: 21 }.output();
+    let x = x(6, 21);
+    for (at, found) in found.iter().enumerate() {
+        let (r, c) = (at / 21, at % 21);
+        let state = if (1..5).contains(&r) { ((r - 1) / 2 + 5) as f64 } else { 3.0 };
+        let inside = (1..5).contains(&r) && c >= 16;
+        let wanted = if inside { x[(r - 1) * 21 + c - 16] * state } else { 1.0 };
+        assert!((found - wanted - state).abs() < 1e-9, "({r}, {c}): {found}");
+    }
+    let outside = launches.replace("at u * 2 + 1, 16", "at u * 8, 16").leak();
+    let err = Case { header, launches: outside, n: 6, d: 21 }.run(None).unwrap_err();
+    assert!(err.to_string().contains("a count of 8"), "{err}");
+}
+
+#[test]
 fn tiles_are_rounded_with_zeros_behind() {
     let launches = "launch l { buffer a[8, 16] buffer half[8, 32]: bf16 buffer p[1, 32] buffer c[8, 32]
         load_rows a <- x[0 : r, 0 : x], rows = n, d = 5

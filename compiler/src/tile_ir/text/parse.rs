@@ -181,7 +181,8 @@ impl Parser<'_> {
             let cols = self.r.integer()?;
             self.r.expect("]")?;
             let dtype = if self.r.eat(":")? { dtype(&mut self.r)? } else { DType::F32 };
-            self.buffers.push(Buffer { name, rows, cols, dtype });
+            let of = if self.r.eat_word("of")? { Some(self.buf()?) } else { None };
+            self.buffers.push(Buffer { name, rows, cols, dtype, of });
         }
         let body = self.block(MAX_BLOCKS)?;
         Ok(Launch { name, grid, buffers: std::mem::take(&mut self.buffers), body })

@@ -171,7 +171,9 @@ impl Printer<'_> {
         }
         for b in &launch.buffers {
             let dtype = if b.dtype == DType::F32 { String::new() } else { format!(": {}", b.dtype) };
-            let _ = writeln!(out, "    buffer {}[{}, {}]{dtype}", b.name, b.rows, b.cols);
+            let of =
+                b.of.map_or_else(String::new, |of| format!(" of {}", launch.buffers[of.0 as usize].name));
+            let _ = writeln!(out, "    buffer {}[{}, {}]{dtype}{of}", b.name, b.rows, b.cols);
         }
         self.block(&launch.body, 4, out);
         out.push_str("  }\n");
@@ -220,6 +222,7 @@ impl Printer<'_> {
             }
             Stmt::For { var, lo, hi, .. } => format!("for {} in {}..{} {{", self.var(*var), e(lo), e(hi)),
             Stmt::If { cond, .. } => format!("if {} {{", e(cond)),
+            Stmt::View { view, row, col } => format!("view {} at {}, {}", buf(view), e(row), e(col)),
             Stmt::Fill { dst, value } => format!("fill {} = {}", buf(dst), float_text(*value)),
             Stmt::LoadRows { dst, src, rows, d } => {
                 format!("load_rows {} <- {}, rows = {}, d = {}", part(dst), self.rows(src), e(rows), e(d))
@@ -239,7 +242,7 @@ impl Printer<'_> {
                     e(n)
                 )
             }
-            Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero } => {
+            Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero, next } => {
                 let assign = if *accumulate { "+=" } else { "=" };
                 let right = match b {
                     Operand::Panels(p) => self.panel(p),
@@ -254,7 +257,9 @@ impl Printer<'_> {
                 };
                 let product = format!("{} {assign} {left} * {right}", buf(c));
                 let sizes = format!("rows = {}, k = {}, n = {}", e(rows), e(k), e(n));
-                format!("gemm {product}, {sizes}{}, skip_zero = {}", scale_by(row_scale), e(skip_zero))
+                let next =
+                    next.as_ref().map_or_else(String::new, |rows| format!(", next = {}", self.rows(rows)));
+                format!("gemm {product}, {sizes}{}, skip_zero = {}{next}", scale_by(row_scale), e(skip_zero))
             }
             Stmt::Map { dst, rows, cols, row, col, reads, value } => {
                 let over = self.over((*row, *col), (*rows, *cols), reads);

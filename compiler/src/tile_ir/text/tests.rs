@@ -65,6 +65,9 @@ const EVERYTHING: &str = r#"program everything {
     buffer panel[32, 32]
     buffer c[16, 32]
     buffer v[16, 1]
+    buffer corner[4, 16] of c
+    view corner at B, 16
+    gemm corner = a * columns(q[0, 0, 0 : r, 0 : x]), rows = 4, k = 8, n = 16, skip_zero = false, next = q[0, 1, 0 : r, 0 : x]
     gemm c = a * panel, rows = 16, k = 32, n = 20, skip_zero = false
     transpose panel <- a, rows = 16, cols = B
     band c, rows = B, cols = 20, period = 4, from = B + -3, from_step = 1, to = 20, to_step = 0

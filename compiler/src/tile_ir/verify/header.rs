@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Checked, Verifier};
 use crate::artifact::DType;
 use crate::expr::{ExprId, Op, Ty, VarId};
-use crate::tile_ir::{Launch, TensorDecl, TensorKind};
+use crate::tile_ir::{Buffer, Launch, TensorDecl, TensorKind};
 
 /// Names that expressions read as constants.
 const RESERVED: [&str; 4] = ["true", "false", "inf", "nan"];
@@ -126,12 +126,18 @@ impl<'a> Verifier<'a> {
 
     pub(super) fn buffers(&mut self, launch: &'a Launch) -> Checked {
         self.names("buffer", &launch.buffers.iter().map(|b| b.name.as_str()).collect::<Vec<_>>())?;
-        for b in &launch.buffers {
+        for (n, b) in launch.buffers.iter().enumerate() {
             self.place = format!("buffer {}[{}, {}]", b.name, b.rows, b.cols);
             let cols = b.cols == 1 || (b.cols > 0 && b.cols % 16 == 0);
             self.ensure(b.rows > 0 && cols, "I7", "rows at least 1, cols 1 or a multiple of 16")?;
             let known = b.dtype == DType::F32 || (b.dtype == DType::Bf16 && b.cols > 1);
             self.ensure(known, "I21", "a buffer is f32, or a tile of bf16")?;
+            let part = |of: &Buffer| {
+                let same = of.of.is_none() && of.dtype == b.dtype && (of.cols == 1) == (b.cols == 1);
+                same && b.rows <= of.rows && b.cols <= of.cols
+            };
+            let fits = b.of.is_none_or(|of| launch.buffers[..n].get(of.0 as usize).is_some_and(part));
+            self.ensure(fits, "I22", "a view is a part of a buffer before it")?;
         }
         self.place = format!("launch {}", launch.name);
         Ok(())

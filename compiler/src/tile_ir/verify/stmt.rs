@@ -24,6 +24,10 @@ impl<'a> Verifier<'a> {
             }
         }
         self.stmt = None;
+        let laid = |stmt: &Stmt| if let Stmt::View { view, .. } = stmt { Some(*view) } else { None };
+        for view in body.iter().filter_map(laid) {
+            self.laid.remove(&view);
+        }
         self.leave(defined);
         Ok(())
     }
@@ -53,7 +57,11 @@ impl<'a> Verifier<'a> {
                 self.block(then)?;
                 self.block(otherwise)
             }
-            Stmt::Fill { dst, .. } => self.buffer(*dst).map(drop),
+            Stmt::View { view, row, col } => self.view(*view, (*row, *col)),
+            Stmt::Fill { dst, .. } => {
+                let whole = self.buffer(*dst)?.of.is_none();
+                self.ensure(whole, "I22", "a view is not filled")
+            }
             Stmt::LoadRows { dst, src, rows, d } => {
                 let b = self.left(dst.buf)?;
                 self.part(dst, *rows)?;
@@ -199,6 +207,18 @@ impl<'a> Verifier<'a> {
         }
     }
 
+    /// I22.
+    fn view(&mut self, view: BufId, (row, col): (ExprId, ExprId)) -> Checked {
+        let buffers = self.launch.map_or(&[][..], |l| &l.buffers);
+        let Some(decl) = buffers.get(view.0 as usize) else { return self.any_buffer(view).map(drop) };
+        let Some(of) = decl.of else { return self.fail("I22", format!("`{}` is no view", decl.name)) };
+        let whole = self.any_buffer(of)?;
+        self.count(row, whole.rows - decl.rows)?;
+        self.count(col, whole.cols - decl.cols)?;
+        let first = self.laid.insert(view);
+        self.ensure(first, "I22", "a view is laid a second time while it lies")
+    }
+
     fn search(&mut self, (var, ty): (VarId, Ty), over: &[Span], cond: ExprId) -> Checked {
         self.ensure(!over.is_empty(), "I9", "a search runs over one span or more")?;
         for span in over {
@@ -214,7 +234,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn gemm(&self, stmt: &Stmt) -> Checked {
-        let Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero } = stmt else {
+        let Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero, next } = stmt else {
             return Ok(());
         };
         let (to, from) = (self.tile(*c)?, self.left(*a)?);
@@ -261,6 +281,7 @@ impl<'a> Verifier<'a> {
         self.count(*k, most_k)?;
         self.count(*n, most_n)?;
         self.expr(*skip_zero, Ty::Bool)?;
+        next.iter().try_for_each(|rows| self.rows(rows).map(drop))?;
         row_scale.iter().try_for_each(|v| self.vector(*v, *rows))?;
         self.ensure(*accumulate || row_scale.is_none(), "I17", "row_scale scales what is added to")?;
         let rounded = self.program.pool.as_int(*n).map_or(0, |n| (n + GEMM_COLS - 1) / GEMM_COLS * GEMM_COLS);
@@ -337,6 +358,9 @@ impl<'a> Verifier<'a> {
     /// I7.
     fn any_buffer(&self, id: BufId) -> Checked<&'a Buffer> {
         match self.launch.and_then(|l| l.buffers.get(id.0 as usize)) {
+            Some(b) if b.of.is_some() && !self.laid.contains(&id) => {
+                self.fail("I22", format!("the view `{}` has not been laid", b.name))
+            }
             Some(b) => Ok(b),
             None => self.fail("I7", format!("buffer {} is not of this launch", id.0)),
         }
@@ -394,6 +418,9 @@ impl<'a> Verifier<'a> {
 
     /// I16.
     fn distinct(&self, bufs: &[BufId]) -> Checked {
+        let buffers = self.launch.map_or(&[][..], |l| &l.buffers);
+        let whole = |b: &BufId| buffers.get(b.0 as usize).and_then(|decl| decl.of).unwrap_or(*b);
+        let bufs: Vec<BufId> = bufs.iter().map(whole).collect();
         let twice = bufs.iter().enumerate().any(|(n, b)| bufs[..n].contains(b));
         self.ensure(!twice, "I16", "one buffer in two places")
     }
@@ -526,6 +553,7 @@ impl Touched {
                 Stmt::Let { .. }
                 | Stmt::Any { .. }
                 | Stmt::First { .. }
+                | Stmt::View { .. }
                 | Stmt::Fill { .. }
                 | Stmt::Gemm { .. }
                 | Stmt::Map { .. }

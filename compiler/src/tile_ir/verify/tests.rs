@@ -80,6 +80,9 @@ const GOOD: &str = r#"program good {
     buffer z[4, 32]
     buffer twin[20, 32]
     buffer one[4, 1]
+    buffer q[2, 16] of z
+    view q at n - n, 16
+    math exp2 q, rows = 2, cols = 16
     gemm z = v * w, rows = 4, k = 20, n = 32, skip_zero = false
     transpose w <- z, rows = 4, cols = 20
     band v, rows = 4, cols = 30, period = n, from = n, from_step = 1, to = 30, to_step = 0
@@ -227,6 +230,19 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("I21", "columns(half[0 : r, 0 : x]), rows = 1, k = 16", "columns(half[0 : r, 0 : x]), rows = 1, k = 15"),
     ("I21", "gemm oh = wh * rows(half", "gemm oh = wh * rows(x"),
     ("I9", "round wh <- sh, rows = 4", "round wh <- sh, rows = 5"),
+    ("I22", "buffer q[2, 16] of z", "buffer q[2, 48] of z"),
+    ("I22", "buffer q[2, 16] of z", "buffer q[5, 16] of z"),
+    ("I22", "buffer q[2, 16] of z", "buffer q[2, 16] of one"),
+    ("I22", "buffer q[2, 16] of z", "buffer q[2, 16]"),
+    ("I22", "buffer q[2, 16] of z", "buffer q[2, 16] of z buffer q2[2, 16] of q"),
+    ("I22", "view q at n - n, 16", "fill z = 0.0"),
+    ("I22", "view q at n - n, 16", "view q at 0, 0 view q at 0, 16"),
+    ("I22", "math exp2 q, rows = 2, cols = 16", "fill q = 0.0"),
+    ("I9", "view q at n - n, 16", "view q at 3, 16"),
+    ("I9", "view q at n - n, 16", "view q at 0, 32"),
+    ("I6", "view q at n - n, 16", "view q at c, 16"),
+    ("I9", "math exp2 q, rows = 2", "math exp2 q, rows = 3"),
+    ("I16", "math exp2 q, rows = 2, cols = 16", "transpose q <- z, rows = 2, cols = 2"),
 ];
 
 #[test]

@@ -9,128 +9,10 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use attn_compiler::artifact::DType;
 
-use super::convert::read;
-use super::element::{Bf16, Element, F8E4M3, F16, F32, I8, load_first};
+use super::element::{Bf16, F8E4M3, F16, F32, I8};
 use super::simd::{LANES, Simd};
+use super::span::{Asking, Contiguous, Scattered, Span};
 use super::stream::{Ahead, LINE};
-
-/// Sixteen elements along a row of a tensor.
-pub(super) trait Span: Copy {
-    /// Bytes between neighbours along a row where that is known and small: what is worth asking for ahead.
-    const SIZE: usize;
-    /// Rows that a vector of A meets at once: many where the work, few where memory takes the time, since rows at once
-    /// are streams at once.
-    const TOGETHER: usize;
-    /// Rows of A from which on rows of usual lengths are loaded whole before they are used.
-    const HELD: usize;
-    /// Whether what was loaded has to arrive before more is asked for ([`Simd::settle`]).
-    const SETTLES: bool = false;
-    /// Elements `t..t + n` of the row at `row`, at most 16; zero beyond.
-    ///
-    /// # Safety
-    /// The features of `S`; those elements are readable.
-    unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V;
-
-    /// `sum` and the product of a vector of A with one of the row.
-    ///
-    /// # Safety
-    /// The features of `S`.
-    #[inline(always)]
-    unsafe fn add_product<S: Simd>(a: S::V, b: S::V, sum: S::V) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { S::fma(a, b, sum) }
-    }
-
-    /// Elements `t..t + 16`.
-    ///
-    /// # Safety
-    /// As for `first`.
-    #[inline(always)]
-    unsafe fn vector<S: Simd>(self, row: *const u8, t: usize) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { self.first::<S>(row, t, LANES) }
-    }
-
-    /// Whether [`Span::pair`] gives the even elements and the odd ones, not the first sixteen and the others.
-    const ALTERNATE: bool = false;
-
-    /// Elements `t..t + 32`.
-    ///
-    /// # Safety
-    /// As for `first`.
-    #[inline(always)]
-    unsafe fn pair<S: Simd>(self, row: *const u8, t: usize) -> (S::V, S::V) {
-        // SAFETY: the caller's promise.
-        unsafe { (self.vector::<S>(row, t), self.vector::<S>(row, t + LANES)) }
-    }
-}
-
-/// One after the other.
-pub(super) struct Contiguous<E>(std::marker::PhantomData<E>);
-
-impl<E> Clone for Contiguous<E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<E> Copy for Contiguous<E> {}
-
-impl<E: Element> Span for Contiguous<E> {
-    const SIZE: usize = E::SIZE as usize;
-    const TOGETHER: usize = if E::SIZE < 4 { 4 / E::SIZE as usize } else { 1 };
-    const HELD: usize = match E::SIZE {
-        4 => 2,
-        2 => 1,
-        _ => usize::MAX,
-    };
-    const SETTLES: bool = E::SIZE == 4;
-
-    #[inline(always)]
-    unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { load_first::<S, E>(row.offset(t as isize * E::SIZE), n) }
-    }
-
-    #[inline(always)]
-    unsafe fn vector<S: Simd>(self, row: *const u8, t: usize) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { E::load::<S>(row.offset(t as isize * E::SIZE)) }
-    }
-
-    const ALTERNATE: bool = E::ALTERNATE;
-
-    #[inline(always)]
-    unsafe fn pair<S: Simd>(self, row: *const u8, t: usize) -> (S::V, S::V) {
-        // SAFETY: the caller's promise.
-        unsafe { E::load_pair::<S>(row.offset(t as isize * E::SIZE)) }
-    }
-}
-
-/// At a distance, of any type.
-#[derive(Clone, Copy)]
-struct Scattered {
-    dtype: DType,
-    stride: isize,
-}
-
-impl Span for Scattered {
-    const SIZE: usize = LINE;
-    const TOGETHER: usize = 1;
-    const HELD: usize = usize::MAX;
-
-    #[inline(always)]
-    unsafe fn first<S: Simd>(self, row: *const u8, t: usize, n: usize) -> S::V {
-        let mut lanes = [0f32; LANES];
-        // SAFETY: the caller's promise; the array holds sixteen values.
-        unsafe {
-            for (u, lane) in lanes.iter_mut().enumerate().take(n) {
-                *lane = read(row, self.dtype, (t + u) as isize * self.stride);
-            }
-            S::load(lanes.as_ptr())
-        }
-    }
-}
 
 /// Bytes of rows of 16 bits and fewer that several passes of [`gemm_rows`] read from the first level.
 pub(super) const CLOSE: usize = 8 << 10;
@@ -157,9 +39,20 @@ pub(super) struct Direct {
     pub accumulate: bool,
     /// What is asked for ahead of its use ([`super::stream::ahead`]).
     pub ahead: Ahead,
+    /// Where what is read soon begins, as many bytes as this product reads; null where nobody knows.
+    pub next: *const u8,
+    /// Whether this pass over the rows asks for it.
+    pub asks: bool,
 }
 
 impl Direct {
+    /// Is it known what is read soon, and of a type that is asked for?
+    #[inline(always)]
+    pub(super) fn is_asked(&self) -> bool {
+        let known = matches!(self.dtype, DType::F32 | DType::F16 | DType::Bf16 | DType::I8 | DType::F8E4M3);
+        known && self.stride_element == 1 && !self.next.is_null()
+    }
+
     /// Row `n` of the tensor.
     #[inline(always)]
     pub(super) unsafe fn row(self, n: usize) -> *const u8 {
@@ -196,6 +89,15 @@ impl Direct {
             let at = row.wrapping_offset(if next { self.row_bytes } else { self.ahead.far as isize });
             // SAFETY: the features are there; the address need not be valid.
             unsafe { S::prefetch(at) };
+        }
+    }
+
+    /// Asks for a part of what is read soon, the `bytes` from byte `from` on.
+    #[inline(always)]
+    pub(super) unsafe fn ask_next<S: Simd>(self, from: usize, bytes: usize) {
+        for line in (0..bytes).step_by(LINE) {
+            // SAFETY: the features are there; the address need not be valid.
+            unsafe { S::prefetch(self.next.wrapping_add(from + line)) };
         }
     }
 
@@ -247,6 +149,35 @@ macro_rules! with_span {
     };
 }
 
+/// The same with [`Asking`], of rows whose elements are neighbours.
+macro_rules! with_asking_span {
+    ($g:ident, $span:ident => $call:expr) => {
+        match $g.dtype {
+            DType::F32 => {
+                let $span = Asking(Contiguous::<F32>(std::marker::PhantomData));
+                $call
+            }
+            DType::F16 => {
+                let $span = Asking(Contiguous::<F16>(std::marker::PhantomData));
+                $call
+            }
+            DType::Bf16 => {
+                let $span = Asking(Contiguous::<Bf16>(std::marker::PhantomData));
+                $call
+            }
+            DType::I8 => {
+                let $span = Asking(Contiguous::<I8>(std::marker::PhantomData));
+                $call
+            }
+            DType::F8E4M3 => {
+                let $span = Asking(Contiguous::<F8E4M3>(std::marker::PhantomData));
+                $call
+            }
+            _ => {}
+        }
+    };
+}
+
 /// `C[r, x] = A[r, ..] . row x`, added to C where asked.
 ///
 /// # Safety
@@ -255,6 +186,16 @@ macro_rules! with_span {
 pub(super) unsafe fn gemm_columns<S: Simd>(g: Direct) {
     // SAFETY: the caller's promise.
     unsafe { with_span!(g, span => columns::<S, _>(g, span)) }
+}
+
+/// As [`gemm_columns`] where [`Direct::is_asked`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn gemm_columns_asking<S: Simd>(g: Direct) {
+    // SAFETY: the caller's promise.
+    unsafe { with_asking_span!(g, span => columns::<S, _>(g, span)) }
 }
 
 /// Elements of A whose order is that of [`Span::pair`], all rows of a block together.
@@ -353,7 +294,7 @@ unsafe fn column_blocks<
                 }
                 // Columns that are not there repeat the last one and are not stored.
                 let rows: [*const u8; X] = std::array::from_fn(|u| g.row((first + u).min(g.n - 1)));
-                let mut acc = column_block::<S, P, R, X, K>(g, pairs, span, rows);
+                let mut acc = column_block::<S, P, R, X, K>(g, pairs, span, (first, rows));
                 if REST {
                     acc = column_rest::<S, P, R, X>(g, pairs.k, span, rows, acc);
                 }
@@ -411,16 +352,20 @@ unsafe fn column_block<S: Simd, P: Span, const R: usize, const X: usize, const K
     g: Direct,
     pairs: Paired,
     span: P,
-    rows: [*const u8; X],
+    (first, rows): (usize, [*const u8; X]),
 ) -> [[S::V; R]; X] {
     // SAFETY: as for `gemm_columns`.
     unsafe {
         let known = if R < P::HELD { ANY } else { K };
+        if P::ASKS && known == ANY {
+            let bytes = g.k * P::SIZE;
+            g.ask_next::<S>(first * bytes, X * bytes);
+        }
         match (known, P::TOGETHER.min(X)) {
-            (64, _) if R < 8 => columns_held::<S, P, R, X, 2, 4>(g, pairs, span, rows),
-            (64, _) => columns_held::<S, P, R, X, 2, 2>(g, pairs, span, rows),
-            (128, _) if R < 8 => columns_held::<S, P, R, X, 4, 2>(g, pairs, span, rows),
-            (128, _) => columns_held::<S, P, R, X, 4, 1>(g, pairs, span, rows),
+            (64, _) if R < 8 => columns_held::<S, P, R, X, 2, 4>(g, pairs, span, (first, rows)),
+            (64, _) => columns_held::<S, P, R, X, 2, 2>(g, pairs, span, (first, rows)),
+            (128, _) if R < 8 => columns_held::<S, P, R, X, 4, 2>(g, pairs, span, (first, rows)),
+            (128, _) => columns_held::<S, P, R, X, 4, 1>(g, pairs, span, (first, rows)),
             (_, 4) => columns_together::<S, P, R, X, 4>(g, pairs, span, rows),
             (_, 2) => columns_together::<S, P, R, X, 2>(g, pairs, span, rows),
             (_, _) => columns_together::<S, P, R, X, 1>(g, pairs, span, rows),
@@ -474,18 +419,23 @@ unsafe fn columns_held<S: Simd, P: Span, const R: usize, const X: usize, const N
     g: Direct,
     pairs: Paired,
     span: P,
-    rows: [*const u8; X],
+    (first, rows): (usize, [*const u8; X]),
 ) -> [[S::V; R]; X] {
     // SAFETY: as for `gemm_columns`.
     unsafe {
         let zero = S::splat(0.0);
         let mut acc = [[zero; R]; X];
-        for (acc, rows) in acc.chunks_exact_mut(T).zip(rows.chunks_exact(T)) {
+        let bytes = N * 2 * LANES * P::SIZE;
+        for (n, (acc, rows)) in acc.chunks_exact_mut(T).zip(rows.chunks_exact(T)).enumerate() {
             let mut held = [[(zero, zero); N]; T];
             // Loads keep their order: rows that are read in turn would be as many streams.
             compiler_fence(Ordering::SeqCst);
-            for (held, &row) in held.iter_mut().zip(rows) {
-                g.ask_far::<S>(row);
+            for (u, (held, &row)) in held.iter_mut().zip(rows).enumerate() {
+                if P::ASKS {
+                    g.ask_next::<S>((first + n * T + u) * bytes, bytes);
+                } else {
+                    g.ask_far::<S>(row);
+                }
                 for (n, b) in held.iter_mut().enumerate() {
                     *b = span.pair::<S>(row, n * 2 * LANES);
                 }
@@ -542,6 +492,16 @@ pub(super) unsafe fn gemm_rows<S: Simd, const SKIP: bool>(g: Direct) {
     unsafe { with_span!(g, span => rows::<S, _, SKIP>(g, span)) }
 }
 
+/// As [`gemm_rows`] where [`Direct::is_asked`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn gemm_rows_asking<S: Simd, const SKIP: bool>(g: Direct) {
+    // SAFETY: the caller's promise.
+    unsafe { with_asking_span!(g, span => rows::<S, _, SKIP>(g, span)) }
+}
+
 #[inline(always)]
 unsafe fn rows<S: Simd, P: Span, const SKIP: bool>(g: Direct, span: P) {
     // SAFETY: as for `gemm_rows`.
@@ -552,6 +512,9 @@ unsafe fn rows<S: Simd, P: Span, const SKIP: bool>(g: Direct, span: P) {
         loop {
             let k = chunk.min(g.k - t);
             let mut here = Direct { a: g.a.add(t), b: g.row(t), k, ..g };
+            if P::ASKS {
+                here.next = g.next.wrapping_add(t * g.n * P::SIZE);
+            }
             if t > 0 {
                 (here.row_scale, here.accumulate) = (std::ptr::null(), true);
             }
@@ -573,7 +536,8 @@ unsafe fn close_rows<S: Simd, P: Span, const SKIP: bool>(g: Direct, span: P) {
     unsafe {
         let mut row = 0;
         while row < g.rows {
-            let here = g.below(row);
+            let mut here = g.below(row);
+            here.asks = P::ASKS && row == 0;
             row += match here.rows {
                 1 if wide => row_blocks::<S, P, 1, 8, SKIP>(here, span),
                 1 => row_blocks::<S, P, 1, 4, SKIP>(here, span),
@@ -663,6 +627,9 @@ unsafe fn row_sums<S: Simd, P: Span, const R: usize, const W: usize, const WHICH
         let mut acc = [[zero; W]; R];
         for t in 0..g.k {
             let row = g.row(t);
+            if P::ASKS && g.asks {
+                g.ask_next::<S>((t * g.n + x) * P::SIZE, W * LANES * P::SIZE);
+            }
             let mut weights = [zero; R];
             for (r, a) in weights.iter_mut().enumerate() {
                 *a = S::splat(*g.a.add(r * g.lda + t));

@@ -27,8 +27,10 @@ mod portable;
 mod probe;
 mod random;
 mod rows;
+mod signatures;
 mod simd;
 mod softmax;
+mod span;
 mod stream;
 mod table;
 #[cfg(test)]
@@ -37,11 +39,11 @@ mod tiles;
 mod vectors;
 
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
-pub(crate) use table::Probe;
-pub use table::{
+pub use signatures::{
     AffineFn, BandFn, ColumnsPairsFn, FillFn, FinishSoftmaxFn, GemmColumnsFn, GemmFn, GemmRowsFn,
-    HalfToF32Fn, IntrinsicTable, KeepLargestFn, LoadPairsFn, LoadRowsFn, MarkFn, Math1Fn, PackKFn,
-    PackKPairsFn, PackVFn, PackVPairsFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, RoundPairsFn,
-    RowsPairsFn, ScanRowsFn, SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn,
-    WeightStepFn, table,
+    HalfToF32Fn, KeepLargestFn, LoadPairsFn, LoadRowsFn, MarkFn, Math1Fn, PackKFn, PackKPairsFn, PackVFn,
+    PackVPairsFn, PowFn, PrefixSumFn, RandomFn, ReduceRowsFn, RoundPairsFn, RowsPairsFn, ScanRowsFn,
+    SoftmaxStepFn, StoreRowsFn, StoreVecFn, TopKFn, TransposeFn, VMathFn, WeightStepFn,
 };
+pub(crate) use table::Probe;
+pub use table::{IntrinsicTable, table};

@@ -7,11 +7,12 @@
 
 use attn_compiler::artifact::{DType, PANEL};
 
-use super::direct::{BUT_FLOORED, BUT_ZERO, CLOSE, Contiguous, Direct, EVERY, Span, columns, finite};
+use super::direct::{BUT_FLOORED, BUT_ZERO, CLOSE, Direct, EVERY, columns, finite};
 use super::element::Bf16;
 use super::pack::{self, Source};
 use super::rows::Strided;
 use super::simd::{LANES, Simd};
+use super::span::{Asking, Contiguous, Span};
 
 /// Elements of a vector of pairs.
 const PAIRS: usize = 2 * LANES;
@@ -207,10 +208,12 @@ impl Span for ScatteredPairs {
 /// # Safety
 /// The features of `S`; pointers and sizes as `Intrinsic::ColumnsPairs` says.
 #[inline(always)]
-pub(super) unsafe fn columns_pairs<S: Simd>(g: Direct) {
+pub(super) unsafe fn columns_pairs<S: Simd, const ASKS: bool>(g: Direct) {
     // SAFETY: the caller's promise.
     unsafe {
-        if g.stride_element == 1 {
+        if ASKS {
+            columns::<S, _>(g, Asking(Words));
+        } else if g.stride_element == 1 {
             columns::<S, _>(g, Words);
         } else {
             columns::<S, _>(g, ScatteredPairs { stride: g.stride_element });
@@ -223,7 +226,7 @@ pub(super) unsafe fn columns_pairs<S: Simd>(g: Direct) {
 /// # Safety
 /// The features of `S`; pointers and sizes as `Intrinsic::RowsPairs` says.
 #[inline(always)]
-pub(super) unsafe fn rows_pairs<S: Simd, const SKIP: bool>(g: Direct) {
+pub(super) unsafe fn rows_pairs<S: Simd, const SKIP: bool, const ASKS: bool>(g: Direct) {
     // SAFETY: the caller's promise.
     unsafe {
         let chunk = (CLOSE / (2 * g.n).max(1)).max(8) / 2 * 2;
@@ -231,10 +234,13 @@ pub(super) unsafe fn rows_pairs<S: Simd, const SKIP: bool>(g: Direct) {
         loop {
             let k = chunk.min(g.k - t);
             let mut here = Direct { a: g.a.add(t / 2), b: g.row(t), k, ..g };
+            if ASKS {
+                here.next = g.next.wrapping_add(t * g.n * 2);
+            }
             if t > 0 {
                 (here.row_scale, here.accumulate) = (std::ptr::null(), true);
             }
-            close_rows::<S, SKIP>(here);
+            close_rows::<S, SKIP, ASKS>(here);
             t += k;
             // A sum of nothing still scales C.
             if t >= g.k {
@@ -246,19 +252,20 @@ pub(super) unsafe fn rows_pairs<S: Simd, const SKIP: bool>(g: Direct) {
 
 /// The product with rows of which all but the first pass come from the first level.
 #[inline(always)]
-unsafe fn close_rows<S: Simd, const SKIP: bool>(g: Direct) {
+unsafe fn close_rows<S: Simd, const SKIP: bool, const ASKS: bool>(g: Direct) {
     let wide = g.n >= 8 * LANES;
     // SAFETY: as for `rows_pairs`.
     unsafe {
         let mut row = 0;
         while row < g.rows {
-            let here = g.below(row);
+            let mut here = g.below(row);
+            here.asks = ASKS && row == 0;
             row += match here.rows {
-                1 if wide => row_blocks::<S, 1, 8, SKIP>(here),
-                1 => row_blocks::<S, 1, 4, SKIP>(here),
-                _ if wide => row_blocks::<S, 2, 8, SKIP>(here),
-                2 | 3 => row_blocks::<S, 2, 4, SKIP>(here),
-                _ => row_blocks::<S, 4, 4, SKIP>(here),
+                1 if wide => row_blocks::<S, 1, 8, SKIP, ASKS>(here),
+                1 => row_blocks::<S, 1, 4, SKIP, ASKS>(here),
+                _ if wide => row_blocks::<S, 2, 8, SKIP, ASKS>(here),
+                2 | 3 => row_blocks::<S, 2, 4, SKIP, ASKS>(here),
+                _ => row_blocks::<S, 4, 4, SKIP, ASKS>(here),
             };
         }
     }
@@ -266,16 +273,18 @@ unsafe fn close_rows<S: Simd, const SKIP: bool>(g: Direct) {
 
 /// `R` rows of A, all columns, `W` vectors at a time, at last two; gives `R`.
 #[inline(always)]
-unsafe fn row_blocks<S: Simd, const R: usize, const W: usize, const SKIP: bool>(g: Direct) -> usize {
+unsafe fn row_blocks<S: Simd, const R: usize, const W: usize, const SKIP: bool, const ASKS: bool>(
+    g: Direct,
+) -> usize {
     // SAFETY: as for `rows_pairs`; R rows are there.
     unsafe {
         let mut x = 0;
         while x < g.n {
             if g.stride_element == 1 && x + W * LANES <= g.n {
-                row_block::<S, R, W, SKIP, true>(g, x);
+                row_block::<S, R, W, SKIP, true, ASKS>(g, x);
                 x += W * LANES;
             } else {
-                row_block::<S, R, 2, SKIP, false>(g, x);
+                row_block::<S, R, 2, SKIP, false, ASKS>(g, x);
                 x += PAIRS;
             }
         }
@@ -285,19 +294,26 @@ unsafe fn row_blocks<S: Simd, const R: usize, const W: usize, const SKIP: bool>(
 
 /// `R` rows by `W` vectors from column `x` on, or by what is left of two. With `SKIP` as the product with f32.
 #[inline(always)]
-unsafe fn row_block<S: Simd, const R: usize, const W: usize, const SKIP: bool, const FULL: bool>(
+unsafe fn row_block<
+    S: Simd,
+    const R: usize,
+    const W: usize,
+    const SKIP: bool,
+    const FULL: bool,
+    const ASKS: bool,
+>(
     g: Direct,
     x: usize,
 ) {
     // SAFETY: as for `rows_pairs`.
     unsafe {
         let mut acc = if SKIP {
-            row_sums::<S, R, W, BUT_FLOORED, FULL>(g, x)
+            row_sums::<S, R, W, BUT_FLOORED, FULL, ASKS>(g, x)
         } else {
-            row_sums::<S, R, W, EVERY, FULL>(g, x)
+            row_sums::<S, R, W, EVERY, FULL, ASKS>(g, x)
         };
         if SKIP && !finite::<S>(acc.as_flattened()) {
-            acc = row_sums::<S, R, W, BUT_ZERO, FULL>(g, x);
+            acc = row_sums::<S, R, W, BUT_ZERO, FULL, ASKS>(g, x);
         }
         for (r, sums) in acc.iter_mut().enumerate() {
             let scale = S::splat(if g.row_scale.is_null() { 1.0 } else { *g.row_scale.add(r) });
@@ -313,7 +329,14 @@ unsafe fn row_block<S: Simd, const R: usize, const W: usize, const SKIP: bool, c
 }
 
 #[inline(always)]
-unsafe fn row_sums<S: Simd, const R: usize, const W: usize, const WHICH: u8, const FULL: bool>(
+unsafe fn row_sums<
+    S: Simd,
+    const R: usize,
+    const W: usize,
+    const WHICH: u8,
+    const FULL: bool,
+    const ASKS: bool,
+>(
     g: Direct,
     x: usize,
 ) -> [[S::V; W]; R] {
@@ -322,10 +345,10 @@ unsafe fn row_sums<S: Simd, const R: usize, const W: usize, const WHICH: u8, con
         let mut acc = [[S::splat(0.0); W]; R];
         let even = g.k / 2 * 2;
         for t in (0..even).step_by(2) {
-            two_rows::<S, R, W, WHICH, FULL, true>(&mut acc, g, t, x);
+            two_rows::<S, R, W, WHICH, FULL, true, ASKS>(&mut acc, g, t, x);
         }
         if even < g.k {
-            two_rows::<S, R, W, WHICH, FULL, false>(&mut acc, g, even, x);
+            two_rows::<S, R, W, WHICH, FULL, false, ASKS>(&mut acc, g, even, x);
         }
         acc
     }
@@ -353,6 +376,7 @@ unsafe fn two_rows<
     const WHICH: u8,
     const FULL: bool,
     const BOTH: bool,
+    const ASKS: bool,
 >(
     acc: &mut [[S::V; W]; R],
     g: Direct,
@@ -363,6 +387,11 @@ unsafe fn two_rows<
     unsafe {
         let zero = S::splat(0.0);
         let (first, second) = (g.row(t), g.row(if BOTH { t + 1 } else { t }));
+        if ASKS && g.asks {
+            for row in [t, t + 1] {
+                g.ask_next::<S>((row * g.n + x) * 2, W * LANES * 2);
+            }
+        }
         let mut weights = [zero; R];
         for (r, a) in weights.iter_mut().enumerate() {
             *a = S::splat_bits(*g.a.add(r * g.lda + t / 2).cast::<i32>());

@@ -31,6 +31,11 @@ pub(super) fn ahead() -> Ahead {
     })
 }
 
+/// As [`ahead`]; nothing where what is read next is known.
+pub(super) fn ahead_unless(next: *const u8) -> Ahead {
+    if next.is_null() { ahead() } else { Ahead::default() }
+}
+
 /// The family of a processor by AMD: 0x19 is Zen 3 and 4, 0x1a Zen 5.
 #[cfg(target_arch = "x86_64")]
 fn amd_family() -> Option<u32> {

@@ -36,6 +36,13 @@ impl Parser<'_> {
             "first" => self.first(),
             "for" => self.for_(depth),
             "if" => self.if_(depth),
+            "view" => {
+                let view = self.buf()?;
+                self.r.expect_word("at")?;
+                let row = self.expr()?;
+                self.r.expect(",")?;
+                Ok(Stmt::View { view, row, col: self.expr()? })
+            }
             "fill" => {
                 let dst = self.buf()?;
                 self.r.expect("=")?;
@@ -267,7 +274,14 @@ impl Parser<'_> {
         }
         self.r.expect_word("skip_zero")?;
         self.r.expect("=")?;
-        Ok(Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero: self.expr()? })
+        let skip_zero = self.expr()?;
+        let mut next = None;
+        if self.r.eat(",")? {
+            self.r.expect_word("next")?;
+            self.r.expect("=")?;
+            next = Some(Box::new(self.rows()?));
+        }
+        Ok(Stmt::Gemm { c, a, rest, b, rows, k, n, row_scale, accumulate, skip_zero, next })
     }
 
     /// `panel(..)`, `columns(..)`, `rows(..)`, or the name of a buffer, which may be one of these.
@@ -420,7 +434,7 @@ impl Parser<'_> {
         Ok(Some(self.buf()?))
     }
 
-    fn buf(&mut self) -> Result<BufId> {
+    pub(super) fn buf(&mut self) -> Result<BufId> {
         let name = self.r.word()?;
         self.buf_named(&name)
     }

@@ -90,18 +90,26 @@ impl Case {
         let ((bytes, stride), (a, lda, mut c, ldc)) = (self.stored(), self.tiles());
         let [ldc_, lda_, rows, k, n] = [ldc, lda, self.rows, self.k, self.n].map(|x| x as i64);
         let (by_row, by_element) = (stride as i64, self.step as i64);
-        let (pc, pa, pb, dtype) = (c.as_mut_ptr(), a.as_ptr(), bytes.as_ptr(), self.dtype as u32);
+        let (pa, pb, dtype) = (a.as_ptr(), bytes.as_ptr(), self.dtype as u32);
         let (add, skip) = (i32::from(self.accumulate), i32::from(skip));
         let scale = if self.accumulate { self.row_scale.as_ptr() } else { std::ptr::null() };
-        // SAFETY: the buffers have the sizes that the arguments say.
-        unsafe {
-            if columns {
-                t.gemm_columns()(pc, ldc_, pa, lda_, pb, dtype, by_row, by_element, rows, k, n, add);
-            } else {
-                let f = t.gemm_rows();
-                f(pc, ldc_, pa, lda_, pb, dtype, by_row, by_element, rows, k, n, scale, add, skip);
+        let product = |pc: *mut f32, next: *const u8| {
+            // SAFETY: the buffers have the sizes that the arguments say; what is asked for need not be there.
+            unsafe {
+                if columns {
+                    t.gemm_columns()(
+                        pc, ldc_, pa, lda_, pb, dtype, by_row, by_element, rows, k, n, add, next,
+                    );
+                } else {
+                    let f = t.gemm_rows();
+                    f(pc, ldc_, pa, lda_, pb, dtype, by_row, by_element, rows, k, n, scale, add, skip, next);
+                }
             }
-        }
+        };
+        let mut asking = c.clone();
+        product(c.as_mut_ptr(), std::ptr::null());
+        product(asking.as_mut_ptr(), pb.wrapping_add(1 << 20));
+        assert_eq!(bits(&c), bits(&asking), "asking for what is read next changes no bit");
         let used = if columns { self.n } else { self.n.next_multiple_of(16) };
         for r in 0..self.rows {
             assert!(c[r * ldc + used..(r + 1) * ldc].iter().all(|&x| x == 7.0), "wrote beyond column {used}");
