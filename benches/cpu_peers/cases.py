@@ -39,6 +39,8 @@ class Case:
     """Packed documents of equal length; 0: one."""
     lse: bool = False
     """The logarithm of the sum of weights is an output as well."""
+    by_token: bool = False
+    """Keys and values lie in memory as [Sk, Hkv, D], the heads of a token side by side; else as [Hkv, Sk, D]."""
     quick: bool = False
     """Measured with --quick."""
 
@@ -80,7 +82,7 @@ class Case:
         grouped = dict(B=1, Hq=self.hq, Hkv=self.hkv, Sq=self.sq, Sk=self.sk, D=self.d)
         plain = dict(B=1, H=self.hq, S=self.sq, D=self.d)
         if self.kind == "decode":
-            kernel = "decode_int8" if self.dtype == "int8" else "causal"
+            kernel = "decode_int8" if self.dtype == "int8" else "causal" + ("_by_token" if self.by_token else "")
             return kernel, grouped, {}, "f32" if self.dtype == "int8" else self.dtype
         if self.kind in ("causal", "full", "window"):
             params = {"W": self.window} if self.window else {}
@@ -99,7 +101,8 @@ def square(kind, n, d, h=8, hkv=None, **more):
 
 def decode(kv, dtype, **more):
     """One query of 32 heads over a cache of kv keys of 8 heads, 128 features."""
-    return Case(f"decode-kv{kv}-{dtype}", "decode", 32, 8, 1, kv, 128, dtype=dtype, **more)
+    name = f"decode-kv{kv}-{dtype}{'-by-token' if more.get('by_token') else ''}"
+    return Case(name, "decode", 32, 8, 1, kv, 128, dtype=dtype, **more)
 
 
 CASES = [
@@ -129,6 +132,8 @@ CASES = [
     decode(16384, "bf16"),
     decode(4096, "f16"),
     decode(16384, "f16"),
+    decode(16384, "f32", by_token=True),
+    decode(16384, "bf16", by_token=True),
     decode(4096, "int8"),
     decode(16384, "int8"),
 ]

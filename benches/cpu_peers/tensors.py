@@ -143,6 +143,8 @@ def ours(case, t):
     kind = dict(f32="F32", int8="F32", f16="F16", bf16="BF16")[case.dtype]
     cast = dict(F32=lambda x: x, F16=lambda x: x.astype(np.float16), BF16=to_bf16_bits)[kind]
     out = {n: (kind, cast(t[n])[None]) for n in "qkv"}
+    if case.by_token:
+        out.update({n: (kind, out[n][1].swapaxes(1, 2)) for n in "kv"})
     if case.dtype == "int8":
         for n in "kv":
             out[n], out[f"{n}_scale"] = ("I8", t[f"{n}_stored"][None]), ("F16", t[f"{n}_scale"][None])

@@ -31,6 +31,9 @@ class Peer:
 
     name = ""
     """What tables call it."""
+    by_token = False
+    """Whether it takes keys whose heads lie side by side (`Case.by_token`) where they lie."""
+
     def version(self):
         """The version of the library, as text."""
         raise NotImplementedError

@@ -10,7 +10,10 @@ def load(case, tensors, threads):
     """q, k, v as torch tensors [1, heads, rows, features] in the type of the case; sets the threads."""
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
-    return [torch.from_numpy(tensors[n])[None].to(DTYPES[case.dtype]) for n in "qkv"]
+    q, k, v = [torch.from_numpy(tensors[n])[None].to(DTYPES[case.dtype]) for n in "qkv"]
+    if case.by_token:
+        k, v = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (k, v)]
+    return q, k, v
 
 
 def fetch(o):

@@ -36,6 +36,7 @@ class Flex(Peer):
     """Compiled anew for each case and number of threads, for the exact shape."""
 
     name = "FlexAttention"
+    by_token = True
 
     def version(self):
         return torch.__version__

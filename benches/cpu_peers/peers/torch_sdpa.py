@@ -10,6 +10,7 @@ class Sdpa(Peer):
     """is_causal, grouped heads; the call beneath it where lse is wanted."""
 
     name = "torch SDPA"
+    by_token = True
 
     def version(self):
         return torch.__version__

@@ -12,7 +12,8 @@ mod sweep;
 use std::borrow::Cow;
 
 use clip::Clipped;
-pub use sweep::attend_few;
+use sweep::Phase;
+pub use sweep::own;
 
 use super::merge::{self, Runs};
 use super::pack::{self, PackedKeys, PackedValues};
@@ -436,9 +437,9 @@ impl Attend<'_> {
         let mut seen = Vec::new();
         let some = parts.as_ref().map(|p| p.some(self.builder, analysis, &at, &mut seen));
         let Clipped { body: mut step, some: any_panel, at, cols } = self.clip(analysis, &at, cols);
-        let work = match self.input.sweep {
-            Some(_) => self.sweep_step(tiles, task, (analysis, parts.as_ref()), &at, cols),
-            None => self.tile_step(tiles, task, (analysis, parts.as_ref()), &at, kt, cols),
+        let work = match self.input.key_heads() {
+            1 => self.tile_step(tiles, task, (analysis, parts.as_ref()), &at, kt, cols),
+            _ => self.sweep_step(tiles, task, (analysis, parts.as_ref()), &at, cols),
         };
         match any_panel {
             Some(cond) => step.push(Stmt::If { cond, then: work, otherwise: vec![] }),
@@ -464,7 +465,13 @@ impl Attend<'_> {
     ) -> Vec<Stmt> {
         let mut step = Vec::new();
         let direct = pack::direct(self.builder, self.input);
-        self.by_source(&mut step, direct, |a, direct, step| a.scores(tiles, task, at, cols, direct, step));
+        let (whole, keys) = ((tiles, task), (at.j_lo, cols));
+        self.by_source(&mut step, direct, |a, direct, step| match direct {
+            true => a.each_few_keys(Phase::Scores, whole, keys, step, |a, tiles, task, (j, n), body| {
+                a.scores(tiles, task, &TileBox { j_lo: j, ..*at }, n, true, body);
+            }),
+            false => a.scores(tiles, task, at, cols, false, step),
+        });
         let mut must = analysis.must(self.builder.pool(), at);
         if let Some(parts) = parts {
             must = parts.full(self.builder, analysis, (at, must), &mut step);
@@ -492,7 +499,13 @@ impl Attend<'_> {
             step.extend(a.dropped(tiles, task, at, cols));
             step.extend(a.scaled(tiles, task, at.j_lo, cols));
             step.extend(Self::rounded(tiles, task, cols));
-            a.weighed(tiles, task, (at.j_lo, cols), (direct, skip), step);
+            if !direct {
+                return a.weighed(tiles, task, keys, (false, skip), step);
+            }
+            step.extend(a.input.sweep.and_then(|_| a.rescaled(tiles, task)));
+            a.each_few_keys(Phase::Values, whole, keys, step, |a, tiles, task, keys, body| {
+                a.weighed(tiles, task, keys, (true, skip), body);
+            });
         });
         step
     }
@@ -639,7 +652,8 @@ impl Attend<'_> {
             skip_zero,
             next: next.clone(),
         };
-        let scaled = softmax && self.input.sweep.is_none();
+        // Several products of one step follow one scaling.
+        let scaled = softmax && !(direct && self.input.sweep.is_some());
         step.push(product(rest, right, scaled.then_some(tiles.alpha)));
         step.extend(more.map(|more| product(Rest::None, more, None)));
     }

@@ -176,6 +176,11 @@ impl InPages {
         Some(paged.at(pool, factor, attn.value, place))
     }
 
+    /// Do the rows of an attention have factors?
+    pub fn are_scaled(&self, attn: &Attention) -> bool {
+        keys_and_values(attn).into_iter().any(|rows| self.factor_of(rows).is_some())
+    }
+
     fn factor_of(&self, made: Rows) -> Option<(&PagedRows, ExprId)> {
         let paged = self.of_made(made.tensor)?;
         Some((paged, paged.factor?))

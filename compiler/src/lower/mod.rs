@@ -65,6 +65,13 @@ pub struct Sweeping<'a> {
     pub pages: &'a InPages,
 }
 
+impl Sweeping<'_> {
+    /// Do such calls have a launch of their own? Else they differ in where products find their keys.
+    fn is_apart(&self, attn: &Attention) -> bool {
+        self.sweep.key_heads > 1 || self.pages.are_scaled(attn)
+    }
+}
+
 impl<'a> Input<'a> {
     /// Every call in the way of the schedule.
     pub fn new(attn: &'a Attention, tables: &'a [Table], schedule: &'a Schedule) -> Input<'a> {
@@ -125,32 +132,41 @@ fn attends(
     builder: &mut Builder,
     input: &Input,
     packs: bool,
-    (keys, values): (&[pack::PackedKeys], &pack::PackedValues),
+    packed: (&[pack::PackedKeys], &pack::PackedValues),
 ) -> Vec<Launch> {
-    let mut out = Vec::new();
-    let Some(sweeping) = input.sweep else {
-        let parts = merge::declare(builder, input);
-        out.push(attend::attend(builder, input, keys, values, parts.as_ref()));
-        out.extend(parts.map(|parts| merge::merge(builder, input, &parts)));
-        return out;
+    let Some(sweeping) = input.sweep.filter(|s| s.is_apart(input.attn)) else {
+        return way(builder, input, packed);
     };
     let few = pack::direct(builder, &Input { sweep: None, ..*input });
+    let mut out = Vec::new();
     if packs {
         let schedule = Schedule { direct: 0, ..input.schedule.clone() };
         let many = few.map(|few| builder.pool().not(few));
-        out.extend(attends(
-            builder,
-            &Input { schedule: &schedule, sweep: None, when: many, ..*input },
-            packs,
-            (keys, values),
-        ));
+        let input = Input { schedule: &schedule, sweep: None, when: many, ..*input };
+        out.extend(way(builder, &input, packed));
     }
     let schedule = sweeping.sweep.schedule(input.schedule);
-    let input = &Input { schedule: &schedule, when: few.filter(|_| packs), ..*input };
-    let parts = merge::declare(builder, input);
-    out.push(attend::attend_few(builder, input, keys, values, parts.as_ref()));
-    out.extend(parts.map(|parts| merge::merge(builder, input, &parts)));
+    let (attn, value_factor) = attend::own(builder, input);
+    let when = few.filter(|_| packs);
+    let input = Input { attn: &attn, value_factor, schedule: &schedule, when, ..*input };
+    let mut launches = way(builder, &input, packed);
+    if let Some(attend) = launches.first_mut() {
+        attend.name = "attend_few".into();
+    }
+    out.extend(launches);
     out
+}
+
+/// The launches of one way.
+fn way(
+    builder: &mut Builder,
+    input: &Input,
+    (keys, values): (&[pack::PackedKeys], &pack::PackedValues),
+) -> Vec<Launch> {
+    let parts = merge::declare(builder, input);
+    let attend = attend::attend(builder, input, keys, values, parts.as_ref());
+    let merge = parts.map(|parts| merge::merge(builder, input, &parts));
+    [attend].into_iter().chain(merge).collect()
 }
 
 /// A share that is dropped is a probability, and something is kept.

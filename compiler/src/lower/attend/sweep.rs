@@ -9,12 +9,10 @@
 use super::{Attend, Task, Tiles, weighs_values};
 use crate::attn_ir::{Attention, Weight};
 use crate::expr::{ExprId, Ty};
-use crate::lower::merge;
-use crate::lower::pack::{PackedKeys, PackedValues};
 use crate::lower::parts::Parts;
 use crate::lower::{Builder, Input};
 use crate::mask::{MaskAnalysis, TileBox};
-use crate::tile_ir::{Access, BufId, Buffer, Launch, RowsRef, Stmt};
+use crate::tile_ir::{Access, BufId, Buffer, RowsRef, Stmt};
 
 /// Parts of the tiles.
 pub(super) struct Views {
@@ -35,23 +33,9 @@ pub(super) enum Phase {
     State,
 }
 
-/// Builds the launch.
-pub fn attend_few(
-    builder: &mut Builder,
-    input: &Input,
-    keys: &[PackedKeys],
-    values: &PackedValues,
-    parts: Option<&merge::Parts>,
-) -> Launch {
-    let (attn, value_factor) = own(builder, input);
-    let input = &Input { attn: &attn, value_factor, ..*input };
-    let launch = super::attend(builder, input, keys, values, parts);
-    Launch { name: "attend_few".into(), ..launch }
-}
-
 /// The attention with the factors of stored rows, and with variables of its own for the batch entry and the head: there
 /// is a launch with the attention's.
-fn own(builder: &mut Builder, input: &Input) -> (Attention, Option<ExprId>) {
+pub fn own(builder: &mut Builder, input: &Input) -> (Attention, Option<ExprId>) {
     let mut attn = input.attn.clone();
     let pool = builder.pool();
     let factor = match input.sweep {
@@ -145,8 +129,9 @@ impl Attend<'_> {
         body.push(Stmt::For { var, lo, hi, body: inner });
     }
 
-    /// Statements for a few keys at a time of each key head: what `f` makes of them, their first and how many.
-    fn each_few_keys(
+    /// Statements for a few keys at a time of each key head: what `f` makes of them, their first and how many. All at once
+    /// without a sweep.
+    pub(super) fn each_few_keys(
         &mut self,
         phase: Phase,
         (tiles, task): (&Tiles, &Task),
@@ -154,7 +139,7 @@ impl Attend<'_> {
         body: &mut Vec<Stmt>,
         f: impl FnOnce(&mut Self, &Tiles, &Task, (ExprId, ExprId), &mut Vec<Stmt>),
     ) {
-        let Some(sweeping) = self.input.sweep else { return };
+        let Some(sweeping) = self.input.sweep else { return f(self, tiles, task, (j0, cols), body) };
         let keys = sweeping.sweep.keys;
         let pool = self.builder.pool();
         let var = pool.add_var("few", Ty::Int);
@@ -218,7 +203,7 @@ impl Attend<'_> {
         }
     }
 
-    /// What is done with a tile that is not empty.
+    /// What is done with a tile that is not empty, of several key heads.
     pub(super) fn sweep_step(
         &mut self,
         tiles: &Tiles,
@@ -277,9 +262,7 @@ impl Attend<'_> {
         body.extend(self.dropped(tiles, task, at, cols));
         body.extend(self.scaled(tiles, task, at.j_lo, cols));
         body.extend(Self::rounded(tiles, task, cols));
-        if matches!(self.input.attn.weight, Weight::Softmax { .. }) {
-            body.push(self.rescaled(tiles, task));
-        }
+        body.extend(self.rescaled(tiles, task));
     }
 
     /// `o = 0`, of the rows of one key head that there are.
@@ -293,7 +276,8 @@ impl Attend<'_> {
     }
 
     /// `o = o * alpha`, once for all products of a step.
-    fn rescaled(&mut self, tiles: &Tiles, task: &Task) -> Stmt {
+    pub(super) fn rescaled(&mut self, tiles: &Tiles, task: &Task) -> Option<Stmt> {
+        let Weight::Softmax { .. } = self.input.attn.weight else { return None };
         let d = self.values.d;
         let pool = self.builder.pool();
         let [row, col] = ["r", "c"].map(|name| pool.add_var(name, Ty::Int));
@@ -301,7 +285,7 @@ impl Attend<'_> {
         let (old, by) = (pool.var(x), pool.var(alpha));
         let (value, cols) = (pool.mul(old, by), pool.int(d));
         let reads = vec![(x, tiles.o, Access::Tile), (alpha, tiles.alpha, Access::Row)];
-        Stmt::Map { dst: tiles.o, rows: task.rows, cols, row, col, reads, value }
+        Some(Stmt::Map { dst: tiles.o, rows: task.rows, cols, row, col, reads, value })
     }
 }
 
