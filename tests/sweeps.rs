@@ -10,6 +10,7 @@ use attn_compiler::artifact::DType;
 use attn_compiler::expr::eval::{Env, Value, eval};
 use attn_compiler::expr::{TensorId, VarId};
 use attn_compiler::pipeline::{self, Plan};
+use attn_compiler::target::Target;
 use attn_runtime::{LoadedKernel, Tensor};
 use common::*;
 
@@ -195,6 +196,35 @@ fn joined(plan: &Plan, sq: i64) -> (i64, i64) {
     let tasks = launches.map(|l| l.grid.iter().map(|(_, n)| size(n)).product::<i64>()).sum();
     let made = program.tensors.iter().filter(|t| t.name == "k_rows" || t.name == "v_rows");
     (tasks, made.map(|t| t.shape.iter().map(size).product::<i64>()).sum())
+}
+
+/// Where lengths promise many rows, keys are packed, and that is all.
+#[test]
+fn calls_of_many_rows_alone_have_no_sweep() {
+    let paged = PAGED.replace("{elem}", "i8").replace("{size}", "16").replace("{mask}", "j <= i");
+    let paged = paged.replace("{scale}", "scale f16 per (token, head)");
+    for text in [PLAIN.text(), paged] {
+        for queries in ["Sq = 64, Sk", "Sq = 40..500, Sk"] {
+            let (plan, _) = made(&text.replace("Sq, Sk", queries), DType::F32, (8, 4, 64));
+            let attends = plan.program.launches.iter().filter(|l| l.name.starts_with("attend"));
+            assert_eq!((key_heads(&plan), attends.count()), (0, 1), "{queries} {text}");
+        }
+    }
+}
+
+/// A cache too small for the rows of several key heads: heads one after the other, pages in place all the same.
+#[test]
+fn a_small_cache_takes_fewer_heads() {
+    let paged = PAGED.replace("{elem}", "float").replace("{size}", "16").replace("{mask}", "j <= i");
+    let paged = paged.replace("{scale}", "");
+    for (text, hq, hkv, d, expected) in
+        [(PLAIN.text(), 64, 2, 512, 0), (paged, 64, 2, 512, 1), (PLAIN.text(), 128, 64, 256, 32)]
+    {
+        let mut key = key("few", DType::F32, &[("Hq", hq), ("Hkv", hkv), ("D", d)]);
+        let Target::Cpu(facts) = &mut key.target else { panic!("a CPU") };
+        facts.l2 = 256 << 10;
+        assert_eq!(key_heads(&plan(&front("few.attn", &text), &key)), expected, "{hkv} {text}");
+    }
 }
 
 #[test]

@@ -180,11 +180,8 @@ pub struct RecurPlan {
 impl Plan {
     /// The schedules in words, a line for each attention and each recurrence.
     pub fn schedule_text(&self) -> String {
-        let line = |a: &AttendPlan| {
-            let sweep = a.sweep.as_ref().map_or_else(String::new, |s| format!(", {}", s.words(&a.schedule)));
-            format!("{}{sweep}", a.schedule)
-        };
-        let mut lines: Vec<String> = self.attends.iter().map(line).collect();
+        let mut lines: Vec<String> =
+            self.attends.iter().map(|a| line(&a.schedule, a.sweep.as_ref())).collect();
         lines.extend(self.recurs.iter().map(|r| r.form.to_string()));
         lines.join("\n")
     }
@@ -193,6 +190,12 @@ impl Plan {
     pub fn key_text(&self) -> String {
         format!("{}\n{}\nattnc {COMPILER_VERSION}\n", tile_ir::text::print(&self.program), self.target)
     }
+}
+
+/// How an attention is computed, in words.
+fn line(schedule: &Schedule, sweep: Option<&Sweep>) -> String {
+    let sweep = sweep.map_or_else(String::new, |s| format!(", {}", s.words(schedule)));
+    format!("{schedule}{sweep}")
 }
 
 /// From a checked kernel to a tile IR program ready for code generation.
@@ -276,7 +279,7 @@ pub fn plan(
                 let Some((schedule, sweep)) = ways.get(attends.len()) else {
                     return Err(internal("schedule", "each attention has a schedule", &attention.name));
                 };
-                clock.stage(Stage::Schedule, &|| schedule.to_string());
+                clock.stage(Stage::Schedule, &|| line(schedule, sweep.map(|s| s.sweep)));
                 program.pool = tabulated.pool.clone();
                 program.tensors.extend(tables.iter().map(Table::declare));
                 checks.add_attention(&tabulated, &mut program.pool, &program.tensors);

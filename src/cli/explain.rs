@@ -9,6 +9,7 @@ use attn_compiler::diagnostic::{Code, Severity};
 use attn_compiler::ensure;
 use attn_compiler::expr::ExprId;
 use attn_compiler::mask::host::Class;
+use attn_compiler::pipeline;
 use attn_compiler::sema::CheckedKernel;
 use attn_compiler::sema::model::{Ensure, Promise};
 use attn_compiler::target::Target;
@@ -220,9 +221,12 @@ fn report<'a>(study: &'a Study, args: &Args) -> Result<Report<'a>, Failure> {
 
 /// Into how many runs the keys of the attention fall, where sizes say.
 fn runs(study: &Study) -> Result<Option<i64>, Failure> {
-    let (attention, schedule) = (&study.attend().attention, &study.attend().schedule);
-    let Some(fill) = schedule.fill else { return Ok(None) };
+    let pipeline::AttendPlan { attention, schedule, sweep, .. } = study.attend();
     let mut pool = attention.pool.clone();
+    let queries = study.scalars()?.size(&pool, attention.seq_q) as i64;
+    let few = sweep.as_ref().filter(|_| queries <= schedule.direct).map(|s| s.schedule(schedule));
+    let schedule = few.as_ref().unwrap_or(schedule);
+    let Some(fill) = schedule.fill else { return Ok(None) };
     let runs = fill.runs(attention, &mut pool, (schedule.tile_q, schedule.heads));
     Ok(Some(study.scalars()?.size(&pool, runs) as i64))
 }

@@ -1,4 +1,4 @@
-//! The attend launch: one task takes one query tile of one head through the key tiles that it can see.
+//! The attend launch: one task takes one query tile of one head, or of several, through the key tiles that it can see.
 //!
 //! The body, in order: load the query tile; clear the accumulator and the row state; for each key tile in the
 //! range that the mask allows, if the tile is not empty: scores, score expression and mask (the mask only where
@@ -85,7 +85,7 @@ struct Attend<'a> {
     buffers: Vec<Buffer>,
     /// Query heads that read the same keys and whose rows lie together.
     heads: i64,
-    /// Views of the buffers, where a task takes several key heads.
+    /// Views of the buffers, where a product takes a few keys of one head.
     views: Option<sweep::Views>,
 }
 

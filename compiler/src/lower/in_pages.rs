@@ -12,7 +12,7 @@ use super::pages::{PageRows, Paged};
 use super::stored::Stored;
 use crate::attn_ir::needed::reads;
 use crate::attn_ir::{Attention, Derive, Kernel, Rows, Step};
-use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, VarId};
+use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, UnaryOp, VarId};
 use crate::schedule::sweep::{KEYS, Lies};
 use crate::tile_ir::{Program, RowsRef};
 
@@ -37,7 +37,9 @@ impl PagedRows {
         let load = loads.pop().filter(|_| loads.is_empty())?;
         let feature = *d.index.last()?;
         let element = |id: ExprId| id == load.id;
-        let is_row = |id: ExprId| !pool.depends_on(id, &[feature]);
+        // Only integers: they are finite, which floats need not be (language.md, rule 4).
+        let is_int = matches!(pool.op(load.id), Op::Unary(UnaryOp::ToFloat, _));
+        let is_row = |id: ExprId| is_int && !pool.depends_on(id, &[feature]);
         let factor = match *pool.op(value) {
             _ if element(value) => None,
             Op::Binary(BinaryOp::Mul, a, b) if element(a) && is_row(b) => Some(b),

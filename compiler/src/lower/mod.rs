@@ -137,17 +137,19 @@ fn attends(
     let Some(sweeping) = input.sweep.filter(|s| s.is_apart(input.attn)) else {
         return way(builder, input, packed);
     };
-    let few = pack::direct(builder, &Input { sweep: None, ..*input });
+    let Some(few) = pack::direct(builder, input) else {
+        return way(builder, &Input { sweep: None, ..*input }, packed);
+    };
     let mut out = Vec::new();
     if packs {
         let schedule = Schedule { direct: 0, ..input.schedule.clone() };
-        let many = few.map(|few| builder.pool().not(few));
+        let many = Some(builder.pool().not(few));
         let input = Input { schedule: &schedule, sweep: None, when: many, ..*input };
         out.extend(way(builder, &input, packed));
     }
     let schedule = sweeping.sweep.schedule(input.schedule);
     let (attn, value_factor) = attend::own(builder, input);
-    let when = few.filter(|_| packs);
+    let when = packs.then_some(few);
     let input = Input { attn: &attn, value_factor, schedule: &schedule, when, ..*input };
     let mut launches = way(builder, &input, packed);
     if let Some(attend) = launches.first_mut() {

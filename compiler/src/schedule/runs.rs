@@ -61,7 +61,12 @@ impl RangeEnv for Lengths<'_> {
 
 /// Most rows of a query tile that there can be: those that lengths promise.
 pub fn most_queries(attn: &Attention) -> i64 {
-    range(&attn.pool, attn.seq_q, &Lengths { pool: &attn.pool, dims: &attn.dims }).hi
+    queries(attn).hi
+}
+
+/// Query rows by what lengths promise; where there are none there is nothing to compute.
+pub fn queries(attn: &Attention) -> Range {
+    range(&attn.pool, attn.seq_q, &Lengths { pool: &attn.pool, dims: &attn.dims })
 }
 
 /// The rule for an attention with these tiles; `near` says that rows see keys near them only.

@@ -12,10 +12,12 @@
 use crate::attn_ir::Attention;
 use crate::expr::Op;
 
-use super::runs::{self, Fill, Machine, most_queries};
+use super::runs::{self, Fill, Machine, queries};
 use super::{Schedule, group, near};
 
-/// Keys of all heads that one round of products takes (f32: 16 keys 22 GB/s, 32 keys 15; fewer cost calls).
+/// Fewest keys of all heads that one round of products takes, which bound the sizes of pages. Left alone, memory prefers
+/// few (f32: 16 keys 22 GB/s, 32 keys 15); where products ask for what is read next it does not matter, and fewer products
+/// cost less (16384 keys of 8 heads, D = 128, bf16: 16 keys 4.6 ms, 32 keys 4.0).
 pub const KEYS: i64 = 16;
 
 /// How keys and values lie.
@@ -47,20 +49,29 @@ pub struct Sweep {
 impl Sweep {
     /// The sweep, if keys are not better read one head after the other.
     pub fn of(attn: &Attention, base: &Schedule, lies: Lies) -> Option<Sweep> {
-        if base.direct == 0 {
+        if queries(attn).lo > base.direct {
             return None;
         }
-        if !(lies.side_by_side && attn.n_kv_heads > 1 && takes_heads_together(attn)) {
-            lies.page?;
-            let keys = at_once(lies);
-            let (tile_q, group, together) = (base.tile_q, base.heads, base.together);
-            return Some(Sweep { tile_q, key_heads: 1, group, keys, together, fill: base.fill });
-        }
+        let together = lies.side_by_side && attn.n_kv_heads > 1 && takes_heads_together(attn);
+        let wide = together.then(|| Sweep::of_heads(attn, base, lies)).flatten();
+        let of_pages = || Sweep {
+            tile_q: base.tile_q,
+            key_heads: 1,
+            group: base.heads,
+            keys: at_once(lies),
+            together: base.together,
+            fill: base.fill,
+        };
+        wide.or_else(|| lies.page.map(|_| of_pages()))
+    }
+
+    /// The sweep of as many key heads, rows and keys, in this order, as fit.
+    fn of_heads(attn: &Attention, base: &Schedule, lies: Lies) -> Option<Sweep> {
         let group = attn.n_heads / attn.n_kv_heads;
-        let queries = base.direct.min(most_queries(attn)).max(1);
+        let most = base.direct.min(queries(attn).hi).min(attn.tiles.tile_q.unwrap_or(i64::MAX)).max(1);
         let halves = |n: i64| std::iter::successors(Some(n), |n| (*n > 1).then_some(n / 2));
-        let divisors = (1..=attn.n_kv_heads).rev().filter(|n| attn.n_kv_heads % n == 0);
-        let sizes = divisors.flat_map(|heads| halves(queries).map(move |tile_q| (heads, tile_q)));
+        let divisors = (2..=attn.n_kv_heads).rev().filter(|n| attn.n_kv_heads % n == 0);
+        let sizes = divisors.flat_map(|heads| halves(most).map(move |tile_q| (heads, tile_q)));
         let mut all = sizes.flat_map(|(heads, q)| halves(base.together).map(move |t| (heads, q, t)));
         let fits = |&(heads, q, together): &(i64, i64, i64)| {
             bytes(attn, base, q * group * heads, together * base.tile_kv) <= base.budget as i64
@@ -94,7 +105,7 @@ impl Sweep {
     }
 }
 
-/// Keys of one product: those of two panels would be as good, and pages of 32 are common.
+/// Keys of one product, which lie in one page.
 fn at_once(lies: Lies) -> i64 {
     if lies.page.is_none_or(|page| page % (2 * KEYS) == 0) { 2 * KEYS } else { KEYS }
 }

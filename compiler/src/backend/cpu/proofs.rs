@@ -40,9 +40,20 @@ impl Facts {
     }
 }
 
+/// The value of a count where it is not 0: that of `cond ? n : 0` is n.
+fn where_some(pool: &Pool, count: ExprId) -> ExprId {
+    let is_none = |e: ExprId| pool.as_int(e) == Some(0);
+    match *pool.op(count) {
+        Op::Select(_, n, none) if is_none(none) => n,
+        Op::Select(_, none, n) if is_none(none) => n,
+        _ => count,
+    }
+}
+
 impl Emitter<'_, '_> {
     /// `var` counts from 0 and stays below `end`.
     pub fn note_below(&mut self, var: VarId, end: ExprId) {
+        let end = where_some(self.pool(), end);
         self.facts.below.insert(var, end);
         self.facts.pure.insert(var);
     }
@@ -65,6 +76,7 @@ impl Emitter<'_, '_> {
 
     /// The grid has a side of `extent`.
     pub fn note_side(&mut self, extent: ExprId) {
+        let extent = where_some(self.pool(), extent);
         self.facts.sides.push(extent);
     }
 

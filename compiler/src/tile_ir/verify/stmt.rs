@@ -1,4 +1,4 @@
-//! I4 to I21 for statements.
+//! I4 to I22 for statements.
 
 use std::collections::BTreeSet;
 
