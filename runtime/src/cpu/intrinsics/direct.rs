@@ -4,6 +4,8 @@
 //! from memory once for each eight rows of A or fewer, and nothing was written but C; the bits depend on neither the
 //! instruction set nor the sizes of the other dimensions. Not here: many rows, for which packing pays (`pack.rs`, `gemm.rs`).
 
+use std::convert::identity;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -51,6 +53,12 @@ impl Direct {
     pub(super) fn is_asked(&self) -> bool {
         let known = matches!(self.dtype, DType::F32 | DType::F16 | DType::Bf16 | DType::I8 | DType::F8E4M3);
         known && self.stride_element == 1 && !self.next.is_null()
+    }
+
+    /// Rows whose elements are no neighbours.
+    #[inline(always)]
+    fn scattered(&self) -> Scattered {
+        Scattered { dtype: self.dtype, stride: self.stride_element }
     }
 
     /// Row `n` of the tensor.
@@ -117,63 +125,19 @@ impl Direct {
     }
 }
 
-/// Calls a kernel with the span of the tensor's rows.
+/// Calls a kernel with the span of the tensor's rows, made by `$of` from that of its type where elements are neighbours;
+/// `$otherwise` elsewhere.
 macro_rules! with_span {
-    ($g:ident, $span:ident => $call:expr) => {
-        match $g.dtype {
-            DType::F32 if $g.stride_element == 1 => {
-                let $span = Contiguous::<F32>(std::marker::PhantomData);
-                $call
-            }
-            DType::F16 if $g.stride_element == 1 => {
-                let $span = Contiguous::<F16>(std::marker::PhantomData);
-                $call
-            }
-            DType::Bf16 if $g.stride_element == 1 => {
-                let $span = Contiguous::<Bf16>(std::marker::PhantomData);
-                $call
-            }
-            DType::I8 if $g.stride_element == 1 => {
-                let $span = Contiguous::<I8>(std::marker::PhantomData);
-                $call
-            }
-            DType::F8E4M3 if $g.stride_element == 1 => {
-                let $span = Contiguous::<F8E4M3>(std::marker::PhantomData);
-                $call
-            }
-            dtype => {
-                let $span = Scattered { dtype, stride: $g.stride_element };
-                $call
-            }
-        }
+    ($g:ident, $of:path, $span:ident => $call:expr, $otherwise:expr) => {
+        with_span!(@types [F32, F16, Bf16, I8, F8E4M3], $g, $of, $span => $call, $otherwise)
     };
-}
-
-/// The same with [`Asking`], of rows whose elements are neighbours.
-macro_rules! with_asking_span {
-    ($g:ident, $span:ident => $call:expr) => {
+    (@types [$($ty:ident),*], $g:ident, $of:path, $span:ident => $call:expr, $otherwise:expr) => {
         match $g.dtype {
-            DType::F32 => {
-                let $span = Asking(Contiguous::<F32>(std::marker::PhantomData));
+            $(DType::$ty if $g.stride_element == 1 => {
+                let $span = $of(Contiguous::<$ty>(PhantomData));
                 $call
-            }
-            DType::F16 => {
-                let $span = Asking(Contiguous::<F16>(std::marker::PhantomData));
-                $call
-            }
-            DType::Bf16 => {
-                let $span = Asking(Contiguous::<Bf16>(std::marker::PhantomData));
-                $call
-            }
-            DType::I8 => {
-                let $span = Asking(Contiguous::<I8>(std::marker::PhantomData));
-                $call
-            }
-            DType::F8E4M3 => {
-                let $span = Asking(Contiguous::<F8E4M3>(std::marker::PhantomData));
-                $call
-            }
-            _ => {}
+            })*
+            _ => $otherwise,
         }
     };
 }
@@ -185,7 +149,7 @@ macro_rules! with_asking_span {
 #[inline(always)]
 pub(super) unsafe fn gemm_columns<S: Simd>(g: Direct) {
     // SAFETY: the caller's promise.
-    unsafe { with_span!(g, span => columns::<S, _>(g, span)) }
+    unsafe { with_span!(g, identity, span => columns::<S, _>(g, span), columns::<S, _>(g, g.scattered())) }
 }
 
 /// As [`gemm_columns`] where [`Direct::is_asked`].
@@ -195,7 +159,7 @@ pub(super) unsafe fn gemm_columns<S: Simd>(g: Direct) {
 #[inline(always)]
 pub(super) unsafe fn gemm_columns_asking<S: Simd>(g: Direct) {
     // SAFETY: the caller's promise.
-    unsafe { with_asking_span!(g, span => columns::<S, _>(g, span)) }
+    unsafe { with_span!(g, Asking, span => columns::<S, _>(g, span), ()) }
 }
 
 /// Elements of A whose order is that of [`Span::pair`], all rows of a block together.
@@ -489,7 +453,9 @@ unsafe fn column_rest<S: Simd, P: Span, const R: usize, const X: usize>(
 #[inline(always)]
 pub(super) unsafe fn gemm_rows<S: Simd, const SKIP: bool>(g: Direct) {
     // SAFETY: the caller's promise.
-    unsafe { with_span!(g, span => rows::<S, _, SKIP>(g, span)) }
+    unsafe {
+        with_span!(g, identity, span => rows::<S, _, SKIP>(g, span), rows::<S, _, SKIP>(g, g.scattered()))
+    }
 }
 
 /// As [`gemm_rows`] where [`Direct::is_asked`].
@@ -499,7 +465,7 @@ pub(super) unsafe fn gemm_rows<S: Simd, const SKIP: bool>(g: Direct) {
 #[inline(always)]
 pub(super) unsafe fn gemm_rows_asking<S: Simd, const SKIP: bool>(g: Direct) {
     // SAFETY: the caller's promise.
-    unsafe { with_asking_span!(g, span => rows::<S, _, SKIP>(g, span)) }
+    unsafe { with_span!(g, Asking, span => rows::<S, _, SKIP>(g, span), ()) }
 }
 
 #[inline(always)]
