@@ -112,6 +112,15 @@ pub struct Rows {
     pub feature: usize,
 }
 
+impl Rows {
+    /// What stands for the variables of a derived tensor with these rows, one for each dim, at a batch entry, a head and a
+    /// place along the sequence. The feature is left.
+    pub fn place(&self, index: &[VarId], (b, head, at): (ExprId, ExprId, ExprId)) -> Vec<(VarId, ExprId)> {
+        let own = [(self.batch, b), (self.head, head), (Some(self.seq), at)];
+        own.into_iter().filter_map(|(dim, e)| Some((index[dim?], e))).collect()
+    }
+}
+
 /// A dot product over a feature dim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dot {
@@ -283,6 +292,20 @@ impl Attention {
     /// The constant size of a feature dim.
     pub fn feature_dim(&self, rows: Rows) -> i64 {
         self.pool.as_int(self.tensor(rows.tensor).shape[rows.feature]).unwrap_or(0)
+    }
+
+    /// A key's place: batch entry, key head, key.
+    pub fn key_place(&self, pool: &mut Pool) -> (ExprId, ExprId, ExprId) {
+        (pool.var(self.index.b), self.kv_head, pool.var(self.index.j))
+    }
+
+    /// Do the keys end where the rows of a derived tensor over `index` do, of which those from `len` on are zero? Its last
+    /// two dims have to be those along which keys and features run.
+    pub fn ends_with(&self, rows: Rows, index: &[VarId], len: Option<ExprId>) -> bool {
+        let in_order = rows.seq + 2 == index.len() && rows.feature + 1 == index.len();
+        let mut pool = self.pool.clone();
+        let place = self.key_place(&mut pool);
+        in_order && len.is_none_or(|len| pool.substitute(len, &rows.place(index, place)) == self.seq_k)
     }
 
     /// Rows that the first key tensor holds: the most that `seq_k` can be. Reads no tensor.

@@ -50,23 +50,6 @@ impl PagedRows {
         fits.then(|| PagedRows { made: d.out, size, load, index: d.index.clone(), factor, len })
     }
 
-    /// Does an attention that reads these rows stop where they end?
-    fn ends_with(&self, attn: &Attention, made: Rows) -> bool {
-        let Some(len) = self.len else { return true };
-        let mut pool = attn.pool.clone();
-        let b = pool.var(attn.index.b);
-        let subst: Vec<(VarId, ExprId)> = made.batch.map(|d| (self.index[d], b)).into_iter().collect();
-        pool.substitute(len, &subst) == attn.seq_k
-    }
-
-    /// An expression of the made tensor's variables at a batch entry, a key head and a key.
-    fn at(&self, pool: &mut Pool, e: ExprId, made: Rows, (b, g, j): (ExprId, ExprId, ExprId)) -> ExprId {
-        let mut subst = vec![(self.index[made.seq], j)];
-        subst.extend(made.batch.map(|d| (self.index[d], b)));
-        subst.extend(made.head.map(|d| (self.index[d], g)));
-        pool.substitute(e, &subst)
-    }
-
     /// The rows from key `j` on in its page.
     pub fn rows(&self, program: &mut Program, made: Rows, place: (ExprId, ExprId, ExprId)) -> RowsRef {
         let Program { pool, tensors, .. } = program;
@@ -78,7 +61,7 @@ impl PagedRows {
                 index.push(zero);
                 continue;
             }
-            let here = self.at(pool, id, made, place);
+            let here = pool.substitute(id, &made.place(&self.index, place));
             let chosen = self.load.chosen.contains(&dim);
             index.push(if chosen { within(pool, here, shape[dim]) } else { here });
         }
@@ -136,7 +119,9 @@ impl InPages {
             elsewhere.extend(a.dots.iter().map(|d| d.x.tensor));
             elsewhere.extend(&all[a.dots.len() * 2 + 1..]);
             elsewhere.extend(of_rows.into_iter().filter(|t| !once.insert(*t)));
-            found.retain(|p| rows.iter().filter(|r| r.tensor == p.made).all(|r| p.ends_with(a, *r)));
+            found.retain(|p| {
+                rows.iter().filter(|r| r.tensor == p.made).all(|r| a.ends_with(*r, &p.index, p.len))
+            });
         }
         found.retain(|p| !elsewhere.contains(&p.made));
         InPages { found }
@@ -165,17 +150,16 @@ impl InPages {
 
     /// Puts the factors of rows into the score of an attention; the factor of its weights.
     pub fn read(&self, pool: &mut Pool, attn: &mut Attention, of_values: Option<ExprId>) -> Option<ExprId> {
-        let (b, j) = (pool.var(attn.index.b), pool.var(attn.index.j));
-        let place = (b, attn.kv_head, j);
+        let place = attn.key_place(pool);
         for dot in &attn.dots {
             let Some((paged, factor)) = self.factor_of(dot.y) else { continue };
-            let factor = paged.at(pool, factor, dot.y, place);
+            let factor = pool.substitute(factor, &dot.y.place(&paged.index, place));
             let var = pool.var(dot.var);
             let product = pool.mul(var, factor);
             attn.score = pool.substitute(attn.score, &[(dot.var, product)]);
         }
         let Some((paged, factor)) = self.factor_of(attn.value) else { return of_values };
-        Some(paged.at(pool, factor, attn.value, place))
+        Some(pool.substitute(factor, &attn.value.place(&paged.index, place)))
     }
 
     /// Do the rows of an attention have factors?

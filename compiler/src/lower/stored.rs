@@ -76,21 +76,16 @@ impl Scaled {
 
     /// Does an attention that reads these rows stop where they end?
     fn ends_with(&self, attn: &Attention, made: Rows) -> bool {
-        let Some(len) = self.len else { return true };
-        let mut pool = attn.pool.clone();
-        let b = pool.var(attn.index.b);
-        let subst: Vec<(VarId, ExprId)> = made.batch.map(|d| (self.index[d], b)).into_iter().collect();
-        made.seq + 2 == self.index.len() && pool.substitute(len, &subst) == attn.seq_k
+        self.len.is_none() || attn.ends_with(made, &self.index, self.len)
     }
 
     /// The factor of the key at (b, kv_head(h), j).
     fn factor(&self, attn: &mut Attention, made: Rows) -> ExprId {
-        let pool = &mut attn.pool;
-        let (b, j) = (pool.var(attn.index.b), pool.var(attn.index.j));
-        let mut subst = vec![(self.index[made.seq], j)];
-        subst.extend(made.batch.map(|d| (self.index[d], b)));
-        subst.extend(made.head.map(|d| (self.index[d], attn.kv_head)));
-        pool.substitute(self.factor, &subst)
+        let mut pool = std::mem::take(&mut attn.pool);
+        let place = attn.key_place(&mut pool);
+        let factor = pool.substitute(self.factor, &made.place(&self.index, place));
+        attn.pool = pool;
+        factor
     }
 }
 

@@ -1,9 +1,9 @@
 //! Places the tile buffers of a launch in the scratch memory of a task.
 //!
-//! Comes in: the buffers. Goes out: a byte offset for each, 64-byte aligned (views have none of their own), and the total. Between two buffers
-//! lies an unused cache line, so that tiles of a power of two bytes do not start at the same set of L1. The
-//! first two lines belong to the backend. Not here: reuse of memory between buffers that are never live
-//! together (a pass may merge buffers instead).
+//! Comes in: the buffers. Goes out: a byte offset for each that is no view, 64-byte aligned, and the total. Between two
+//! buffers lies an unused cache line, so that tiles of a power of two bytes do not start at the same set of L1. The
+//! first two lines belong to the backend. Not here: reuse of memory between buffers that are never live together (a
+//! pass may merge buffers instead).
 
 use crate::tile_ir::{BufId, Buffer, Launch};
 
