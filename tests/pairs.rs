@@ -91,10 +91,35 @@ fn one_of_both() {
     let turned = text(DOT, "j <= i", "weight @ v, lse", "")
         .replace("  score", "  rotate q, k by rope(theta = 10K) at i\n  score");
     check(&turned, [4, 2, 64, 64], Some("values"));
+    // A dot takes pairs only if both of its sides are bf16: rounding one of them would gain nothing.
+    let one = text(DOT, "j <= i", "weight @ v", "")
+        .replace("k : float", "k : f32")
+        .replace("  score", "  rotate q, k by rope(theta = 10K) at i\n  score");
+    check(&one, [4, 2, 64, 64], Some("values"));
     let scores = text(DOT, "j <= i", "weight @ v", "").replace("v : float", "v : f32");
     check(&scores, [4, 2, 32, 32], Some("scores"));
     // Where no output weighs the values, there is one product.
     check(&text(DOT, "j <= i", "lse, max_logit", ""), [4, 2, 32, 32], Some("scores and values"));
+}
+
+/// Rows that are made of bf16 are rounded to it once where no logarithm of a sum is asked for.
+#[test]
+fn rows_that_are_made() {
+    let both = Some("scores and values");
+    let (turned, one) = ("rotate q, k by rope(theta = 10K) at i", "rotate q by rope(theta = 10K) at i");
+    let with = |clause: &str, outputs: &str, more: &str| {
+        text(DOT, "j <= i", outputs, more).replace("  score", &format!("  {clause}\n  score"))
+    };
+    check(&with(turned, "weight @ v", ""), [4, 2, 64, 64], both);
+    check(&with(one, "weight @ v", ""), [4, 4, 32, 32], both);
+    check(&with("map q, k by silu", "weight @ v", ""), [4, 1, 40, 40], both);
+    check(&with(turned, "weight @ v, max_logit", ""), [4, 2, 64, 64], Some("values"));
+    check(&with(turned, "weight @ v", "numerics { dot = exact }"), [4, 2, 64, 64], None);
+    let front = front("paired.attn", &with(turned, "weight @ v", ""));
+    for (dtype, pairs) in [(DType::F32, true), (DType::F16, true), (DType::Bf16, false)] {
+        let plan = planned(&front, [4, 2, 64, 64], dtype, pairs);
+        assert_eq!(plan.attends[0].schedule.pairs.words(), None, "{dtype} {pairs}");
+    }
 }
 
 /// Other types, machines without the instruction and `dot = exact` multiply f32.

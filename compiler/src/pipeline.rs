@@ -218,7 +218,7 @@ pub fn plan(
         Target::Gpu(_) => lower::operands::prepare(&ir, &stored),
     };
     let copied = match &key.target {
-        Target::Cpu(_) => lower::operands::copied(&ir, &stored),
+        Target::Cpu(facts) => lower::operands::copied(&ir, &stored, facts),
         Target::Gpu(_) => None,
     };
     let lowered = prepared.as_ref().map(|p| &p.kernel).or(copied.as_ref()).unwrap_or(&ir);

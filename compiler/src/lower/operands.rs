@@ -8,16 +8,17 @@
 //! Comes in: a kernel for a target that multiplies so, with 16-bit outputs or `dot = tf32`. Goes out: the kernel that is
 //! lowered: what makes such rows makes their parts, and rows that something else reads as well are copied. What holds: it
 //! means the same up to that error for finite rows; an infinity may give NaN (0 times it is among the products). Not here:
-//! other kernels of f32 and `dot = exact` (they stay exact), rows of recurrences. For CPUs [`copied`] keeps what is exact.
+//! other kernels of f32 and `dot = exact` (they stay exact), rows of recurrences. What CPUs keep in 16 bits says [`copied`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::stored::Stored;
 use crate::artifact::DType;
 use crate::attn_ir::needed::reads;
-use crate::attn_ir::{Attention, Derive, Kernel, Origin, Products, Rows, Step, Tensor};
+use crate::attn_ir::{Attention, Derive, Kernel, Origin, Output, OutputKind, Products, Rows, Step, Tensor};
 use crate::expr::eval::Value;
 use crate::expr::{ExprId, Op, Pool, TensorId, Ty, UnaryOp, VarId};
+use crate::target::CpuFacts;
 
 /// A kernel whose attentions multiply 16-bit rows.
 pub struct Prepared {
@@ -167,9 +168,10 @@ pub fn prepare(kernel: &Kernel, stored: &Stored) -> Option<Prepared> {
     Some(Prepared { kernel, factors })
 }
 
-/// The kernel for a CPU, where rows that are copied as they are (read through a page table, joined) keep their 16-bit type:
-/// half the memory, and products in pairs where it has them. None where there are no such rows.
-pub fn copied(kernel: &Kernel, stored: &Stored) -> Option<Kernel> {
+/// The kernel for a CPU, where made rows are kept in 16 bits: those that are copied as they are (read through a page table,
+/// joined) in their type, and where the machine multiplies pairs of bf16 those that are made of rows of bf16 (turned,
+/// normed, scaled), which are rounded to it once, as frameworks do. None where there are no such rows.
+pub fn copied(kernel: &Kernel, stored: &Stored, facts: &CpuFacts) -> Option<Kernel> {
     let holds = contents(kernel);
     let mut elsewhere = BTreeSet::new();
     for step in &kernel.steps {
@@ -177,23 +179,73 @@ pub fn copied(kernel: &Kernel, stored: &Stored) -> Option<Kernel> {
         let rows = if let Step::Attend(a) = step { operands(a).len() } else { 0 };
         elsewhere.extend(all.into_iter().skip(rows));
     }
-    let mut out = kernel.clone();
-    let mut any = false;
+    let mut kept = BTreeMap::new();
     for step in &kernel.steps {
         let Step::Derive(d) = step else { continue };
-        let tensor = &mut out.tensors[d.out.0 as usize];
+        let tensor = kernel.tensor(d.out);
         let made = tensor.origin == Origin::Made && tensor.dtype == DType::F32;
-        let Holds::Half(dtype) = holds[d.out.0 as usize] else { continue };
-        if made && !d.at_bind && d.sum.is_empty() && !stored.replaces(d.out) && !elsewhere.contains(&d.out) {
-            (tensor.dtype, any) = (dtype, true);
+        if !made || d.at_bind || !d.sum.is_empty() || stored.replaces(d.out) || elsewhere.contains(&d.out) {
+            continue;
         }
+        match holds[d.out.0 as usize] {
+            Holds::Half(dtype) => kept.insert(d.out, dtype),
+            _ if facts.pairs && made_of_bf16(kernel, d) => kept.insert(d.out, DType::Bf16),
+            _ => None,
+        };
+    }
+    let may_round = |t: TensorId| matches!(holds[t.0 as usize], Holds::Any);
+    while let Some(exact) = kernel.attentions().find_map(|a| stays_f32(a, &kept, &may_round)) {
+        kept.remove(&exact);
+    }
+    if kept.is_empty() {
+        return None;
+    }
+    let mut out = kernel.clone();
+    for (t, dtype) in kept {
+        out.tensors[t.0 as usize].dtype = dtype;
     }
     for step in &mut out.steps {
         if let Step::Attend(a) = step {
             a.tensors.clone_from(&out.tensors);
         }
     }
-    any.then_some(out)
+    Some(out)
+}
+
+/// Are rows made of rows of bf16? Tables beside them may be f32; what is stored with fewer bits has a scale, and stays.
+fn made_of_bf16(kernel: &Kernel, d: &Derive) -> bool {
+    let pool = &kernel.pool;
+    let rank = d.index.len();
+    let rows = pool.reachable(&[d.value]).into_iter().filter_map(|id| match pool.op(id) {
+        Op::Load(t, at, _) if at.len() == rank => Some(kernel.tensor(*t).dtype),
+        _ => None,
+    });
+    let (mut some, mut few) = (false, false);
+    for dtype in rows {
+        some |= dtype == DType::Bf16;
+        few |= dtype.size() == 1;
+    }
+    some && !few
+}
+
+/// A tensor whose rounding would gain an attention nothing, or lose more than its results do: a dot takes pairs only if all
+/// of them do, and the logarithm of a sum is f32 whatever the inputs are.
+fn stays_f32(
+    a: &Attention,
+    kept: &BTreeMap<TensorId, DType>,
+    may_round: &dyn Fn(TensorId) -> bool,
+) -> Option<TensorId> {
+    let coarse = |o: &Output| o.kind == OutputKind::O && o.dtype == DType::Bf16;
+    let rounds = a.numerics.products != Products::Exact && a.outputs.iter().all(coarse);
+    let in_bf16 = |rows: Rows| {
+        let dtype = kept.get(&rows.tensor).copied().unwrap_or(a.tensor(rows.tensor).dtype);
+        dtype == DType::Bf16 && a.feature_dim(rows) % 2 == 0
+    };
+    let pairs = a.dots.iter().all(|d| in_bf16(d.x) && in_bf16(d.y));
+    let of_dots = a.dots.iter().flat_map(|d| [d.x, d.y]).filter(|_| !rounds || !pairs);
+    let of_values = [a.value].into_iter().filter(|_| !rounds);
+    let mut rows = of_dots.chain(of_values).map(|rows| rows.tensor);
+    rows.find(|t| kept.contains_key(t) && may_round(*t))
 }
 
 /// Stored integers are read in the place of what is made of them.
