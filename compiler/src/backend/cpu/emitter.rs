@@ -18,6 +18,7 @@ use crate::expr::{ExprId, Op, Pool, TensorId, Ty, VarId, print};
 use crate::tile_ir::{BufId, Buffer, Launch, Program, TensorDecl, TensorKind};
 
 use super::isa::Isa;
+use super::outline::Part;
 use super::proofs::Facts;
 use super::scratch::Scratch;
 use super::{BackendError, MAX_LEN};
@@ -70,6 +71,19 @@ pub(super) struct Emitter<'a, 'f> {
     volatile: &'a [bool],
     pub facts: Facts,
     perishable: Vec<Key>,
+    /// Loops that are functions of their own, where this function has such.
+    pub parts: Option<Vec<Part>>,
+}
+
+/// What a function is built from.
+#[derive(Clone, Copy)]
+pub(super) struct Setting<'a> {
+    pub program: &'a Program,
+    pub launch: &'a Launch,
+    pub layout: &'a ArgLayout,
+    pub places: &'a Scratch,
+    pub isa: &'a Isa,
+    pub known: &'a Known,
 }
 
 /// What is known of a whole program, the same for every function.
@@ -88,15 +102,8 @@ impl Known {
 
 impl<'a, 'f> Emitter<'a, 'f> {
     /// Begins with nothing remembered; `args` and `scratch` are the function's parameters.
-    pub fn new(
-        b: FunctionBuilder<'f>,
-        program: &'a Program,
-        launch: &'a Launch,
-        layout: &'a ArgLayout,
-        places: &'a Scratch,
-        (isa, known): (&'a Isa, &'a Known),
-        (args, scratch): (Value, Value),
-    ) -> Self {
+    pub fn new(b: FunctionBuilder<'f>, setting: Setting<'a>, (args, scratch): (Value, Value)) -> Self {
+        let Setting { program, launch, layout, places, isa, known } = setting;
         let Known { volatile, tables } = known;
         let ranges = program.dims.iter().map(|d| (d.var, Range { lo: 0, hi: MAX_LEN - 1 })).collect();
         let (memo, trail, perishable, sigs) = (FxHashMap::default(), vec![], vec![], FxHashMap::default());
@@ -117,6 +124,7 @@ impl<'a, 'f> Emitter<'a, 'f> {
             volatile,
             facts: Facts::default(),
             perishable,
+            parts: None,
         }
     }
 
@@ -151,6 +159,16 @@ impl<'a, 'f> Emitter<'a, 'f> {
             self.memo.remove(&key);
         }
         result
+    }
+
+    /// Bounds of all variables that are bound.
+    pub fn ranges(&self) -> &FxHashMap<VarId, Range> {
+        &self.ranges
+    }
+
+    /// Takes over what another function knows.
+    pub fn know(&mut self, ranges: FxHashMap<VarId, Range>, facts: Facts) {
+        (self.ranges, self.facts) = (ranges, facts);
     }
 
     /// Bounds of a variable.

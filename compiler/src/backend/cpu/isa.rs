@@ -13,6 +13,15 @@ use crate::target::{CpuArch, CpuFacts};
 
 use super::BackendError;
 
+/// How much work goes into the code of a launch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// Loops over elements are in it: what can be shared is shared, and registers are allocated with care.
+    Elements,
+    /// Calls of intrinsics take its time: it is compiled in half as long.
+    Calls,
+}
+
 /// Cranelift for one CPU.
 pub(super) struct Isa {
     pub target: Arc<dyn TargetIsa>,
@@ -25,14 +34,19 @@ pub(super) struct Isa {
 }
 
 impl Isa {
-    pub fn new(facts: &CpuFacts) -> Result<Isa, BackendError> {
+    pub fn new(facts: &CpuFacts, effort: Effort) -> Result<Isa, BackendError> {
         let fail = |e: &dyn std::fmt::Display| {
             BackendError::internal("isa", "Cranelift knows the settings that it is given", e.to_string())
         };
         let mut flags = settings::builder();
         let verifier = if cfg!(debug_assertions) { "true" } else { "false" };
+        let (level, registers) = match effort {
+            Effort::Elements => ("speed", "backtracking"),
+            Effort::Calls => ("none", "single_pass"),
+        };
+        let of_effort = [("opt_level", level), ("regalloc_algorithm", registers)];
         for (name, value) in
-            [("opt_level", "speed"), ("enable_probestack", "false"), ("enable_verifier", verifier)]
+            [("enable_probestack", "false"), ("enable_verifier", verifier)].into_iter().chain(of_effort)
         {
             flags.set(name, value).map_err(|e| fail(&e))?;
         }

@@ -8,46 +8,71 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{AbiParam, Function, InstBuilder, Signature, UserFuncName, Value, types};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
-use crate::artifact::ArgLayout;
 use crate::expr::ExprId;
 use crate::expr::range::Range;
-use crate::tile_ir::{Launch, Program};
 
-use super::emitter::{Emitter, Known, Result};
-use super::isa::Isa;
-use super::scratch::Scratch;
+use super::emitter::{Emitter, Result, Setting};
+use super::outline::Part;
 
-/// Builds the function of `launch` in `func`, which is empty.
+/// Builds the function of a launch in `func`, which is empty; gives its loops where they are functions of their own.
 pub(super) fn build(
     func: &mut Function,
     context: &mut FunctionBuilderContext,
-    program: &Program,
-    launch: &Launch,
-    layout: &ArgLayout,
-    places: &Scratch,
-    (isa, known): (&Isa, &Known),
+    setting: Setting<'_>,
+    apart: bool,
+) -> Result<Vec<Part>> {
+    let mut signature = Signature::new(setting.isa.conv);
+    signature.params.extend([types::I64; 3].map(AbiParam::new));
+    let mut parts = Vec::new();
+    define(func, context, (setting, signature), |e, params| {
+        let task = params.first().copied().unwrap_or(e.args);
+        e.parts = apart.then(Vec::new);
+        e.body(task)?;
+        parts = e.parts.take().unwrap_or_default();
+        Ok(vec![])
+    })?;
+    Ok(parts)
+}
+
+/// Builds the function of a part of a launch in `func`, which is empty.
+pub(super) fn build_part(
+    func: &mut Function,
+    context: &mut FunctionBuilderContext,
+    setting: Setting<'_>,
+    part: &Part,
 ) -> Result<()> {
-    let mut signature = Signature::new(isa.conv);
-    signature.params.extend([types::I64, types::I64, types::I64].map(AbiParam::new));
+    let signature = part.signature(setting.isa.conv);
+    define(func, context, (setting, signature), |e, params| e.part_body(part, params))
+}
+
+/// Builds a function whose first parameters are the argument block and the scratch memory: `body` is given the others,
+/// and gives what the function does.
+fn define(
+    func: &mut Function,
+    context: &mut FunctionBuilderContext,
+    (setting, signature): (Setting<'_>, Signature),
+    body: impl FnOnce(&mut Emitter, &[Value]) -> Result<Vec<Value>>,
+) -> Result<()> {
     func.signature = signature;
-    func.name = UserFuncName::testcase(&launch.name);
+    func.name = UserFuncName::testcase(&setting.launch.name);
     let mut b = FunctionBuilder::new(func, context);
     let entry = b.create_block();
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
-    let [args, scratch, task] = std::array::from_fn(|n| b.block_params(entry)[n]);
-    let mut e = Emitter::new(b, program, launch, layout, places, (isa, known), (args, scratch));
-    let built = e.body(task);
-    if built.is_ok() {
-        e.b.ins().return_(&[]);
+    let params = b.block_params(entry).to_vec();
+    let [args, scratch] = [params[0], params[1]];
+    let mut e = Emitter::new(b, setting, (args, scratch));
+    let built = body(&mut e, &params[2..]);
+    if let Ok(results) = &built {
+        e.b.ins().return_(results);
     }
     e.b.seal_all_blocks();
-    match built {
-        Ok(()) => e.b.finalize(isa.target.frontend_config()),
+    match &built {
+        Ok(_) => e.b.finalize(setting.isa.target.frontend_config()),
         // What was built so far is dropped with the builder's context, which wants to be emptied.
         Err(_) => *context = FunctionBuilderContext::new(),
     }
-    built
+    built.map(drop)
 }
 
 impl Emitter<'_, '_> {

@@ -8,7 +8,8 @@
 //! access; the runs of rows that intrinsics read and write are the lowering's promise).
 //!
 //! The line inside: [`isa`] sets Cranelift up, `scratch` places the buffers, `launch` writes one function with
-//! `stmt`, `calls` and `map` over `scalar` and `vector` expressions, and Cranelift compiles it.
+//! `stmt`, `calls` and `map` over `scalar` and `vector` expressions, `outline` takes loops over elements out of it where
+//! it is mostly calls, and Cranelift compiles the function, quickly, and those of the loops, with care.
 //!
 //! Floats are f32, rounded once per operation: nothing is contracted or reordered. Contract with the runtime:
 //! dims and tensor sizes are below 2^30 ([`MAX_LEN`]), or 32-bit index arithmetic in maps could wrap.
@@ -25,6 +26,7 @@ mod lanes;
 mod launch;
 mod load;
 mod map;
+mod outline;
 mod proofs;
 mod scalar;
 mod scratch;
@@ -42,10 +44,11 @@ use cranelift_frontend::FunctionBuilderContext;
 
 use crate::artifact::ArgLayout;
 use crate::target::CpuFacts;
-use crate::tile_ir::{Launch, Program, Stmt};
+use crate::tile_ir::{Launch, Program};
 
-use emitter::Known;
-use isa::Isa;
+use emitter::{Known, Setting};
+use isa::{Effort, Isa};
+use outline::{Call, Part};
 use scratch::Scratch;
 
 /// Version of the code generator.
@@ -146,7 +149,8 @@ pub fn emit_each(
 ) -> Result<CpuCode, BackendError> {
     let work = Work {
         program,
-        isa: Isa::new(facts)?,
+        for_elements: Isa::new(facts, Effort::Elements)?,
+        for_calls: Isa::new(facts, Effort::Calls)?,
         layout: arg_layout(program),
         known: Known::of(program),
         listing,
@@ -154,46 +158,80 @@ pub fn emit_each(
     };
     // The longest first, so that several workers end together.
     let mut order: Vec<usize> = (0..program.launches.len()).collect();
-    order.sort_by_key(|&n| std::cmp::Reverse(length(&program.launches[n].body)));
-    let pieces: Vec<OnceLock<Result<Piece, BackendError>>> = order.iter().map(|_| OnceLock::new()).collect();
-    each(order.len(), &|n| _ = pieces[order[n]].set(work.piece(&program.launches[order[n]])));
+    order.sort_by_key(|&n| std::cmp::Reverse(outline::length(&program.launches[n].body)));
+    let launches = compiled(order.len(), each, &|n| work.piece(&program.launches[order[n]], None));
+    let mut pieces: Vec<(usize, Piece)> =
+        order.iter().copied().zip(launches).map(|(n, p)| Ok((n, p?))).collect::<Result<_, BackendError>>()?;
+    let parts: Vec<(usize, usize)> =
+        pieces.iter().flat_map(|(n, p)| (0..p.parts.len()).map(|k| (*n, k))).collect();
+    pieces.sort_by_key(|p| p.0);
+    let of_parts = compiled(parts.len(), each, &|i| {
+        let (n, k) = parts[i];
+        work.piece(&program.launches[n], Some(&pieces[n].1.parts[k]))
+    });
+    let mut functions: Vec<Vec<Piece>> = program.launches.iter().map(|_| Vec::new()).collect();
+    for ((n, _), piece) in parts.iter().zip(of_parts) {
+        functions[*n].push(piece?);
+    }
     let mut out = CpuCode::default();
-    for (piece, launch) in pieces.into_iter().zip(&program.launches) {
-        let missed = || Err(BackendError::internal("launches", "each of them is compiled", &launch.name));
-        let piece = piece.into_inner().unwrap_or_else(missed)?;
-        let entry = out.code.len().next_multiple_of(CODE_ALIGN);
-        out.code.resize(entry, 0);
-        out.code.extend_from_slice(&piece.code);
-        out.entries.push(entry);
-        out.scratch_bytes.push(piece.scratch_bytes);
-        out.clif.push_str(&piece.clif);
-        out.asm.push_str(&piece.asm);
+    for ((_, launch), parts) in pieces.iter().zip(&functions) {
+        out.append(launch, parts)?;
     }
     Ok(out)
 }
 
-/// Statements of a block and of the blocks in it.
-fn length(block: &[Stmt]) -> usize {
-    let of = |stmt: &Stmt| match stmt {
-        Stmt::For { body, .. } => 1 + length(body),
-        Stmt::If { then, otherwise, .. } => 1 + length(then) + length(otherwise),
-        _ => 1,
-    };
-    block.iter().map(of).sum()
+/// Compiles functions with `each`.
+fn compiled(
+    n: usize,
+    each: Each<'_>,
+    piece: &(dyn Fn(usize) -> Result<Piece, BackendError> + Sync),
+) -> Vec<Result<Piece, BackendError>> {
+    let pieces: Vec<OnceLock<Result<Piece, BackendError>>> = (0..n).map(|_| OnceLock::new()).collect();
+    each(n, &|n| _ = pieces[n].set(piece(n)));
+    let missed = || Err(BackendError::internal("launches", "each of them is compiled", ""));
+    pieces.into_iter().map(|piece| piece.into_inner().unwrap_or_else(missed)).collect()
 }
 
-/// The function of one launch.
+impl CpuCode {
+    /// Adds the function of a launch, and those of its parts behind it.
+    fn append(&mut self, launch: &Piece, parts: &[Piece]) -> Result<(), BackendError> {
+        let mut places = Vec::new();
+        for piece in std::iter::once(launch).chain(parts) {
+            let place = self.code.len().next_multiple_of(CODE_ALIGN);
+            self.code.resize(place, 0);
+            self.code.extend_from_slice(&piece.code);
+            self.clif.push_str(&piece.clif);
+            self.asm.push_str(&piece.asm);
+            places.push(place);
+        }
+        self.entries.push(places[0]);
+        self.scratch_bytes.push(launch.scratch_bytes);
+        for call in &launch.calls {
+            let lost =
+                || BackendError::internal("link", "a part that is called is compiled", call.part.to_string());
+            let target = *places.get(call.part + 1).ok_or_else(lost)?;
+            outline::link(&mut self.code, &Call { at: places[0] + call.at, ..*call }, target)?;
+        }
+        Ok(())
+    }
+}
+
+/// The function of a launch, or of a part of one.
 struct Piece {
     code: Vec<u8>,
     scratch_bytes: usize,
     clif: String,
     asm: String,
+    /// Loops that it calls, and where.
+    parts: Vec<Part>,
+    calls: Vec<Call>,
 }
 
 /// What compiling any launch of a program needs.
 struct Work<'a> {
     program: &'a Program,
-    isa: Isa,
+    for_elements: Isa,
+    for_calls: Isa,
     layout: ArgLayout,
     known: Known,
     listing: Listing,
@@ -202,11 +240,11 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn piece(&self, launch: &Launch) -> Result<Piece, BackendError> {
+    fn piece(&self, launch: &Launch, part: Option<&Part>) -> Result<Piece, BackendError> {
         let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let (mut context, mut builder) =
             kept.unwrap_or_else(|| (Context::new(), FunctionBuilderContext::new()));
-        let piece = self.compile(launch, &mut context, &mut builder);
+        let piece = self.compile((launch, part), &mut context, &mut builder);
         context.clear();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((context, builder));
         piece
@@ -214,35 +252,47 @@ impl Work<'_> {
 
     fn compile(
         &self,
-        launch: &Launch,
+        (launch, part): (&Launch, Option<&Part>),
         context: &mut Context,
         builder: &mut FunctionBuilderContext,
     ) -> Result<Piece, BackendError> {
         let scratch = Scratch::new(launch)?;
         context.set_disasm(self.listing.asm);
-        let known = (&self.isa, &self.known);
-        launch::build(&mut context.func, builder, self.program, launch, &self.layout, &scratch, known)?;
+        let (effort, apart) = match part {
+            Some(_) => (Effort::Elements, false),
+            None => outline::effort(launch),
+        };
+        let isa = match effort {
+            Effort::Elements => &self.for_elements,
+            Effort::Calls => &self.for_calls,
+        };
+        let (program, layout, places, known) = (self.program, &self.layout, &scratch, &self.known);
+        let setting = Setting { program, launch, layout, places, isa, known };
+        let parts = match part {
+            Some(part) => launch::build_part(&mut context.func, builder, setting, part).map(|()| vec![])?,
+            None => launch::build(&mut context.func, builder, setting, apart)?,
+        };
+        let title = if part.is_some() { "part of launch" } else { "launch" };
         let mut clif = String::new();
         if self.listing.clif {
-            clif = format!("; launch {}\n{}\n", launch.name, context.func.display());
+            clif = format!("; {title} {}\n{}\n", launch.name, context.func.display());
         }
-        let compiled = match context.compile(&*self.isa.target, &mut ControlPlane::default()) {
+        let compiled = match context.compile(&*isa.target, &mut ControlPlane::default()) {
             Ok(compiled) => compiled,
             Err(e) => {
                 return Err(BackendError::internal("cranelift", format!("{:?}", e.inner), &launch.name));
             }
         };
-        if let Some(reloc) = compiled.buffer.relocs().first() {
-            let what =
-                format!("machine code has no relocations, found {:?} to {:?}", reloc.kind, reloc.target);
-            return Err(BackendError::internal("relocations", what, &launch.name));
-        }
+        let calls = compiled.buffer.relocs().iter().map(|r| Call::of(r, &launch.name));
+        let calls = calls.collect::<Result<Vec<Call>, BackendError>>()?;
         let text = compiled.vcode.as_ref();
         Ok(Piece {
             code: compiled.code_buffer().to_vec(),
             scratch_bytes: scratch.bytes,
             clif,
-            asm: text.map_or(String::new(), |text| format!("; launch {}\n{text}\n", launch.name)),
+            asm: text.map_or(String::new(), |text| format!("; {title} {}\n{text}\n", launch.name)),
+            parts,
+            calls,
         })
     }
 }

@@ -19,7 +19,7 @@ use super::emitter::Emitter;
 const MOST_STEPS: usize = 16;
 
 /// What was bound.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Facts {
     /// Variables that are at least 0 and below the value of an expression.
     below: FxHashMap<VarId, ExprId>,

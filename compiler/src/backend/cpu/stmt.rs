@@ -23,7 +23,9 @@ impl Emitter<'_, '_> {
     pub fn block(&mut self, stmts: &[Stmt]) -> Result<()> {
         for stmt in stmts {
             self.forget_volatile();
-            self.stmt(stmt)?;
+            if !self.outlined(stmt)? {
+                self.stmt(stmt)?;
+            }
         }
         self.forget_volatile();
         Ok(())
