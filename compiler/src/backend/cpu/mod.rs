@@ -36,7 +36,7 @@ mod tiles;
 mod vector;
 mod vload;
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
@@ -44,7 +44,7 @@ use cranelift_frontend::FunctionBuilderContext;
 
 use crate::artifact::ArgLayout;
 use crate::target::CpuFacts;
-use crate::tile_ir::{Launch, Program};
+use crate::tile_ir::Program;
 
 use emitter::{Known, Setting};
 use isa::{Effort, Isa};
@@ -155,48 +155,31 @@ pub fn emit_each(
         known: Known::of(program),
         listing,
         idle: Mutex::default(),
+        waiting: Mutex::default(),
+        done: Mutex::default(),
     };
     // The longest first, so that several workers end together.
     let mut order: Vec<usize> = (0..program.launches.len()).collect();
     order.sort_by_key(|&n| std::cmp::Reverse(outline::length(&program.launches[n].body)));
-    let launches = compiled(order.len(), each, &|n| work.piece(&program.launches[order[n]], None));
-    let mut pieces: Vec<(usize, Piece)> =
-        order.iter().copied().zip(launches).map(|(n, p)| Ok((n, p?))).collect::<Result<_, BackendError>>()?;
-    let parts: Vec<(usize, usize)> =
-        pieces.iter().flat_map(|(n, p)| (0..p.parts.len()).map(|k| (*n, k))).collect();
-    pieces.sort_by_key(|p| p.0);
-    let of_parts = compiled(parts.len(), each, &|i| {
-        let (n, k) = parts[i];
-        work.piece(&program.launches[n], Some(&pieces[n].1.parts[k]))
-    });
-    let mut functions: Vec<Vec<Piece>> = program.launches.iter().map(|_| Vec::new()).collect();
-    for ((n, _), piece) in parts.iter().zip(of_parts) {
-        functions[*n].push(piece?);
-    }
+    each(order.len(), &|n| work.launch(order[n]));
+    let mut functions = work.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    functions.sort_by_key(|(name, _)| *name);
     let mut out = CpuCode::default();
-    for ((_, launch), parts) in pieces.iter().zip(&functions) {
-        out.append(launch, parts)?;
+    for (n, launch) in program.launches.iter().enumerate() {
+        let own: Vec<_> = functions.extract_if(.., |((of, _), _)| *of == n).map(|(_, piece)| piece).collect();
+        let pieces = own.into_iter().collect::<Result<Vec<Piece>, BackendError>>()?;
+        out.append(&launch.name, &pieces)?;
     }
     Ok(out)
 }
 
-/// Compiles functions with `each`.
-fn compiled(
-    n: usize,
-    each: Each<'_>,
-    piece: &(dyn Fn(usize) -> Result<Piece, BackendError> + Sync),
-) -> Vec<Result<Piece, BackendError>> {
-    let pieces: Vec<OnceLock<Result<Piece, BackendError>>> = (0..n).map(|_| OnceLock::new()).collect();
-    each(n, &|n| _ = pieces[n].set(piece(n)));
-    let missed = || Err(BackendError::internal("launches", "each of them is compiled", ""));
-    pieces.into_iter().map(|piece| piece.into_inner().unwrap_or_else(missed)).collect()
-}
-
 impl CpuCode {
     /// Adds the function of a launch, and those of its parts behind it.
-    fn append(&mut self, launch: &Piece, parts: &[Piece]) -> Result<(), BackendError> {
+    fn append(&mut self, launch: &str, pieces: &[Piece]) -> Result<(), BackendError> {
+        let lost = || BackendError::internal("launches", "each of them is compiled, with its parts", launch);
+        let first = pieces.first().filter(|first| first.calls.len() + 1 == pieces.len()).ok_or_else(lost)?;
         let mut places = Vec::new();
-        for piece in std::iter::once(launch).chain(parts) {
+        for piece in pieces {
             let place = self.code.len().next_multiple_of(CODE_ALIGN);
             self.code.resize(place, 0);
             self.code.extend_from_slice(&piece.code);
@@ -204,17 +187,18 @@ impl CpuCode {
             self.asm.push_str(&piece.asm);
             places.push(place);
         }
-        self.entries.push(places[0]);
-        self.scratch_bytes.push(launch.scratch_bytes);
-        for call in &launch.calls {
-            let lost =
-                || BackendError::internal("link", "a part that is called is compiled", call.part.to_string());
+        for call in &first.calls {
             let target = *places.get(call.part + 1).ok_or_else(lost)?;
             outline::link(&mut self.code, &Call { at: places[0] + call.at, ..*call }, target)?;
         }
+        self.entries.push(places[0]);
+        self.scratch_bytes.push(first.scratch_bytes);
         Ok(())
     }
 }
+
+/// A function: that of a launch, or of one of its parts.
+type Name = (usize, Option<usize>);
 
 /// The function of a launch, or of a part of one.
 struct Piece {
@@ -222,8 +206,7 @@ struct Piece {
     scratch_bytes: usize,
     clif: String,
     asm: String,
-    /// Loops that it calls, and where.
-    parts: Vec<Part>,
+    /// Where it calls its parts.
     calls: Vec<Call>,
 }
 
@@ -237,25 +220,46 @@ struct Work<'a> {
     listing: Listing,
     /// Memory of compilations that have ended, to be used again.
     idle: Mutex<Vec<(Context, FunctionBuilderContext)>>,
+    /// Parts of launches that are compiled, which are not yet.
+    waiting: Mutex<Vec<(Name, Part)>>,
+    done: Mutex<Vec<(Name, Result<Piece, BackendError>)>>,
+}
+
+/// What a lock guards: nothing is left half done where a worker panicked.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Work<'_> {
-    fn piece(&self, launch: &Launch, part: Option<&Part>) -> Result<Piece, BackendError> {
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    /// Compiles a launch, and then parts of any as long as there are some.
+    fn launch(&self, n: usize) {
+        let piece = self.piece((n, None), None);
+        locked(&self.done).push(((n, None), piece));
+        loop {
+            let next = locked(&self.waiting).pop();
+            let Some((name, part)) = next else { return };
+            let piece = self.piece(name, Some(&part));
+            locked(&self.done).push((name, piece));
+        }
+    }
+
+    fn piece(&self, name: Name, part: Option<&Part>) -> Result<Piece, BackendError> {
+        let kept = locked(&self.idle).pop();
         let (mut context, mut builder) =
             kept.unwrap_or_else(|| (Context::new(), FunctionBuilderContext::new()));
-        let piece = self.compile((launch, part), &mut context, &mut builder);
+        let piece = self.compile((name.0, part), &mut context, &mut builder);
         context.clear();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((context, builder));
+        locked(&self.idle).push((context, builder));
         piece
     }
 
     fn compile(
         &self,
-        (launch, part): (&Launch, Option<&Part>),
+        (n, part): (usize, Option<&Part>),
         context: &mut Context,
         builder: &mut FunctionBuilderContext,
     ) -> Result<Piece, BackendError> {
+        let launch = &self.program.launches[n];
         let scratch = Scratch::new(launch)?;
         context.set_disasm(self.listing.asm);
         let (effort, apart) = match part {
@@ -268,10 +272,14 @@ impl Work<'_> {
         };
         let (program, layout, places, known) = (self.program, &self.layout, &scratch, &self.known);
         let setting = Setting { program, launch, layout, places, isa, known };
-        let parts = match part {
-            Some(part) => launch::build_part(&mut context.func, builder, setting, part).map(|()| vec![])?,
-            None => launch::build(&mut context.func, builder, setting, apart)?,
-        };
+        match part {
+            Some(part) => launch::build_part(&mut context.func, builder, setting, part)?,
+            None => {
+                let parts = launch::build(&mut context.func, builder, setting, apart)?;
+                let named = parts.into_iter().enumerate().map(|(k, part)| ((n, Some(k)), part));
+                locked(&self.waiting).extend(named);
+            }
+        }
         let title = if part.is_some() { "part of launch" } else { "launch" };
         let mut clif = String::new();
         if self.listing.clif {
@@ -291,7 +299,6 @@ impl Work<'_> {
             scratch_bytes: scratch.bytes,
             clif,
             asm: text.map_or(String::new(), |text| format!("; {title} {}\n{text}\n", launch.name)),
-            parts,
             calls,
         })
     }
