@@ -112,7 +112,15 @@ fn rows_that_are_made() {
     };
     check(&with(turned, "weight @ v", ""), [4, 2, 64, 64], both);
     check(&with(one, "weight @ v", ""), [4, 4, 32, 32], both);
-    check(&with("map q, k by silu", "weight @ v", ""), [4, 1, 40, 40], both);
+    // What may make scores large, and their errors with them, stays f32.
+    for clause in ["map q, k by exp", "map q, k by silu", "map q by relu"] {
+        check(&with(clause, "weight @ v", ""), [4, 1, 40, 40], Some("values"));
+    }
+    let plain = with(turned, "weight @ v", "").replace(DOT, "dot(q, k)");
+    check(&plain, [4, 2, 64, 64], Some("values"));
+    // Nor are weights rounded where the result is not.
+    check(&with(turned, "cast(weight @ v, f32)", ""), [4, 2, 64, 64], None);
+    check(&text(DOT, "j <= i", "cast(weight @ v, f32)", ""), [4, 2, 64, 64], Some("scores"));
     check(&with(turned, "weight @ v, max_logit", ""), [4, 2, 64, 64], Some("values"));
     check(&with(turned, "weight @ v", "numerics { dot = exact }"), [4, 2, 64, 64], None);
     let front = front("paired.attn", &with(turned, "weight @ v", ""));

@@ -12,12 +12,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::scale;
 use super::stored::Stored;
 use crate::artifact::DType;
 use crate::attn_ir::needed::reads;
-use crate::attn_ir::{Attention, Derive, Kernel, Origin, Output, OutputKind, Products, Rows, Step, Tensor};
+use crate::attn_ir::{
+    Attention, Derive, Dot, Kernel, Origin, Output, OutputKind, Products, Rows, Step, Tensor,
+};
 use crate::expr::eval::Value;
-use crate::expr::{ExprId, Op, Pool, TensorId, Ty, UnaryOp, VarId};
+use crate::expr::{BinaryOp, ExprId, Op, Pool, TensorId, Ty, UnaryOp, VarId};
 use crate::target::CpuFacts;
 
 /// A kernel whose attentions multiply 16-bit rows.
@@ -169,8 +172,8 @@ pub fn prepare(kernel: &Kernel, stored: &Stored) -> Option<Prepared> {
 }
 
 /// The kernel for a CPU, where made rows are kept in 16 bits: those that are copied as they are (read through a page table,
-/// joined) in their type, and where the machine multiplies pairs of bf16 those that are made of rows of bf16 (turned,
-/// normed, scaled), which are rounded to it once, as frameworks do. None where there are no such rows.
+/// joined) in their type, and where the machine multiplies pairs of bf16 those that are made of rows of bf16 (turned by
+/// `rope`), which are rounded to it once, as frameworks do. None where there are no such rows.
 pub fn copied(kernel: &Kernel, stored: &Stored, facts: &CpuFacts) -> Option<Kernel> {
     let holds = contents(kernel);
     let mut elsewhere = BTreeSet::new();
@@ -212,24 +215,32 @@ pub fn copied(kernel: &Kernel, stored: &Stored, facts: &CpuFacts) -> Option<Kern
     Some(out)
 }
 
-/// Are rows made of rows of bf16? Tables beside them may be f32; what is stored with fewer bits has a scale, and stays.
+/// Are rows made of rows of bf16, and about as large: turned, weighed by a table, moved? Tables beside them may be f32; what
+/// is stored with fewer bits has a scale, and stays.
 fn made_of_bf16(kernel: &Kernel, d: &Derive) -> bool {
     let pool = &kernel.pool;
-    let rank = d.index.len();
-    let rows = pool.reachable(&[d.value]).into_iter().filter_map(|id| match pool.op(id) {
-        Op::Load(t, at, _) if at.len() == rank => Some(kernel.tensor(*t).dtype),
-        _ => None,
-    });
-    let (mut some, mut few) = (false, false);
-    for dtype in rows {
-        some |= dtype == DType::Bf16;
-        few |= dtype.size() == 1;
+    let (mut some, mut other) = (false, false);
+    for id in pool.reachable(&[d.value]) {
+        if pool.ty(id) != Ty::Float {
+            continue;
+        }
+        match *pool.op(id) {
+            Op::Load(t, ref at, _) if at.len() == d.index.len() => {
+                let dtype = kernel.tensor(t).dtype;
+                some |= dtype == DType::Bf16;
+                other |= dtype.size() == 1;
+            }
+            Op::Load(..) | Op::Select(..) | Op::Unary(UnaryOp::Neg | UnaryOp::ToFloat, _) => {}
+            Op::Binary(BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul, ..) => {}
+            _ => other |= !matches!(pool.as_const(id), Some(Value::Float(c)) if c.abs() <= 1.0),
+        }
     }
-    some && !few
+    some && !other
 }
 
-/// A tensor whose rounding would gain an attention nothing, or lose more than its results do: a dot takes pairs only if all
-/// of them do, and the logarithm of a sum is f32 whatever the inputs are.
+/// A tensor whose rounding would gain an attention nothing, or lose more than its results do. A dot takes pairs only if all
+/// of them do; a dot that nothing scales down brings its errors to the weights at full size; and results that are not
+/// stored as bf16, `lse` and `max_logit` among them, are f32 whatever the inputs are.
 fn stays_f32(
     a: &Attention,
     kept: &BTreeMap<TensorId, DType>,
@@ -242,7 +253,8 @@ fn stays_f32(
         dtype == DType::Bf16 && a.feature_dim(rows) % 2 == 0
     };
     let pairs = a.dots.iter().all(|d| in_bf16(d.x) && in_bf16(d.y));
-    let of_dots = a.dots.iter().flat_map(|d| [d.x, d.y]).filter(|_| !rounds || !pairs);
+    let scaled = |d: &Dot| scale::is_scaled(&a.pool, a.score, d.var, a.feature_dim(d.x));
+    let of_dots = a.dots.iter().filter(|d| !rounds || !pairs || !scaled(d)).flat_map(|d| [d.x, d.y]);
     let of_values = [a.value].into_iter().filter(|_| !rounds);
     let mut rows = of_dots.chain(of_values).map(|rows| rows.tensor);
     rows.find(|t| kept.contains_key(t) && may_round(*t))

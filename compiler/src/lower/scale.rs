@@ -25,8 +25,13 @@ pub fn split(pool: &Pool, score: ExprId) -> (ExprId, f64) {
 /// Features of one chain of a dot that is not scaled down: the error of k chains is 1 / sqrt(k) of that of one.
 pub const CHUNK: i64 = 32;
 
-/// How many features of a dot go into one chain: all `d`, or [`CHUNK`] if no factor near `1 / sqrt(d)` follows.
+/// How many features of a dot go into one chain: all `d`, or [`CHUNK`] if the dot is not scaled.
 pub fn chain(pool: &Pool, score: ExprId, dot: VarId, d: i64) -> i64 {
+    if d <= CHUNK || is_scaled(pool, score, dot, d) { d } else { CHUNK }
+}
+
+/// Does a factor near `1 / sqrt(d)` follow a dot over `d` features?
+pub fn is_scaled(pool: &Pool, score: ExprId, dot: VarId, d: i64) -> bool {
     let plain = |id: ExprId| matches!(pool.op(id), Op::Var(v) if *v == dot);
     // The scale of a stored row belongs to the row, not to the score.
     let is_dot = |id: ExprId| match *pool.op(id) {
@@ -35,13 +40,12 @@ pub fn chain(pool: &Pool, score: ExprId, dot: VarId, d: i64) -> i64 {
         }
         _ => plain(id),
     };
-    let scaled = pool.reachable(&[score]).into_iter().any(|id| match *pool.op(id) {
+    pool.reachable(&[score]).into_iter().any(|id| match *pool.op(id) {
         Op::Binary(BinaryOp::Mul | BinaryOp::Div, x, y) if is_dot(x) || is_dot(y) => {
             split(pool, id).1 * (d as f64).sqrt() <= 2.0
         }
         _ => false,
-    });
-    if scaled || d <= CHUNK { d } else { CHUNK }
+    })
 }
 
 fn positive(pool: &Pool, id: ExprId) -> Option<f64> {

@@ -3,8 +3,8 @@
 //! [`Emitter`] holds Cranelift's builder, where arguments and buffers lie, and a memo of values already
 //! computed. What holds: a remembered value dominates the place where it is found again, because the code is
 //! structured and what a scope (loop body, branch) remembered is forgotten at its end. Loads from tensors that
-//! a launch writes are forgotten at every statement. Cranelift moves what is invariant out of loops, so a value
-//! may be computed where it is first needed.
+//! a launch writes are forgotten at every statement. A value may be computed where it is first needed: where loops go
+//! over elements, Cranelift moves what is invariant out of them (`isa::Effort`).
 
 use rustc_hash::FxHashMap;
 

@@ -1,4 +1,4 @@
-//! One launch: the function, its prologue, its body.
+//! One function: that of a launch with its prologue and its body, or that of a loop of one.
 //!
 //! Comes in: a launch and an empty CLIF function. Goes out: the function filled. The prologue splits `task`
 //! into grid coordinates, the last one fastest; a task number of a grid with an empty side (which the runtime

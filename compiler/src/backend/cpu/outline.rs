@@ -21,9 +21,9 @@ use cranelift_codegen::isa::CallConv;
 use cranelift_codegen::{FinalizedMachReloc, FinalizedRelocTarget};
 use rustc_hash::FxHashMap;
 
+use crate::expr::VarId;
 use crate::expr::range::Range;
-use crate::expr::{ExprId, VarId};
-use crate::tile_ir::{BufId, Launch, Stmt};
+use crate::tile_ir::{Access, BufId, Launch, Stmt};
 
 use super::BackendError;
 use super::emitter::{Emitter, Key, Result, clif_type};
@@ -62,7 +62,9 @@ pub(super) fn length(block: &[Stmt]) -> usize {
 
 /// Of these, loops over elements.
 fn loops(block: &[Stmt]) -> usize {
-    let of = |stmt: &Stmt| usize::from(is_loop(stmt)) + blocks(stmt).iter().map(|b| loops(b)).sum::<usize>();
+    let of = |stmt: &Stmt| {
+        usize::from(element_loop(stmt).is_some()) + blocks(stmt).iter().map(|b| loops(b)).sum::<usize>()
+    };
     block.iter().map(of).sum()
 }
 
@@ -74,28 +76,21 @@ fn blocks(stmt: &Stmt) -> [&[Stmt]; 2] {
     }
 }
 
-/// Does a statement go over elements? A search for a panel (`First`) is soon done.
-fn is_loop(stmt: &Stmt) -> bool {
-    matches!(stmt, Stmt::Map { .. } | Stmt::StoreMap { .. } | Stmt::Any { .. })
-}
-
-/// What a loop names: expressions, variables that it binds itself, buffers.
-fn named(stmt: &Stmt) -> Option<(Vec<ExprId>, Vec<VarId>, Vec<BufId>)> {
+/// Of a statement that goes over elements the variables that it binds itself, and its buffers. A search for a panel
+/// (`First`) is soon done.
+fn element_loop(stmt: &Stmt) -> Option<(Vec<VarId>, Vec<BufId>)> {
+    let elements = |row: VarId, col: VarId, reads: &[(VarId, BufId, Access)]| {
+        let own = [row, col].into_iter().chain(reads.iter().map(|r| r.0)).collect();
+        (own, reads.iter().map(|r| r.1).collect())
+    };
     match stmt {
-        Stmt::Map { dst, rows, cols, row, col, reads, value } => {
-            let own = [*row, *col].into_iter().chain(reads.iter().map(|r| r.0)).collect();
-            let bufs = reads.iter().map(|r| r.1).chain([*dst]).collect();
-            Some((vec![*rows, *cols, *value], own, bufs))
+        Stmt::StoreMap { row, col, reads, .. } => Some(elements(*row, *col, reads)),
+        Stmt::Map { dst, row, col, reads, .. } => {
+            let (own, mut bufs): (Vec<VarId>, Vec<BufId>) = elements(*row, *col, reads);
+            bufs.push(*dst);
+            Some((own, bufs))
         }
-        Stmt::StoreMap { dst, rows, cols, row, col, reads, value } => {
-            let own = [*row, *col].into_iter().chain(reads.iter().map(|r| r.0)).collect();
-            let exprs = dst.index.iter().copied().chain([*rows, *cols, *value]).collect();
-            Some((exprs, own, reads.iter().map(|r| r.1).collect()))
-        }
-        Stmt::Any { over, cond, .. } => {
-            let spans = over.iter().flat_map(|span| [span.lo, span.hi]);
-            Some((spans.chain([*cond]).collect(), over.iter().map(|span| span.var).collect(), vec![]))
-        }
+        Stmt::Any { over, .. } => Some((over.iter().map(|span| span.var).collect(), vec![])),
         _ => None,
     }
 }
@@ -117,10 +112,8 @@ impl Part {
 impl Emitter<'_, '_> {
     /// Calls the function of a loop, if this launch has such; gives whether it did.
     pub fn outlined(&mut self, stmt: &Stmt) -> Result<bool> {
-        if self.parts.is_none() || !is_loop(stmt) {
-            return Ok(false);
-        }
-        let Some((exprs, own, bufs)) = named(stmt) else { return Ok(false) };
+        let Some((own, bufs)) = element_loop(stmt).filter(|_| self.parts.is_some()) else { return Ok(false) };
+        let exprs = stmt.exprs();
         let free: BTreeSet<VarId> =
             exprs.iter().flat_map(|&e| self.pool().free_vars(e)).filter(|v| !own.contains(v)).collect();
         let (mut vars, mut args) = (Vec::new(), vec![self.args, self.scratch]);
@@ -145,7 +138,8 @@ impl Emitter<'_, '_> {
     }
 
     fn call_part(&mut self, part: Part, args: &[Value]) -> Result<()> {
-        let Some(parts) = &mut self.parts else { return Ok(()) };
+        let lost = || BackendError::internal("outline", "the function has parts", format!("{:?}", part.stmt));
+        let Some(parts) = &mut self.parts else { return Err(lost()) };
         let index = parts.len() as u32;
         let sig = part.signature(self.isa.conv);
         let found = if let Stmt::Any { var, .. } = part.stmt { Some(var) } else { None };
