@@ -188,7 +188,7 @@ fn ptx() {
 }
 
 /// Name, what is replaced, by what.
-const MISTAKES: [(&str, &str, &str); 16] = [
+const MISTAKES: [(&str, &str, &str); 17] = [
     ("misspelt_name", "(i - window, i]", "(i - windwo, i]"),
     ("misspelt_keyword", "  weight = softmax", "  wieght = softmax"),
     ("missing_brace", "lse\n}\n", "lse\n"),
@@ -205,6 +205,7 @@ const MISTAKES: [(&str, &str, &str); 16] = [
     ("two_masks", "  weight =", "  mask = j <= i\n  weight ="),
     ("unknown_output", ", lse\n", ", lsee\n"),
     ("schedule_tile_of_zero", "  return", "  schedule cpu { tile = [0, 64] }\n  return"),
+    ("schedule_without_target", "  return", "  schedule { tile = [4, 64] }\n  return"),
 ];
 
 fn rendered(front: &Front, d: &Diagnostic) -> String {

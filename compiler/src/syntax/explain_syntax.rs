@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use pest::Parser as _;
 use pest::error::{Error, ErrorVariant, InputLocation};
 
+use super::clause::CLAUSES;
 use super::parse::{Grammar, Rule};
 use super::token::{Token, TokenKind};
 use crate::diagnostic::{Code, Diagnostic, SourceId, Span};
@@ -42,6 +43,13 @@ impl Piece<'_> {
 
     fn is(&self, n: usize, text: &str) -> bool {
         self.tokens.get(n).is_some_and(|t| t.text == text && t.kind != TokenKind::Str)
+    }
+
+    /// Does a line begin with token `n`?
+    fn begins_line(&self, n: usize) -> bool {
+        let Some(token) = self.tokens.get(n) else { return false };
+        let line = self.text[..token.start].rfind('\n').map_or(0, |at| at + 1);
+        self.text[line..token.start].trim().is_empty()
     }
 
     /// Is the token before `n` this one?
@@ -316,9 +324,11 @@ fn general(piece: &Piece, n: usize, error: &Error<Rule>, by_token: bool) -> Diag
     let d = Diagnostic::error(Code::Syntax, piece.of(n), message).label(label);
     let is_item = matches!(keyword, "use" | "fn" | "position" | "attention" | "recurrence");
     let is_def = is_item || piece.tokens.get(1).is_some_and(|t| t.kind == TokenKind::Word);
-    match form(keyword, is_def) {
-        Some(form) => d.help(format!("the form is {form}")),
-        None => d,
+    // A word that begins clauses, in the place of one: that is the clause that was meant.
+    let begun = piece.tokens.get(n).filter(|t| n > 0 && piece.begins_line(n) && CLAUSES.contains(&t.text));
+    match (begun.and_then(|t| form(t.text, false)), form(keyword, is_def)) {
+        (Some(form), _) | (None, Some(form)) => d.help(format!("the form is {form}")),
+        (None, None) => d,
     }
 }
 
