@@ -1,11 +1,13 @@
 //! Statements whose intrinsics compute: machine code on every instruction set, the interpreter, and a direct loop.
 
 use attn_compiler::artifact::DType;
+use attn_compiler::backend::cpu::{Listing, emit_listing};
 use attn_compiler::expr::rand::philox4x32;
 use attn_compiler::host::SplitMix;
+use attn_compiler::tile_ir::text;
 
 use crate::agree::Case;
-use crate::exec::{Arg, HostTensor};
+use crate::exec::{Arg, HostTensor, facts};
 use crate::reference;
 
 /// Normal numbers, the same in every storage type that holds them.
@@ -95,6 +97,59 @@ fn views_are_parts_of_their_buffers() {
             for (c, score) in scores.iter().enumerate() {
                 let weight = found["o"][r * 48 + c].float();
                 assert!((weight - (score - top).exp()).abs() < 1e-4, "({r}, {c}): {weight}");
+            }
+        }
+    }
+}
+
+/// Loops of a long launch are functions of their own: they find counters, values of every type, arguments of the kernel
+/// and views.
+#[test]
+fn loops_of_a_long_launch_are_given_what_they_name() {
+    let text = "program p { dim n: int dim k: int param gain: float input x: f32[n, k] output o: f32[n, 32] output w: f32[n, k]
+        launch l { grid g < n buffer a[4, 32] buffer part[1, 32] of a buffer v[4, 1]
+          fill a = 1.0
+          fill v = 2.0
+          let half = gain * 0.5
+          let odd = g mod 2 == 1
+          let far = g + 3
+          any some over p in 0..k, q in 0..2: gain < x[g, p] & q == 1
+          any none over p2 in 0..k: gain < x[g, p2] & far < 3
+          store_map w[g : r, 0 : x] [ra < 1, ca < k]: float(far) + (odd ? half : x[g, ca])
+          for u in 0..4 {
+            view part at u, 0
+            map part[rb < 1, cb < 32], e = tile(part): e + (some ? half : 0.0) + (none ? 100.0 : 0.0) + float(u * 10 + cb)
+            if u mod 2 == 0 {
+              map part[rc < 1, cc < 32], f = tile(part), h = row(v): odd ? f * h : f
+            }
+          }
+          map a[rd < 1, cd < 32], i = tile(a): i + x[g, min(cd, k - 1)]
+          store_rows o[g : r, 0 : x] <- a, rows = 1, d = 32 } }";
+    let program = text::parse(text).expect("a program");
+    let listing = Listing { clif: true, asm: false };
+    let code = emit_listing(&program, &facts(false), listing).expect("code");
+    assert_eq!(code.clif.matches("; part of launch l").count(), 6);
+    for (n, k, gain) in [(5usize, 9usize, 0.5), (2, 1, -3.0), (3, 40, 9.0)] {
+        let x = noise(11, n * k);
+        let case = Case {
+            text,
+            scalars: &[("n", Arg::Int(n as i64)), ("k", Arg::Int(k as i64)), ("gain", Arg::Float(gain))],
+            inputs: vec![("x", tensor(&[n as i64, k as i64], &x))],
+            tolerance: 1e-5,
+        };
+        let found = case.outputs();
+        for g in 0..n {
+            let (odd, some) = (g % 2 == 1, (0..k).any(|p| x[g * k + p] > f64::from(gain)));
+            let half = f64::from(gain) * 0.5;
+            for c in 0..k {
+                let wanted = (g + 3) as f64 + if odd { half } else { x[g * k + c] };
+                assert!((found["w"][g * k + c].float() - wanted).abs() < 1e-5, "({g}, {c})");
+            }
+            for c in 0..32 {
+                let first = 1.0 + if some { half } else { 0.0 } + c as f64;
+                let wanted = first * if odd { 2.0 } else { 1.0 } + x[g * k + c.min(k - 1)];
+                let found = found["o"][g * 32 + c].float();
+                assert!((found - wanted).abs() < 1e-4, "({g}, {c}): {found} {wanted}");
             }
         }
     }
