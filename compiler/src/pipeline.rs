@@ -217,11 +217,11 @@ pub fn plan(
         Target::Cpu(_) => None,
         Target::Gpu(_) => lower::operands::prepare(&ir, &stored),
     };
-    let copied = match &key.target {
-        Target::Cpu(facts) => lower::operands::copied(&ir, &stored, facts),
+    let narrowed = match &key.target {
+        Target::Cpu(facts) => lower::operands::narrowed(&ir, &stored, facts),
         Target::Gpu(_) => None,
     };
-    let lowered = prepared.as_ref().map(|p| &p.kernel).or(copied.as_ref()).unwrap_or(&ir);
+    let lowered = prepared.as_ref().map(|p| &p.kernel).or(narrowed.as_ref()).unwrap_or(&ir);
     let mut program = lower::declare(&lower::Names {
         name: &lowered.name,
         pool: &lowered.pool,

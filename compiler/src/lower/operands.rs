@@ -8,7 +8,7 @@
 //! Comes in: a kernel for a target that multiplies so, with 16-bit outputs or `dot = tf32`. Goes out: the kernel that is
 //! lowered: what makes such rows makes their parts, and rows that something else reads as well are copied. What holds: it
 //! means the same up to that error for finite rows; an infinity may give NaN (0 times it is among the products). Not here:
-//! other kernels of f32 and `dot = exact` (they stay exact), rows of recurrences. What CPUs keep in 16 bits says [`copied`].
+//! other kernels of f32 and `dot = exact` (they stay exact), rows of recurrences. What CPUs keep in 16 bits says [`narrowed`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -174,7 +174,7 @@ pub fn prepare(kernel: &Kernel, stored: &Stored) -> Option<Prepared> {
 /// The kernel for a CPU, where made rows are kept in 16 bits: those that are copied as they are (read through a page table,
 /// joined) in their type, and where the machine multiplies pairs of bf16 those that are made of rows of bf16 (turned by
 /// `rope`), which are rounded to it once, as frameworks do. None where there are no such rows.
-pub fn copied(kernel: &Kernel, stored: &Stored, facts: &CpuFacts) -> Option<Kernel> {
+pub fn narrowed(kernel: &Kernel, stored: &Stored, facts: &CpuFacts) -> Option<Kernel> {
     let holds = contents(kernel);
     let mut elsewhere = BTreeSet::new();
     for step in &kernel.steps {

@@ -11,6 +11,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use crate::expr::ExprId;
 use crate::expr::range::Range;
 
+use super::BackendError;
 use super::emitter::{Emitter, Result, Setting};
 use super::outline::Part;
 
@@ -25,7 +26,9 @@ pub(super) fn build(
     signature.params.extend([types::I64; 3].map(AbiParam::new));
     let mut parts = Vec::new();
     define(func, context, (setting, signature), |e, params| {
-        let task = params.first().copied().unwrap_or(e.args);
+        let &[task] = params else {
+            return Err(BackendError::internal("launch", "a launch is given a task", ""));
+        };
         e.parts = apart.then(Vec::new);
         e.body(task)?;
         parts = e.parts.take().unwrap_or_default();

@@ -177,7 +177,7 @@ impl CpuCode {
     /// Adds the function of a launch, and those of its parts behind it.
     fn append(&mut self, launch: &str, pieces: &[Piece]) -> Result<(), BackendError> {
         let lost = || BackendError::internal("launches", "each of them is compiled, with its parts", launch);
-        let first = pieces.first().filter(|first| first.calls.len() + 1 == pieces.len()).ok_or_else(lost)?;
+        let first = pieces.first().filter(|first| first.parts + 1 == pieces.len()).ok_or_else(lost)?;
         let mut places = Vec::new();
         for piece in pieces {
             let place = self.code.len().next_multiple_of(CODE_ALIGN);
@@ -206,7 +206,8 @@ struct Piece {
     scratch_bytes: usize,
     clif: String,
     asm: String,
-    /// Where it calls its parts.
+    /// How many parts it has, and where it calls them: not all, if code that is never reached was left out.
+    parts: usize,
     calls: Vec<Call>,
 }
 
@@ -272,14 +273,12 @@ impl Work<'_> {
         };
         let (program, layout, places, known) = (self.program, &self.layout, &scratch, &self.known);
         let setting = Setting { program, launch, layout, places, isa, known };
-        match part {
-            Some(part) => launch::build_part(&mut context.func, builder, setting, part)?,
-            None => {
-                let parts = launch::build(&mut context.func, builder, setting, apart)?;
-                let named = parts.into_iter().enumerate().map(|(k, part)| ((n, Some(k)), part));
-                locked(&self.waiting).extend(named);
-            }
-        }
+        let parts = match part {
+            Some(part) => launch::build_part(&mut context.func, builder, setting, part).map(|()| vec![])?,
+            None => launch::build(&mut context.func, builder, setting, apart)?,
+        };
+        let n_parts = parts.len();
+        locked(&self.waiting).extend(parts.into_iter().enumerate().map(|(k, part)| ((n, Some(k)), part)));
         let title = if part.is_some() { "part of launch" } else { "launch" };
         let mut clif = String::new();
         if self.listing.clif {
@@ -299,6 +298,7 @@ impl Work<'_> {
             scratch_bytes: scratch.bytes,
             clif,
             asm: text.map_or(String::new(), |text| format!("; {title} {}\n{text}\n", launch.name)),
+            parts: n_parts,
             calls,
         })
     }

@@ -48,10 +48,10 @@ pub(super) struct Part {
 
 /// How a launch is compiled, and whether its loops are apart from it.
 pub(super) fn effort(launch: &Launch) -> (Effort, bool) {
-    match loops(&launch.body) {
-        0 => (Effort::Calls, false),
-        _ if length(&launch.body) < SHORT => (Effort::Elements, false),
-        _ => (Effort::Calls, true),
+    match has_loops(&launch.body) {
+        false => (Effort::Calls, false),
+        true if length(&launch.body) < SHORT => (Effort::Elements, false),
+        true => (Effort::Calls, true),
     }
 }
 
@@ -60,12 +60,9 @@ pub(super) fn length(block: &[Stmt]) -> usize {
     block.iter().map(|stmt| 1 + blocks(stmt).iter().map(|b| length(b)).sum::<usize>()).sum()
 }
 
-/// Of these, loops over elements.
-fn loops(block: &[Stmt]) -> usize {
-    let of = |stmt: &Stmt| {
-        usize::from(element_loop(stmt).is_some()) + blocks(stmt).iter().map(|b| loops(b)).sum::<usize>()
-    };
-    block.iter().map(of).sum()
+/// Is one of these a loop over elements?
+fn has_loops(block: &[Stmt]) -> bool {
+    block.iter().any(|stmt| element_loop(stmt).is_some() || blocks(stmt).iter().any(|b| has_loops(b)))
 }
 
 fn blocks(stmt: &Stmt) -> [&[Stmt]; 2] {
